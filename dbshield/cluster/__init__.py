@@ -1,0 +1,1 @@
+"""PostgreSQL clusters that dbshield runs itself: the binaries, a data folder, start and stop."""

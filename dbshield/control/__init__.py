@@ -1,0 +1,1 @@
+"""Agents, tokens and the audit: what people administer."""

@@ -1,0 +1,181 @@
+"""The words of the domain: who asks, what a statement does, and what is said about it.
+
+Everything here is a value: frozen, slotted, keyword-only, and free of I/O. Layers pass these to each other and never change
+what another layer made. A word that is not known here is stopped by whoever meets it, under a name of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+
+
+@unique
+class AccessLevel(StrEnum):
+    """What an agent may do at most, from least to most."""
+
+    READ = "read"
+    WRITE = "write"
+    MIGRATE = "migrate"
+
+
+@unique
+class Operation(StrEnum):
+    """What one effect does to its object. The list is closed: a reader that meets anything else says UNKNOWN."""
+
+    READ = "read"
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+    CREATE = "create"
+    REPLACE = "replace"
+    ALTER = "alter"
+    DROP = "drop"
+    CALL = "call"
+    EXECUTE = "execute"
+    SET = "set"
+    LOCK = "lock"
+    GRANT = "grant"
+    TRANSACTION = "transaction"
+    CURSOR = "cursor"
+    NOTIFY = "notify"
+    MAINTAIN = "maintain"
+    FILE = "file"
+    PROGRAM = "program"
+    UNKNOWN = "unknown"
+
+
+@unique
+class ObjectKind(StrEnum):
+    """What an effect acts on."""
+
+    TABLE = "table"
+    COLUMN = "column"
+    VIEW = "view"
+    MATERIALIZED_VIEW = "materialized view"
+    INDEX = "index"
+    SEQUENCE = "sequence"
+    SCHEMA = "schema"
+    DATABASE = "database"
+    FUNCTION = "function"
+    TYPE = "type"
+    TRIGGER = "trigger"
+    POLICY = "policy"
+    RULE = "rule"
+    CONSTRAINT = "constraint"
+    EXTENSION = "extension"
+    ROLE = "role"
+    LARGE_OBJECT = "large object"
+    SETTING = "setting"
+    STATEMENT = "statement"
+    SESSION = "session"
+    OTHER = "other"
+
+
+@unique
+class Flag(StrEnum):
+    """What else is known of an effect."""
+
+    BOUNDED = "bounded"
+    """A condition constrains at least one column of the rows it may touch."""
+    CASCADE = "cascade"
+    """Dependent objects go too."""
+    TEMPORARY = "temporary"
+    """The object lives in the session's own temporary schema."""
+    CONCURRENT = "concurrent"
+    IF_EXISTS = "if exists"
+    REWRITE = "rewrite"
+    """Stored values are rewritten in place."""
+    LITERAL = "literal"
+    """A rule had to read a literal to judge this effect, so the verdict holds for the exact text alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectName:
+    """A name as the statement spells it, unquoted and folded as PostgreSQL folds it; `schema` is empty where none is given."""
+
+    schema: str = ""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One operation on one object."""
+
+    operation: Operation
+    kind: ObjectKind
+    name: ObjectName
+    flags: frozenset[Flag] = frozenset()
+
+    @property
+    def bounded(self) -> bool:
+        return Flag.BOUNDED in self.flags
+
+    def __str__(self) -> str:
+        flags = "".join(f" {flag}" for flag in sorted(self.flags))
+        return f"{self.operation} {self.kind} {self.name}{flags}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allow:
+    """The statement goes through as the client wrote it."""
+
+    word = "allow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The statement goes through while it changes at most `max_rows` rows in its transaction."""
+
+    max_rows: int
+    word = "limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A human decides."""
+
+    word = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deny:
+    """Nobody runs this through the shield."""
+
+    word = "deny"
+
+
+Verdict = Allow | Limit | Hold | Deny
+"""Closed: match it with `assert_never`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A rule that spoke: why, about which effect, and what the agent can do instead (at most 300 characters each)."""
+
+    rule: str
+    name: str
+    verdict: Verdict
+    message: str
+    hint: str
+    effect: Effect | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the policy says of one text: the hardest verdict of its statements, and everything that led to it.
+
+    `normal` is the text with its constants blanked, safe to log. `statements` counts the statements in the text (0 for an
+    empty one). `shape_only` is true when no literal was read, so that every text of the same shape is judged alike.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    normal: str = ""
+    statements: int = 1
+    shape_only: bool = True

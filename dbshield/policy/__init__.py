@@ -1,0 +1,1 @@
+"""Rules, their catalogue, and the verdict over a text. Pure."""

@@ -1,0 +1,1 @@
+"""asyncio: listeners, TLS, login to the server, relay, workers."""

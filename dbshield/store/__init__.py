@@ -1,0 +1,1 @@
+"""The control database: its tables and queries."""
