@@ -6,7 +6,7 @@ what another layer made. A word that is not known here is stopped by whoever mee
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum, unique
 
 
@@ -179,3 +179,55 @@ class Judgement:
     normal: str = ""
     statements: int = 1
     shape_only: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenVerifier:
+    """What is kept of a token: enough to check a SCRAM-SHA-256 proof, not enough to make one (RFC 5803).
+
+    `expires_at` is in seconds since 1970, UTC.
+    """
+
+    token_id: str
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """The protected server as one agent reaches it. `host` is a name, an address, or the folder of a Unix socket.
+
+    `sslmode` has libpq's words: disable, prefer, require, verify-ca, verify-full.
+    """
+
+    host: str
+    port: int
+    user: str
+    password: str | None = field(default=None, repr=False)
+    sslmode: str = "prefer"
+    sslrootcert: str = ""
+
+    @property
+    def is_socket(self) -> bool:
+        return self.host.startswith("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLogin:
+    """All that a login of one agent needs. Every token of an agent shares `salt` and `iterations`, because SCRAM asks for
+    them before it is known which token the client holds."""
+
+    agent: str
+    environment: str
+    access: AccessLevel
+    databases: tuple[str, ...]
+    salt: bytes = field(repr=False)
+    iterations: int
+    tokens: tuple[TokenVerifier, ...]
+    upstream: Upstream
+
+    @property
+    def user(self) -> str:
+        """The user name that the client logs in with."""
+        return f"{self.agent}.{self.environment}"
