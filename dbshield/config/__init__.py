@@ -1,0 +1,22 @@
+"""One validated configuration: `dbshield.toml`, environment variables on top, and the secrets that they point at."""
+
+from dbshield.config.address import ListenAddress
+from dbshield.config.load import InvalidConfig, Problem, find_config, load_config
+from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
+from dbshield.config.names import check_name, near
+
+__all__ = [
+    "AuditConfig",
+    "Config",
+    "ControlConfig",
+    "EnvironmentConfig",
+    "InvalidConfig",
+    "ListenAddress",
+    "LogConfig",
+    "Problem",
+    "ProxyConfig",
+    "check_name",
+    "find_config",
+    "load_config",
+    "near",
+]
