@@ -1,0 +1,87 @@
+"""Servers and databases for the tests that need them.
+
+The servers of a run belong to the process that pytest was started as (see support/servers.py); a test that needs none pays
+nothing. Databases come from pytest-postgresql, cloned from a template that is seeded once a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from pytest_postgresql import factories
+from pytest_postgresql.executors import NoopExecutor
+from pytest_postgresql.janitor import DatabaseJanitor
+from support import servers
+
+from dbshield.errors import ClusterError
+
+_run = pytest.StashKey[contextlib.ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process of the run owns its folder; a required server that is missing ends the run."""
+    try:
+        servers.majors()
+    except ClusterError as error:
+        raise pytest.UsageError(f"{error} ({error.hint})") from error
+    if hasattr(config, "workerinput"):
+        return
+    stack = contextlib.ExitStack()
+    stack.enter_context(servers.run_folder())
+    config.stash[_run] = stack
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _run in config.stash:
+        config.stash[_run].close()
+
+
+def _executor(server: servers.Server) -> NoopExecutor:
+    return NoopExecutor(
+        host=str(server.cluster.socket_folder),
+        port=server.cluster.port,
+        user="postgres",
+        options="",
+        dbname=servers.TEMPLATE.removesuffix("_tmpl"),
+        maintenance_dbname="postgres",
+    )
+
+
+@pytest.fixture(scope="session", params=servers.majors(), ids=lambda major: f"pg{major}")
+def server(request: pytest.FixtureRequest) -> servers.Server:
+    """Each server in turn, shared by all tests: change nothing outside of a database of your own."""
+    return servers.shared_server(request.param)
+
+
+@pytest.fixture(scope="session")
+def server18() -> servers.Server:
+    """PostgreSQL 18, the embedded one: always there, no TLS."""
+    return servers.shared_server(18)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(server18: servers.Server) -> NoopExecutor:
+    """PostgreSQL 18 as pytest-postgresql knows a server."""
+    return _executor(server18)
+
+
+postgresql_proc = factories.postgresql_noproc(depends_on="postgresql_server", dbname="tests")
+postgresql = factories.postgresql("postgresql_proc")
+
+
+@pytest.fixture
+def database(server: servers.Server, worker_id: str) -> Iterator[str]:
+    """The name of a fresh, seeded database on each server in turn, dropped after the test."""
+    base = _executor(server)
+    janitor = DatabaseJanitor(
+        user=base.user,
+        host=base.host,
+        port=base.port,
+        dbname=f"test_{worker_id}",
+        template_dbname=base.template_dbname,
+    )
+    janitor.drop()
+    with janitor:
+        yield janitor.dbname
