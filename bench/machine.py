@@ -1,0 +1,42 @@
+"""What the figures were measured on and with: without it a table says little."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvloop
+
+from bench.database import SCALE, SETTINGS
+
+
+def header(arguments: Sequence[str], versions: Sequence[str], *, seconds: int, rounds: int, load: float) -> list[str]:
+    """Lines for the top of the report."""
+    settings = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
+    return [
+        f"command   python -m bench {' '.join(arguments)}".rstrip(),
+        f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"machine   {os.cpu_count()} cores, {_cpu_name()}, {platform.system()} {platform.release()}, load {load:.1f} before;"
+        " clients, proxies and server share it",
+        f"versions  {'; '.join(versions)}; Python {platform.python_version()}, uvloop {uvloop.__version__}",
+        f"server    {settings}; pgbench scale {SCALE}, unlogged tables",
+        "way       TCP on loopback on both hops, no TLS, SCRAM-SHA-256 on both; dbshield with one worker, policy and audit on",
+        f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
+        " medians; ratios are medians of each round's own; CPU is a proxy's own processes' user and system time",
+    ]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def load() -> float:
+    """The one-minute load before anything of ours ran: over 1 says that somebody else measures with us."""
+    return os.getloadavg()[0]

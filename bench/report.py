@@ -1,0 +1,141 @@
+"""One table for people, plain where the output is not a terminal, and the same with every single run as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.goals import Figure, Outcome, figure
+from bench.measure import median
+from bench.model import Name, Result
+
+NOTHING = "–"
+PLAIN_WIDTH = 200
+
+
+def table(results: Mapping[str, Result], *, terminal: bool) -> Table:
+    """Medians over the rounds; ratios are medians of each round's own ratio."""
+    drawn = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal)
+    drawn.add_column("row", no_wrap=True)
+    drawn.add_column("unit", no_wrap=True)
+    for name in Name:
+        drawn.add_column(name.value, justify="right", no_wrap=True)
+    for heading in ("dbshield / PgBouncer", "dbshield / direct", "CPU µs PgBouncer", "CPU µs dbshield", "CPU ratio"):
+        drawn.add_column(heading, justify="right")
+    for result in results.values():
+        row = result.row
+        rates = [_cell(result, name) for name in Name]
+        ratios = [_ratio(figure(result, which)) for which in (Figure.RATE_TO_PGBOUNCER, Figure.RATE_TO_DIRECT)]
+        unit = row.unit + (" (less is better)" if row.lower_is_better else "")
+        label = row.label + (" (CPU per MB)" if row.work == "MB" else "")
+        drawn.add_row(
+            label,
+            unit,
+            *rates,
+            *(ratios if row.ratios else (NOTHING, NOTHING)),
+            _cpu(result, Name.PGBOUNCER),
+            _cpu(result, Name.DBSHIELD),
+            _ratio(figure(result, Figure.CPU_TO_PGBOUNCER)),
+        )
+    return drawn
+
+
+def print_report(
+    console: Console, header: Sequence[str], results: Mapping[str, Result], absent: Mapping[Name, str], reached: Sequence[Outcome]
+) -> None:
+    """Header, table, what failed and why, and the goals."""
+    terminal = console.is_terminal
+    for line in header:
+        console.print(line, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    _print_table(console, table(results, terminal=terminal))
+    for name, reason in absent.items():
+        console.print(f"{name} is empty: {reason}", markup=False, highlight=False, soft_wrap=True)
+    for key, result in results.items():
+        for name, reason in result.failures.items():
+            if name not in absent:
+                console.print(f"{key}, {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if reached:
+        console.print("\nGoals", style="bold" if terminal else None)
+    for outcome in reached:
+        word = "not measured" if outcome.measured is None else "reached" if outcome.reached else "not reached"
+        style = ("green" if outcome.reached else "red") if terminal else None
+        console.print(
+            f"  {word:<12} {outcome.goal}, measured {_ratio(outcome.measured)}", style=style, highlight=False, markup=False
+        )
+
+
+def _print_table(console: Console, drawn: Table) -> None:
+    """As it is on a terminal; elsewhere without the blank edges that rich gives a Markdown table."""
+    if console.is_terminal:
+        console.print(drawn)
+        return
+    with console.capture() as capture:
+        console.print(drawn)
+    for line in capture.get().splitlines():
+        if line.strip():
+            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+
+def write_json(
+    path: Path, header: Sequence[str], results: Mapping[str, Result], absent: Mapping[Name, str], reached: Sequence[Outcome]
+) -> None:
+    """Every run of every round, so that another reader can take other medians."""
+    document: dict[str, Any] = {
+        "header": list(header),
+        "absent": {name.value: reason for name, reason in absent.items()},
+        "rows": [
+            {
+                "key": key,
+                "label": result.row.label,
+                "unit": result.row.unit,
+                "lower_is_better": result.row.lower_is_better,
+                "cpu_unit": f"µs per {result.row.work}" if result.row.work else None,
+                "runs": {
+                    name.value: [{"value": run.value, "cpu": run.cpu, "note": run.note} for run in runs]
+                    for name, runs in result.runs.items()
+                },
+                "failures": {name.value: reason for name, reason in result.failures.items()},
+                "ratios": {which.value: figure(result, which) for which in Figure},
+            }
+            for key, result in results.items()
+        ],
+        "goals": [{"goal": str(outcome.goal), "measured": outcome.measured, "reached": outcome.reached} for outcome in reached],
+    }
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _cell(result: Result, name: Name) -> str:
+    if name in result.failures:
+        return "failed"
+    runs = result.runs.get(name, [])
+    value = median([run.value for run in runs])
+    if value is None:
+        return NOTHING
+    shown = _number(value)
+    if not runs[0].note:
+        return shown
+    # The note of the run that is the median, or next to it.
+    nearest = min(runs, key=lambda run: abs(run.value - value))
+    return f"{shown} ({nearest.note})"
+
+
+def _cpu(result: Result, name: Name) -> str:
+    if name in result.failures:
+        return NOTHING
+    value = median([run.cpu for run in result.runs.get(name, []) if run.cpu is not None])
+    return NOTHING if value is None else _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
