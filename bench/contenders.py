@@ -264,6 +264,8 @@ class Shield(Service):
             )
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"`dbshield {arguments[0]}` did not end") from error
+        except OSError as error:
+            raise BenchError(f"dbshield's console script does not run: {error}") from error
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise BenchError(f"`dbshield {' '.join(arguments[:2])}` failed: {' / '.join(said[-3:])}")

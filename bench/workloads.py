@@ -102,6 +102,8 @@ def _client(command: list[str | Path], address: Address, timeout: float) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{Path(command[0]).name} did not end within {timeout:.0f} s") from error
+    except OSError as error:
+        raise BenchError(f"{command[0]} does not run: {error}") from error
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
         raise BenchError(f"{Path(command[0]).name}: {' '.join(complaints[:2]) or 'failed without a word'}")
