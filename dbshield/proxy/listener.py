@@ -1,0 +1,161 @@
+"""Listening sockets, and the first bytes of a connection: TLS or not, before any transport exists.
+
+The first bytes are read from the bare socket, eight at a time, so that nothing a man in the middle puts behind an SSLRequest
+can be taken for what came through TLS (CVE-2021-3935): if anything lies there, the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from struct import Struct
+from typing import assert_never
+
+from dbshield.config import ListenAddress
+from dbshield.errors import ConfigError, ProtocolError
+from dbshield.proxy.inbox import Inbox
+from dbshield.proxy.tls import ALPN
+from dbshield.session.negotiation import Answer, Negotiation, Proceed, StartTls
+
+BACKLOG = 1024
+TLS_RECORD = 0x16
+"""The first byte of a ClientHello: a client that speaks TLS at once (PostgreSQL 17, sslnegotiation=direct)."""
+HEAD = 8
+"""A length and a code: what every startup packet begins with."""
+
+
+def listen(address: ListenAddress) -> socket.socket:
+    """A bound, listening, non-blocking socket. Raises ConfigError when the address cannot be had."""
+    try:
+        sock = _listen_unix(Path(address.socket_path)) if address.is_socket else _listen_tcp(address)
+    except OSError as error:
+        raise ConfigError(
+            f"proxy.listen: cannot listen on {address}: {error.strerror or error}",
+            hint="Stop what listens there, or choose another address.",
+        ) from error
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+def _listen_tcp(address: ListenAddress) -> socket.socket:
+    family, kind, proto, _, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, proto)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(where)
+    return sock
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise ConfigError(f"proxy.listen: another server listens on {path}", hint="Stop it, or choose another folder.")
+        path.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    return sock
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(sock.fileno(), lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock.fileno())
+
+
+async def _peek(sock: socket.socket) -> int | None:
+    """The next byte without taking it; None at the end."""
+    await _readable(sock)
+    head = sock.recv(1, socket.MSG_PEEK)
+    return head[0] if head else None
+
+
+async def _take(sock: socket.socket, count: int) -> bytes:
+    """Exactly so many bytes. Raises ConnectionError when the peer goes away before."""
+    data = b""
+    while len(data) < count:
+        await _readable(sock)
+        more = sock.recv(count - len(data))
+        if not more:
+            raise ConnectionResetError("the client closed the connection")
+        data += more
+    return data
+
+
+def _nothing_waits(sock: socket.socket) -> bool:
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    return False
+
+
+async def accept(sock: socket.socket, context: ssl.SSLContext | None, inbox: Inbox) -> asyncio.Transport:
+    """Negotiate encryption on an accepted socket and hand it to the inbox, with what was read of the startup packet.
+
+    Raises ProtocolError or ConnectionError; the socket is then the caller's to close.
+    """
+    loop = asyncio.get_running_loop()
+    first = await _peek(sock)
+    if first is None:
+        raise ConnectionResetError("the client closed the connection")
+    if first == TLS_RECORD:
+        if context is None:
+            raise ProtocolError("the client speaks TLS, which this listener does not offer")
+        return await _secure(sock, context, inbox, direct=True)
+    negotiation = Negotiation(tls_available=context is not None)
+    while True:
+        head = await _take(sock, HEAD)
+        step = negotiation.receive(head)
+        match step:
+            case Answer(data=data):
+                await loop.sock_sendall(sock, data)
+            case StartTls(data=data):
+                assert context is not None
+                if not _nothing_waits(sock):
+                    raise ProtocolError("unencrypted data stands behind the SSLRequest")
+                await loop.sock_sendall(sock, data)
+                return await _secure(sock, context, inbox, direct=False)
+            case Proceed():
+                inbox.data_received(head)
+                transport, _ = await loop.connect_accepted_socket(lambda: inbox, sock)
+                assert isinstance(transport, asyncio.Transport)
+                return transport
+            case never:
+                assert_never(never)
+
+
+async def _secure(sock: socket.socket, context: ssl.SSLContext, inbox: Inbox, *, direct: bool) -> asyncio.Transport:
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.connect_accepted_socket(lambda: inbox, sock, ssl=context)
+    except ssl.SSLError as error:
+        raise ProtocolError(f"the TLS handshake failed: {error.reason}") from error
+    tls = transport.get_extra_info("ssl_object")
+    if direct and tls.selected_alpn_protocol() != ALPN:
+        transport.abort()
+        raise ProtocolError(f"a client of direct TLS must offer the ALPN protocol {ALPN!r}")
+    assert isinstance(transport, asyncio.Transport)
+    return transport
+
+
+def peer_name(sock: socket.socket) -> str:
+    """Where a connection comes from, for logs: an address with its port, or `[local]` with the peer's user id."""
+    if sock.family == socket.AF_UNIX:
+        _pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        return f"[local] uid={uid}"
+    host, port = sock.getpeername()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_CREDENTIALS = Struct("3i")
+"""struct ucred (unix(7)): process, user and group id."""

@@ -1,0 +1,209 @@
+"""From an accepted socket to a session that stands: encryption, the agent's token, the server, and then the relay.
+
+Until the token proves right nothing is sent to any server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from typing import assert_never
+
+from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
+from dbshield.model import AgentLogin
+from dbshield.proxy import listener, upstream
+from dbshield.proxy.inbox import Inbox
+from dbshield.policy.judge import Judge
+from dbshield.proxy.pair import Pair, fatal
+from dbshield.proxy.sessions import Place, Session
+from dbshield.proxy.state import WorkerState
+from dbshield.session import login as machine
+from dbshield.session.relay import Relay
+from dbshield.wire.authentication import AuthenticationOk
+from dbshield.wire.backend import BackendKeyData, ParameterStatus, ReadyForQuery, TransactionStatus
+
+LOGIN_TIMED_OUT = "08006"
+LONG_KEYS_SINCE = (3, 2)
+"""The protocol version whose cancel keys may be longer than four bytes."""
+
+
+class _Gone(Exception):
+    """The connection has been dealt with and is to be closed."""
+
+
+async def serve(sock: socket.socket, state: WorkerState) -> None:
+    """Log one client in and start its relay. Never raises; every failure is logged and ends the connection."""
+    peer = listener.peer_name(sock)
+    inbox = Inbox()
+    transport: asyncio.Transport | None = None
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        async with asyncio.timeout(state.config.proxy.login_timeout):
+            transport = await listener.accept(sock, state.tls, inbox)
+            inbox.on_lost = task.cancel
+            await _Login(state, transport, inbox, peer).run()
+    except _Gone:
+        pass
+    except TimeoutError:
+        _refuse(transport, Refused("the login took too long", sqlstate=LOGIN_TIMED_OUT, hint="Reconnect."))
+        state.log.info("login timed out", client=peer)
+    except asyncio.CancelledError:
+        state.log.info("the client went away during its login", client=peer)
+    except (ConnectionError, OSError) as error:
+        state.log.debug("connection lost during a login", client=peer, why=str(error))
+    except DbshieldError as error:
+        _refuse(transport, error)
+        state.log.warning("login failed", client=peer, why=error.message)
+        state.audit.connection_refused(time.time(), client=peer, user="", why=error.message)
+    except Exception:
+        _refuse(transport, Refused("the login failed inside dbshield", sqlstate="XX000"))
+        state.log.exception("bug in a login", client=peer)
+    else:
+        return
+    if transport is not None:
+        transport.close()
+    sock.close()
+
+
+def _refuse(transport: asyncio.Transport | None, error: DbshieldError) -> None:
+    if transport is not None and not transport.is_closing():
+        transport.write(fatal(error))
+
+
+class _Login:
+    """One login on a transport that is encrypted, or is not going to be."""
+
+    def __init__(self, state: WorkerState, transport: asyncio.Transport, inbox: Inbox, peer: str) -> None:
+        self.state = state
+        self.transport = transport
+        self.inbox = inbox
+        self.peer = peer
+        self.user = ""
+        self.machine = machine.ClientLogin(
+            nonce=secrets.token_urlsafe(24),
+            mock_secret=state.mock_secret,
+            encrypted=transport.get_extra_info("ssl_object") is not None,
+            tls_required=state.config.proxy.tls_required,
+        )
+
+    async def run(self) -> None:
+        """Returns when the relay has taken over. Raises what ends the connection."""
+        who = await self._authenticate()
+        place = self.state.sessions.admit(who.login)
+        try:
+            await self._open(who, place)
+        except BaseException:
+            place.release()
+            raise
+
+    async def _authenticate(self) -> machine.Authenticated:
+        while True:
+            actions = self.machine.receive(await self.inbox.receive(), now=time.time())
+            while actions:
+                action = actions.pop(0)
+                match action:
+                    case machine.Send(data=data):
+                        self.transport.write(data)
+                    case machine.Lookup(user=user):
+                        self.user = user
+                        actions += self.machine.found(self.state.directory.find(user), now=time.time())
+                    case machine.Cancel(process_id=process_id, secret_key=key):
+                        await self.state.cancel_keys.cancel(process_id, key)
+                        raise _Gone
+                    case machine.Fail(data=data, reason=reason):
+                        self.transport.write(data)
+                        self.state.log.warning("login failed", client=self.peer, user=self.user, why=reason)
+                        self.state.audit.connection_refused(time.time(), client=self.peer, user=self.user, why=reason)
+                        raise _Gone
+                    case machine.Authenticated():
+                        return action
+                    case never:
+                        assert_never(never)
+
+    async def _open(self, who: machine.Authenticated, place: Place) -> None:
+        """Reach the server as the agent's role, tell the client that it is in, and let the bytes flow."""
+        state = self.state
+        server = await upstream.connect(who.login.upstream, database=who.database, settings=who.settings)
+        try:
+            judge = await state.judges.judge(who.login, who.database, server)
+            session, key = self._session(who, server, judge, place)
+        except BaseException:
+            server.transport.abort()
+            raise
+        self.transport.write(
+            AuthenticationOk().encode()
+            + b"".join(ParameterStatus(name=name, value=value).encode() for name, value in server.parameters.items())
+            + BackendKeyData(process_id=session.number, secret_key=key).encode()
+            + b"".join(server.notices)
+            + ReadyForQuery(status=TransactionStatus.IDLE).encode()
+        )
+        self._join(session.pair, server)
+
+    def _session(self, who: machine.Authenticated, server: upstream.Server, judge: Judge, place: Place) -> tuple[Session, bytes]:
+        """The session, and the secret of its cancel key. What it holds is given back when it ends."""
+        state = self.state
+        relay = Relay(
+            judge=judge,
+            marker=f"dbshield_{secrets.token_hex(8)}",
+            max_message=state.config.proxy.max_message_bytes,
+            max_statement=state.config.proxy.max_statement_bytes,
+        )
+
+        async def cancel() -> None:
+            if relay.busy:
+                await _cancel(who.login, server, state)
+
+        number, key = state.cancel_keys.register(cancel, long=who.protocol >= LONG_KEYS_SINCE)
+        audited = state.audit.connected(
+            time.time(),
+            agent=who.login.agent,
+            environment=who.login.environment,
+            database=who.database,
+            session=number,
+            client=self.peer,
+            token_id=who.token_id,
+            application_name=who.settings.get("application_name", ""),
+        )
+
+        def ended(reason: str) -> None:
+            state.cancel_keys.forget(number)
+            state.sessions.remove(number)
+            place.release()
+            audited.ended(time.time(), reason)
+            state.log.debug("session ended", agent=who.login.user, session=number, why=reason)
+
+        session = Session(
+            number=number,
+            login=who.login,
+            database=who.database,
+            client=self.peer,
+            pair=Pair(relay, audited.statement, ended),
+        )
+        state.sessions.add(session)
+        return session, key
+
+    def _join(self, pair: Pair, server: upstream.Server) -> None:
+        """From here on the relay has both transports; what came early goes through it first."""
+        self.inbox.on_lost = None
+        pair.join(self.transport, server.transport, max_pending=self.state.config.proxy.max_pending_bytes)
+        for end, early in (
+            (self.transport, self.machine.trailing + self.inbox.take()),
+            (server.transport, server.inbox.take()),
+        ):
+            if early:
+                protocol = end.get_protocol()
+                assert isinstance(protocol, asyncio.Protocol)
+                protocol.data_received(early)
+        if self.inbox.lost or server.inbox.lost:
+            pair.end("a peer went away during the login")
+
+
+async def _cancel(login: AgentLogin, server: upstream.Server, state: WorkerState) -> None:
+    try:
+        async with asyncio.timeout(state.config.proxy.login_timeout):
+            await upstream.cancel(login.upstream, server.process_id, server.secret_key)
+    except (TimeoutError, Refused, ProtocolError, ConfigError) as error:
+        state.log.warning("a cancel request did not reach the server", agent=login.user, why=str(error))

@@ -1,0 +1,193 @@
+"""The two ends of a session that stands: what one peer sends goes through the Relay to the other. The hot path.
+
+A slow peer stops the reading from the other one, so neither can make memory grow. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dbshield.errors import DbshieldError, Refused
+from dbshield.model import Judgement
+from dbshield.session.relay import IDLE, Relay
+from dbshield.wire.backend import ErrorResponse
+
+SERVER_GONE = "08006"
+"""connection_failure"""
+SHUTTING_DOWN = "57P01"
+"""admin_shutdown"""
+INTERNAL = "XX000"
+"""internal_error"""
+
+
+class Record(Protocol):
+    """Where judgements go; one is made for each session, knowing who it is."""
+
+    def __call__(self, now: float, judgement: Judgement) -> None: ...
+
+
+class Pair:
+    """One session: its relay, its two transports, and how it ends.
+
+    `on_end` is called once, with the reason in words for the log.
+    """
+
+    __slots__ = ("_on_end", "active", "client", "draining", "record", "relay", "server")
+
+    def __init__(self, relay: Relay, record: Record, on_end: Callable[[str], None]) -> None:
+        self.relay = relay
+        self.record = record
+        self._on_end: Callable[[str], None] | None = on_end
+        self.client: asyncio.Transport | None = None
+        self.server: asyncio.Transport | None = None
+        self.active = True
+        self.draining = False
+
+    def join(self, client: asyncio.Transport, server: asyncio.Transport, *, max_pending: int) -> None:
+        """Let the bytes flow. What came before is fed by the caller, in order."""
+        self.client, self.server = client, server
+        client.set_write_buffer_limits(high=max_pending)
+        server.set_write_buffer_limits(high=max_pending)
+        client.set_protocol(ClientEnd(self, server))
+        server.set_protocol(ServerEnd(self, client))
+
+    def end(self, reason: str, error: DbshieldError | None = None, *, sqlstate: str = INTERNAL) -> None:
+        """Close both ends; the client reads `error` as FATAL before, unless the server has told it a FATAL of its own."""
+        if self._on_end is None:
+            return
+        on_end, self._on_end = self._on_end, None
+        if self.client and not self.client.is_closing():
+            if error is not None and not self.relay.fatal:
+                self.client.write(fatal(error, sqlstate=sqlstate))
+            self.client.close()
+        if self.server:
+            self.server.abort() if error is not None else self.server.close()
+        on_end(reason)
+
+    def drain(self) -> None:
+        """End as soon as nothing runs and no transaction is open."""
+        self.draining = True
+        self.end_if_drained()
+
+    def end_if_drained(self) -> None:
+        if self.relay.idle:
+            self.end("drained", shutting_down(), sqlstate=SHUTTING_DOWN)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.relay.status != IDLE
+
+
+class ClientEnd(asyncio.Protocol):
+    """What the client sends, on its way to the server."""
+
+    __slots__ = ("_from_client", "_judged", "_pair", "_record", "_server", "_write")
+
+    def __init__(self, pair: Pair, server: asyncio.Transport) -> None:
+        self._pair = pair
+        self._server = server
+        self._write = server.write
+        self._from_client = pair.relay.from_client
+        self._judged = pair.relay.judged
+        self._record = pair.record
+
+    def data_received(self, data: bytes) -> None:
+        pair = self._pair
+        pair.active = True
+        try:
+            forward = self._from_client(data)
+            if self._judged:
+                now = time.time()
+                for judgement in self._judged:
+                    self._record(now, judgement)
+                self._judged.clear()
+        except DbshieldError as error:
+            pair.end(error.message, error, sqlstate=getattr(error, "sqlstate", INTERNAL))
+            return
+        except Exception as error:  # noqa: BLE001 - a bug must stop the session, not let it pass
+            pair.end(f"bug in the relay: {error!r}", Refused("dbshield failed to read this message"), sqlstate=INTERNAL)
+            return
+        if forward:
+            self._write(forward)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pair.end("the client said good-bye" if self._pair.relay.terminated else "the client went away")
+
+    def pause_writing(self) -> None:
+        self._server.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._server.is_closing():
+            self._server.resume_reading()
+
+
+class ServerEnd(asyncio.Protocol):
+    """What the server sends, on its way to the client."""
+
+    __slots__ = ("_client", "_from_server", "_pair", "_write")
+
+    def __init__(self, pair: Pair, client: asyncio.Transport) -> None:
+        self._pair = pair
+        self._client = client
+        self._write = client.write
+        self._from_server = pair.relay.from_server
+
+    def data_received(self, data: bytes) -> None:
+        pair = self._pair
+        try:
+            forward = self._from_server(data)
+        except DbshieldError as error:
+            pair.end(error.message, error, sqlstate=getattr(error, "sqlstate", INTERNAL))
+            return
+        except Exception as error:  # noqa: BLE001 - as above
+            pair.end(f"bug in the relay: {error!r}", Refused("dbshield failed to read the server's answer"), sqlstate=INTERNAL)
+            return
+        if forward:
+            self._write(forward)
+        if pair.draining:
+            pair.end_if_drained()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._pair.relay.terminated:
+            self._pair.end("the client said good-bye")
+        else:
+            self._pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
+
+    def pause_writing(self) -> None:
+        self._client.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._client.is_closing():
+            self._client.resume_reading()
+
+
+def fatal(error: DbshieldError, *, sqlstate: str = INTERNAL) -> bytes:
+    """The FATAL ErrorResponse for an error; always with a SQLSTATE."""
+    return ErrorResponse.of(
+        "FATAL",
+        getattr(error, "sqlstate", sqlstate),
+        error.message if error.message.startswith("dbshield") else f"dbshield: {error.message}",
+        detail=getattr(error, "detail", ""),
+        hint=error.hint,
+    ).encode()
+
+
+def server_gone() -> Refused:
+    return Refused(
+        "the protected server closed the connection",
+        sqlstate=SERVER_GONE,
+        hint="What was not committed is rolled back. Reconnect; a statement that was running may or may not have been committed.",
+    )
+
+
+def shutting_down() -> Refused:
+    return Refused("dbshield is shutting down", sqlstate=SHUTTING_DOWN, hint="Reconnect.")

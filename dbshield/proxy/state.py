@@ -1,0 +1,34 @@
+"""What the logins of one worker share."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+
+from dbshield.config import Config
+from dbshield.control.audit import AuditLog
+from dbshield.control.directory import Directory
+from dbshield.proxy.cancel import CancelKeys
+from dbshield.proxy.judges import Judges
+from dbshield.proxy.sessions import Sessions
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerState:
+    """Of these only `config` and `tls` ever change: at a reload, for logins that come after it.
+
+    `mock_secret` makes the salt of users that do not exist; every worker must have the same, or a client could tell them
+    apart by asking twice.
+    """
+
+    config: Config
+    tls: ssl.SSLContext | None
+    directory: Directory
+    audit: AuditLog
+    judges: Judges
+    sessions: Sessions
+    cancel_keys: CancelKeys
+    log: Any
+    mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

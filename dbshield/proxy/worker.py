@@ -1,0 +1,136 @@
+"""One worker: an event loop that accepts clients, and ends in order.
+
+SIGTERM and SIGINT drain: nothing new is taken, what runs may finish. SIGHUP reads the configuration again: what can change
+while sessions stand changes for those that come, and a configuration that is not valid changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from dbshield.config import Config
+from dbshield.errors import ConfigError, DbshieldError
+from dbshield.proxy import login
+from dbshield.proxy.state import WorkerState
+from dbshield.proxy.tls import server_context
+
+AUDIT_FLUSH: Final = 0.2
+"""Seconds between two writes of the audit."""
+ACCEPTS_AT_ONCE: Final = 64
+"""Connections taken in one turn of the loop, so that sessions that stand get theirs."""
+ACCEPT_PAUSE: Final = 0.5
+"""Seconds without accepting after the system had no descriptor to give."""
+
+
+class Worker:
+    """Serves `sockets` until it is told to stop. `reload` gives the new configuration, or raises ConfigError."""
+
+    def __init__(self, state: WorkerState, sockets: Sequence[socket.socket], reload: Callable[[], Config]) -> None:
+        self._state = state
+        self._sockets = sockets
+        self._reload = reload
+        self._logins: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Raises StoreError when the control database cannot be read at the start."""
+        state, loop = self._state, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        await state.directory.start()
+        await state.cancel_keys.start()
+        timers = [asyncio.create_task(_every(AUDIT_FLUSH, self._flush))]
+        if state.config.proxy.idle_timeout:
+            # Two rounds of silence make one timeout at the least.
+            timers.append(asyncio.create_task(_every(state.config.proxy.idle_timeout, self._end_idle)))
+        self._listen()
+        try:
+            await self._stopping.wait()
+        finally:
+            await self._stop(timers)
+
+    def _listen(self) -> None:
+        for sock in self._sockets:
+            asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock)
+
+    def _deafen(self) -> None:
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                sock, _address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._cannot_accept(error)
+                return
+            if len(self._logins) >= self._state.config.proxy.max_connections:
+                sock.close()
+                continue
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            task = asyncio.create_task(login.serve(sock, self._state))
+            self._logins.add(task)
+            task.add_done_callback(self._logins.discard)
+
+    def _cannot_accept(self, error: OSError) -> None:
+        """Out of descriptors, most likely: say so, and let those that are open be closed before trying again."""
+        self._state.log.error("cannot accept connections", why=errno.errorcode.get(error.errno or 0, str(error)))
+        self._deafen()
+        asyncio.get_running_loop().call_later(ACCEPT_PAUSE, lambda: self._stopping.is_set() or self._listen())
+
+    def reload(self) -> None:
+        state = self._state
+        try:
+            config = self._reload()
+            proxy = config.proxy
+            tls = server_context(proxy.tls_certificate, proxy.tls_key) if proxy.tls_certificate and proxy.tls_key else None
+            state.directory.configure(config.environments)
+        except ConfigError as error:
+            state.log.error("the configuration was not reloaded", why=error.message)
+            return
+        state.config, state.tls = config, tls
+        state.sessions.limit = proxy.max_connections
+        state.sessions.limit_per_agent = proxy.max_connections_per_agent
+        state.judges.clear()
+        state.audit.reopen()
+        state.log.info("configuration reloaded")
+
+    async def _flush(self) -> None:
+        self._state.audit.flush()
+
+    async def _end_idle(self) -> None:
+        self._state.sessions.end_idle()
+
+    async def _stop(self, timers: list[asyncio.Task[None]]) -> None:
+        state = self._state
+        self._deafen()
+        for task in [*self._logins]:
+            task.cancel()
+        state.log.info("draining", sessions=len(state.sessions))
+        await state.sessions.drain(state.config.proxy.drain_timeout)
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*timers, *self._logins, return_exceptions=True)
+        await state.cancel_keys.stop()
+        await state.directory.stop()
+        state.audit.close()
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except DbshieldError:
+            continue  # reported where it arose; the next round tries again

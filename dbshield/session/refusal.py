@@ -1,0 +1,40 @@
+"""What a client reads when a statement is refused: an ErrorResponse that a person and a language model can act on.
+
+MESSAGE names the rule and what was stopped, DETAIL is for machines (`rule=DS201 ...`), HINT says what to do instead.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from dbshield.model import Allow, Deny, Hold, Judgement, Limit
+from dbshield.wire.backend import ErrorResponse
+
+INSUFFICIENT_PRIVILEGE = "42501"
+
+
+def refusal(judgement: Judgement) -> bytes:
+    """The ErrorResponse for a judgement that stops its statement.
+
+    Of several findings the hardest speaks first; DETAIL names the rules of all of them.
+    """
+    match judgement.verdict:
+        case Deny():
+            what = "refused"
+        case Hold():
+            what = "held: a human must approve this statement"
+        case Limit(max_rows=max_rows):
+            what = f"refused: this session cannot yet count up to {max_rows} rows"
+        case Allow():
+            raise ValueError("an allowed statement has no refusal")
+        case never:
+            assert_never(never)
+    rules = ",".join(dict.fromkeys(finding.rule for finding in judgement.findings)) or "DS900"
+    spoken = next((finding for finding in judgement.findings if finding.verdict == judgement.verdict), None)
+    return ErrorResponse.of(
+        "ERROR",
+        INSUFFICIENT_PRIVILEGE,
+        f"dbshield {what}: {spoken.message}" if spoken else f"dbshield {what}",
+        detail=f"rule={rules} name={spoken.name if spoken else 'unnamed'} verdict={judgement.verdict.word}",
+        hint=spoken.hint if spoken else "",
+    ).encode()
