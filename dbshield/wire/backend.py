@@ -30,6 +30,37 @@ from dbshield.wire.result import (
 )
 from dbshield.wire.startup import check_secret_key, version_number, version_pair
 
+__all__ = [
+    "BACKEND",
+    "AnyAuthentication",
+    "BackendKeyData",
+    "BackendMessage",
+    "BindComplete",
+    "CloseComplete",
+    "CommandComplete",
+    "CopyBothResponse",
+    "CopyData",
+    "CopyDone",
+    "CopyInResponse",
+    "CopyOutResponse",
+    "DataRow",
+    "EmptyQueryResponse",
+    "ErrorResponse",
+    "FunctionCallResponse",
+    "NegotiateProtocolVersion",
+    "NoData",
+    "NoticeResponse",
+    "NotificationResponse",
+    "ParameterDescription",
+    "ParameterStatus",
+    "ParseComplete",
+    "PortalSuspended",
+    "ReadyForQuery",
+    "RowDescription",
+    "TransactionStatus",
+    "decode_backend",
+]
+
 
 @unique
 class TransactionStatus(Enum):

@@ -19,6 +19,31 @@ from dbshield.wire.buffer import Reader
 from dbshield.wire.copying import CopyData, CopyDone
 from dbshield.wire.message import EmptyMessage, Message
 
+__all__ = [
+    "FRONTEND",
+    "AuthenticationData",
+    "Bind",
+    "Close",
+    "CopyData",
+    "CopyDone",
+    "CopyFail",
+    "Describe",
+    "Execute",
+    "Flush",
+    "FrontendMessage",
+    "FunctionCall",
+    "GSSResponse",
+    "Parse",
+    "PasswordMessage",
+    "Query",
+    "SASLInitialResponse",
+    "SASLResponse",
+    "Sync",
+    "Target",
+    "Terminate",
+    "decode_frontend",
+]
+
 
 @unique
 class Target(Enum):
