@@ -1,0 +1,205 @@
+"""What drivers bring passes; what would change the reading, the rights or the session is refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbshield.errors import Refused
+from dbshield.session.parameters import ALLOWED, FORBIDDEN, FORCED, marked, split_options, startup_settings
+
+Pairs = list[tuple[str, str]]
+
+
+def settings(*pairs: tuple[str, str]) -> dict[str, str]:
+    return startup_settings([("user", "claude.staging"), *pairs], agent="claude")
+
+
+@pytest.mark.parametrize(
+    "driver, pairs",
+    [
+        ("psql", [("database", "shop"), ("application_name", "psql")]),
+        ("libpq with PGDATESTYLE PGTZ PGGEQO", [("datestyle", "ISO"), ("timezone", "UTC"), ("geqo", "off")]),
+        ("asyncpg", [("client_encoding", "'utf-8'"), ("user", "claude.staging"), ("database", "shop")]),
+        (
+            "pgjdbc",
+            [("client_encoding", "UTF8"), ("DateStyle", "ISO"), ("TimeZone", "Europe/Berlin"), ("extra_float_digits", "2")],
+        ),
+        ("R2DBC", [("client_encoding", "utf8"), ("DateStyle", "ISO"), ("extra_float_digits", "2"), ("TimeZone", "UTC")]),
+        ("sqlx", [("DateStyle", "ISO, MDY"), ("client_encoding", "UTF8"), ("TimeZone", "UTC"), ("extra_float_digits", "3")]),
+        ("lib/pq", [("client_encoding", "UTF8"), ("datestyle", "ISO, MDY"), ("extra_float_digits", "2")]),
+        ("Npgsql", [("client_encoding", "UTF8"), ("search_path", "shop, public"), ("TimeZone", "UTC")]),
+        (
+            "node-postgres",
+            [
+                ("statement_timeout", "1000"),
+                ("lock_timeout", "10"),
+                ("idle_in_transaction_session_timeout", "5"),
+                ("client_encoding", "UTF8"),
+            ],
+        ),
+        ("options", [("options", "-c statement_timeout=5s --search-path=a,b -cjit=off")]),
+        ("libpq 19", [("_pq_.test_protocol_negotiation", "")]),
+        ("SQLAlchemy", [("options", r"-c default_transaction_isolation=repeatable\ read")]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_drivers_bring_passes(driver: str, pairs: Pairs) -> None:
+    result = settings(*pairs)
+    assert result["client_encoding"] == "UTF8"
+    assert result["standard_conforming_strings"] == "on"
+    assert result["application_name"].startswith("dbshield:claude")
+    assert not {"user", "database", "options"} & set(result)
+    assert not any(name.startswith("_pq_.") for name in result)
+
+
+def test_settings_have_the_spelling_of_postgresql() -> None:
+    result = settings(("datestyle", "ISO"), ("TIMEZONE", "UTC"))
+    assert result["DateStyle"] == "ISO"
+    assert result["TimeZone"] == "UTC"
+
+
+def test_nothing_brought_is_the_forced_settings_and_the_mark() -> None:
+    assert settings() == {"application_name": "dbshield:claude", **FORCED}
+
+
+@pytest.mark.parametrize("name", sorted(FORBIDDEN))
+@pytest.mark.parametrize("spell", [str.lower, str.upper])
+@pytest.mark.parametrize("inside", [False, True])
+def test_forbidden_ones_are_refused_with_a_reason(name: str, spell: object, inside: bool) -> None:
+    spelled = spell(name)  # type: ignore[operator]
+    with pytest.raises(Refused) as caught:
+        settings(("options", f"-c {spelled}=on") if inside else (spelled, "on"))
+    assert caught.value.sqlstate == "42501"
+    assert spelled in caught.value.message
+    assert FORBIDDEN[name] in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["true", "database", "false", "0", ""])
+def test_trap_10_replication_is_refused_whatever_its_value(value: str) -> None:
+    with pytest.raises(Refused, match="replication connection"):
+        settings(("replication", value))
+
+
+@pytest.mark.parametrize("name", ["app.tenant", "no_such_setting", "USER", "log_statement", "", "search_path ", "ſearch_path"])
+def test_unknown_ones_are_refused_by_name(name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        settings((name, "x"))
+    assert caught.value.sqlstate == "42704"
+    assert f'"{name}"' in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["UTF8", "utf-8", "UTF_8", "unicode", "'utf-8'", "Utf8"])
+def test_client_encoding_is_utf8_in_any_spelling(value: str) -> None:
+    assert settings(("client_encoding", value))["client_encoding"] == "UTF8"
+
+
+@pytest.mark.parametrize("value", ["SJIS", "GBK", "BIG5", "LATIN1", "auto", "", "SQL_ASCII", "UTF16", "ＵＴＦ８"])
+def test_another_client_encoding_is_refused(value: str) -> None:
+    for pair in (("client_encoding", value), ("CLIENT_ENCODING", value), ("options", f"-c client_encoding={value}")):
+        with pytest.raises(Refused, match="client_encoding") as caught:
+            settings(pair)
+        assert caught.value.sqlstate == "22023"
+        assert "PGCLIENTENCODING" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["off", "false", "0", "no", "", "o"])
+def test_standard_conforming_strings_stay_on(value: str) -> None:
+    for pair in (("standard_conforming_strings", value), ("options", f"--standard-conforming-strings={value}")):
+        with pytest.raises(Refused, match="standard_conforming_strings"):
+            settings(pair)
+    assert settings(("standard_conforming_strings", "true"))["standard_conforming_strings"] == "on"
+
+
+def test_every_double_is_judged_and_the_last_counts() -> None:
+    assert settings(("TimeZone", "UTC"), ("timezone", "CET"))["TimeZone"] == "CET"
+    with pytest.raises(Refused):
+        settings(("client_encoding", "SJIS"), ("client_encoding", "UTF8"))
+    with pytest.raises(Refused):
+        settings(("options", "-c role=postgres"), ("options", ""))
+
+
+def test_a_parameter_counts_more_than_an_option() -> None:
+    assert settings(("jit", "on"), ("options", "-c jit=off"))["jit"] == "on"
+
+
+@pytest.mark.parametrize(
+    "options, pairs",
+    [
+        ("", []),
+        ("  \t\n", []),
+        ("-c a=b", [("a", "b")]),
+        ("-ca=b", [("a", "b")]),
+        ("--a-b=c-d", [("a_b", "c-d")]),
+        ("-c a-b=c", [("a_b", "c")]),
+        (r"-c a=b\ c  --d=e", [("a", "b c"), ("d", "e")]),
+        (r"-c a=b\\c", [("a", r"b\c")]),
+        ("-c a=b\\", [("a", "b")]),
+        (r"-c\ta=\-c", [("ta", "-c")]),
+        ("-c a=", [("a", "")]),
+        ("-c a=b=c", [("a", "b=c")]),
+        ("-c a=b\u00a0-c", [("a", "b\u00a0-c")]),
+        ("-c", None),
+        ("-c a", None),
+        ("-c =b", None),
+        ("--a", None),
+        ("--", None),
+        ("-e", None),
+        ("-d 5", None),
+        ("-S 64", None),
+        ("-f s", None),
+        ("a=b", None),
+        ("-c a=b rest", None),
+        ("\\", None),
+    ],
+)
+def test_options_are_split_as_the_server_does(options: str, pairs: Pairs | None) -> None:
+    if pairs is None:
+        with pytest.raises(Refused, match="options"):
+            settings(("options", options))
+    else:
+        assert split_options(options) == pairs
+
+
+def test_messages_quote_only_a_little_of_the_client() -> None:
+    with pytest.raises(Refused) as caught:
+        settings(("x\n\x1b" * 3000, "y"))
+    assert len(caught.value.message) < 200
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "name, result",
+    [
+        ("psql", "dbshield:claude psql"),
+        ("", "dbshield:claude"),
+        ("é\n", "dbshield:claude ??"),
+        ("x" * 100, "dbshield:claude " + "x" * 47),
+    ],
+)
+def test_the_mark(name: str, result: str) -> None:
+    assert marked(name, agent="claude") == result
+
+
+def test_a_client_cannot_pass_for_another_agent() -> None:
+    assert settings(("application_name", "dbshield:other"))["application_name"] == "dbshield:claude dbshield:other"
+
+
+def test_every_entry_has_a_reason_and_stands_once() -> None:
+    names = [setting.name.lower() for setting in ALLOWED] + list(FORBIDDEN)
+    assert len(names) == len(set(names))
+    assert all(setting.reason for setting in ALLOWED)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["options", "client_encoding", "Role"]) | st.text(), st.text()), max_size=4))
+def test_property_fuzz_refused_or_only_known_settings(pairs: Pairs) -> None:
+    known = {setting.name for setting in ALLOWED}
+    result: dict[str, str] = {}
+    with contextlib.suppress(Refused):
+        result = settings(*pairs)
+    assert set(result) <= known
+    assert not result or FORCED.items() <= result.items()
