@@ -1,0 +1,135 @@
+"""The one place where parts are put together: the control database, the proxy's workers, and what `dbshield up` adds to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from dbshield.cluster import Cluster
+from dbshield.config import Config, load_config
+from dbshield.control.audit import AuditLog
+from dbshield.control.directory import Directory
+from dbshield.control.vault import Vault
+from dbshield.errors import DbshieldError
+from dbshield.model import AccessLevel
+from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.proxy.cancel import CancelKeys
+from dbshield.proxy.judges import Judges
+from dbshield.proxy.listener import listen
+from dbshield.proxy.sessions import Sessions
+from dbshield.proxy.state import WorkerState
+from dbshield.proxy.supervisor import Supervisor
+from dbshield.proxy.tls import server_context
+from dbshield.proxy.worker import Worker
+from dbshield.store.database import Database
+
+DESCRIPTORS_PER_CONNECTION: Final = 2
+"""A client's socket and its server's."""
+OTHER_DESCRIPTORS: Final = 64
+
+
+def control_cluster(config: Config) -> Cluster:
+    """The embedded control database, not started."""
+    return Cluster(config.state / "control")
+
+
+@contextlib.contextmanager
+def control_database(config: Config) -> Iterator[str]:
+    """The connection string of the control database; an embedded one that does not run is run meanwhile."""
+    if not config.control.embedded:
+        yield config.control.dsn()
+        return
+    cluster = control_cluster(config)
+    if cluster.running:
+        yield cluster.dsn()
+        return
+    cluster.ensure()
+    cluster.start()
+    try:
+        yield cluster.dsn()
+    finally:
+        cluster.stop()
+
+
+class Proxy:
+    """The proxy of one machine: listening sockets, and workers that share them."""
+
+    def __init__(self, config: Config, config_file: Path | None, control_dsn: str) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._control_dsn = control_dsn
+        self._log: Any = structlog.get_logger("dbshield.proxy")
+
+    def run(self) -> int:
+        """Serve until a signal ends it; the exit code. Raises ConfigError or StoreError before anything listens."""
+        database = Database(self._control_dsn)
+        try:
+            database.require_current()
+        finally:
+            database.close()
+        vault = Vault.load(self._config.secret_key)
+        _allow_descriptors(self._config.proxy.max_connections)
+        sockets = [listen(address) for address in self._config.proxy.addresses]
+        try:
+            for address in self._config.proxy.addresses:
+                self._log.info("listening", address=str(address), workers=self._config.proxy.workers)
+            return Supervisor(self._config.proxy.workers, lambda number: self._work(number, sockets, vault), self._log).run()
+        finally:
+            for sock, address in zip(sockets, self._config.proxy.addresses, strict=True):
+                sock.close()
+                if address.is_socket:
+                    Path(address.socket_path).unlink(missing_ok=True)
+
+    def _work(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> int:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve(number, sockets, vault))
+        except DbshieldError as error:
+            self._log.error("the proxy cannot go on", why=error.message, hint=error.hint)
+            return 2
+        return 0
+
+    async def _serve(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> None:
+        config = self._config
+        proxy = config.proxy
+        state = WorkerState(
+            config=config,
+            tls=server_context(proxy.tls_certificate, proxy.tls_key) if proxy.tls_certificate and proxy.tls_key else None,
+            directory=Directory(control_dsn=self._control_dsn, environments=config.environments, vault=vault),
+            audit=AuditLog(config.audit_file),
+            judges=Judges(lambda access, name, functions: make_judge(state.config, access, name, functions)),
+            sessions=Sessions(limit=proxy.max_connections, limit_per_agent=proxy.max_connections_per_agent),
+            cancel_keys=CancelKeys(number, config.state / "run"),
+            log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
+            mock_secret=vault.derive("salts of users that do not exist"),
+        )
+        await Worker(state, sockets, lambda: load_config(self._config_file)).run()
+
+
+def make_judge(config: Config, access: AccessLevel, environment: str, functions: FunctionCatalogue) -> Judge:
+    """The judge for agents of this level in this environment."""
+    return Judge(
+        access=access,
+        functions=functions,
+        max_rows=config.environments[environment].max_rows,
+        max_statement_bytes=config.proxy.max_statement_bytes,
+    )
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise this process' own limit as far as it may be; the rest is the administrator's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections * DESCRIPTORS_PER_CONNECTION + OTHER_DESCRIPTORS
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
