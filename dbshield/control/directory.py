@@ -1,0 +1,274 @@
+"""Every agent and its tokens, in the memory of a proxy, as fresh as the control database's last commit.
+
+One connection listens for the notices that the control database's triggers send; each notice, however many come at once, leads to
+one load of everything. A login therefore never waits for the control database.
+
+Laws:
+- While the connection is lost, nobody is found: `find` raises. Who was revoked meanwhile cannot be known, so no login is let in.
+- A load is one query in one snapshot, and replaces what was known in one step.
+- An agent whose password cannot be read is not found, under a log line of its own; the others are.
+
+Source: PostgreSQL manual, LISTEN and NOTIFY (a listener that starts first and reads then misses nothing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg.rows import class_row, scalar_row
+
+from dbshield.config import EnvironmentConfig
+from dbshield.control.vault import Vault, password_identity
+from dbshield.errors import DbshieldError, StoreError
+from dbshield.model import AccessLevel, AgentLogin, TokenVerifier, Upstream
+from dbshield.store.database import APPLICATION_NAME, REVISION_QUERY, Revision
+from dbshield.store.living import LIVING_AGENTS, LivingRow
+from dbshield.store.schema import CHANNEL
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for a connection to the control database; a proxy that cannot know refuses rather sooner than later."""
+QUERY_TIMEOUT = 10.0
+"""Seconds for a load or a look whether the connection lives."""
+POLL = 3.0
+"""Seconds between two looks at a silent connection; a server that vanished without a word is noticed after it."""
+GATHER = 0.05
+"""Seconds in which further notices join the first one, so that a script that makes a thousand agents causes few loads."""
+RETRY_FIRST = 0.1
+RETRY_MOST = 2.0
+"""Seconds between two attempts to come back."""
+
+KEEPALIVE: dict[str, Any] = {
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "8000",
+}
+"""libpq's words; a dead peer is noticed within about ten seconds even where nothing is sent."""
+
+Connection = psycopg.AsyncConnection[Any]
+
+log = structlog.get_logger(__name__)
+
+
+class Directory:
+    """Finds the agent behind a login's user name. One for each process; `start` and `stop` in that process's event loop."""
+
+    def __init__(self, *, control_dsn: str, environments: Mapping[str, EnvironmentConfig], vault: Vault) -> None:
+        self._dsn = control_dsn
+        self._environments = environments
+        self._vault = vault
+        self._logins: dict[str, AgentLogin] = {}
+        self._unreadable: dict[str, str] = {}
+        self._rows: list[LivingRow] = []
+        self._available = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        """False while the connection to the control database is lost, before `start` and after `stop`."""
+        return self._available
+
+    def find(self, user: str) -> AgentLogin | None:
+        """The agent that logs in as `agent.environment`; nothing where there is none. StoreError while nothing can be known."""
+        if not self._available:
+            raise StoreError(
+                "the control database does not answer", hint="Try again in a moment; no agent can log in until it is back."
+            )
+        return self._logins.get(user)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Calls back after every load that changed something, and when `available` changes."""
+        self._callbacks.append(callback)
+
+    def reconfigure(self, environments: Mapping[str, EnvironmentConfig]) -> None:
+        """Other settings, or the same with other passwords in their files. At once: agents of every environment are in memory."""
+        self._environments = environments
+        self._publish(self._rows)
+
+    async def start(self) -> None:
+        """The first load, and from then on every change. StoreError where the first load fails."""
+        try:
+            connection = await self._connect()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            raise StoreError(
+                f"the control database does not answer: {_reason(error)}", hint="Look at [control] url, and at the server."
+            ) from error
+        self._task = asyncio.create_task(self._stay(connection), name="directory")
+
+    async def stop(self) -> None:
+        """Nobody is found any more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._set_available(False)
+
+    async def _stay(self, connection: Connection | None) -> None:
+        """Follows the connection, and finds a new one whenever it is lost, until the task is cancelled."""
+        pause = RETRY_FIRST
+        while True:
+            try:
+                if connection is None:
+                    connection = await self._connect()
+                    log.info("directory.back", agents=len(self._logins))
+                    pause = RETRY_FIRST
+                await self._follow(connection)
+            except (psycopg.Error, OSError, TimeoutError, DbshieldError) as error:
+                self._lost(_reason(error))
+            except Exception:
+                # A bug. A task that died of it would leave yesterday's agents in force for ever.
+                log.exception("directory.bug")
+                self._lost("a bug in dbshield")
+            finally:
+                if connection is not None:
+                    await connection.close()
+                    connection = None
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_MOST)
+
+    async def _connect(self) -> Connection:
+        """A connection that listens, and the first load over it."""
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            connection = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=int(CONNECT_TIMEOUT), **KEEPALIVE
+            )
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                # Before the first load: what commits in between is then noticed.
+                await connection.execute(f"listen {CHANNEL}")
+                await _require_revision(connection)
+                await self._load(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        self._set_available(True)
+        return connection
+
+    async def _follow(self, connection: Connection) -> None:
+        """Loads after every notice. Ends only with an error or a cancellation."""
+        while True:
+            noticed = await _wait_for_notice(connection, POLL)
+            if noticed:
+                await asyncio.sleep(GATHER)
+                await _wait_for_notice(connection, 0.0)
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                if noticed:
+                    await self._load(connection)
+                else:
+                    await connection.execute("select")
+
+    async def _load(self, connection: Connection) -> None:
+        async with connection.cursor(row_factory=class_row(LivingRow), binary=True) as cursor:
+            await cursor.execute(LIVING_AGENTS)
+            self._publish(await cursor.fetchall())
+
+    def _publish(self, rows: list[LivingRow]) -> None:
+        """Replaces what is known, in one step."""
+        self._rows = rows
+        logins: dict[str, AgentLogin] = {}
+        unreadable: dict[str, str] = {}
+        upstreams = {name: _Upstreams(environment, self._vault) for name, environment in self._environments.items()}
+        for _, group in groupby(rows, key=lambda row: row.id):
+            of_agent = list(group)
+            first = of_agent[0]
+            if first.environment not in upstreams:
+                continue
+            user = f"{first.name}.{first.environment}"
+            try:
+                upstream = upstreams[first.environment].of(first)
+            except DbshieldError as error:
+                unreadable[user] = error.message
+                continue
+            logins[user] = _login(of_agent, self._environments[first.environment], upstream)
+        for user, reason in unreadable.items():
+            if self._unreadable.get(user) != reason:
+                log.error("directory.agent_left_out", user=user, reason=reason)
+        changed = logins != self._logins
+        self._logins, self._unreadable = logins, unreadable
+        if changed:
+            self._tell()
+
+    def _lost(self, reason: str) -> None:
+        if self._available:
+            log.error("directory.lost", reason=reason)
+        self._set_available(False)
+
+    def _set_available(self, available: bool) -> None:
+        if available != self._available:
+            self._available = available
+            self._tell()
+
+    def _tell(self) -> None:
+        for callback in self._callbacks:
+            callback()
+
+
+class _Upstreams:
+    """The protected server of one environment, as each of its agents reaches it; the shared password is read once a load."""
+
+    def __init__(self, environment: EnvironmentConfig, vault: Vault) -> None:
+        self._environment = environment
+        self._vault = vault
+        self._shared: Upstream | None = None
+
+    def of(self, row: LivingRow) -> Upstream:
+        """Raises DbshieldError where the password cannot be read."""
+        if row.role is not None:
+            sealed = row.sealed_password
+            password = self._vault.unseal(sealed, identity=password_identity(row.id)) if sealed is not None else None
+            return replace(self._environment.server, user=row.role, password=password)
+        if self._shared is None:
+            self._shared = replace(self._environment.server, password=self._environment.password())
+        return self._shared
+
+
+def _login(rows: list[LivingRow], environment: EnvironmentConfig, upstream: Upstream) -> AgentLogin:
+    first = rows[0]
+    tokens = tuple(
+        TokenVerifier(token_id=row.token_id, stored_key=row.stored_key, server_key=row.server_key, expires_at=row.expires_at)
+        for row in rows
+        if row.token_id is not None and row.stored_key is not None and row.server_key is not None and row.expires_at is not None
+    )
+    return AgentLogin(
+        agent=first.name,
+        environment=first.environment,
+        access=AccessLevel(first.access),
+        databases=environment.databases,
+        salt=first.salt,
+        iterations=first.iterations,
+        tokens=tokens,
+        upstream=upstream,
+    )
+
+
+async def _require_revision(connection: Connection) -> None:
+    async with connection.cursor(row_factory=scalar_row) as cursor:
+        try:
+            await cursor.execute(REVISION_QUERY)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            Revision(current=None).require()
+        else:
+            Revision(current=await cursor.fetchone()).require()
+
+
+async def _wait_for_notice(connection: Connection, seconds: float) -> bool:
+    """Whether a notice came within so many seconds; takes all that are there."""
+    noticed = False
+    async with aclosing(connection.notifies(timeout=seconds, stop_after=1)) as notices:
+        async for _ in notices:
+            noticed = True
+    return noticed
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

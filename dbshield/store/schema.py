@@ -1,0 +1,90 @@
+"""The tables of the control database, as SQLAlchemy Core sees them.
+
+They stand in a schema of their own, so that a shared PostgreSQL is fine as well. What is written here and what the migrations
+make is compared by a test on a real server; the migrations, not this module, make the tables.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+SCHEMA = "dbshield"
+CHANNEL = "dbshield"
+"""What the triggers notify: the payload is the name of the table that changed."""
+
+REVISION = "0001"
+"""The newest migration. Proxies compare it without loading alembic; a test compares it with the migrations."""
+
+NAME_CHECK = "^[a-z][a-z0-9-]{0,30}$"
+ACCESS_LEVELS = ("read", "write", "migrate")
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+    },
+)
+
+
+def _now() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()"))
+
+
+environments = Table(
+    "environments",
+    metadata,
+    Column("name", Text, CheckConstraint(f"name ~ '{NAME_CHECK}'", name="name"), primary_key=True),
+    _now(),
+    Column("system_identifier", BigInteger),
+    comment="the protected clusters; system_identifier pins the cluster once it was seen",
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("environment", Text, ForeignKey("environments.name"), nullable=False),
+    Column("name", Text, CheckConstraint(f"name ~ '{NAME_CHECK}'", name="name"), nullable=False),
+    Column("access", Text, CheckConstraint("access in ('read', 'write', 'migrate')", name="access"), nullable=False),
+    Column("salt", LargeBinary, CheckConstraint("octet_length(salt) >= 16", name="salt"), nullable=False),
+    Column("iterations", Integer, CheckConstraint("iterations >= 4096", name="iterations"), nullable=False),
+    Column("role", Text),
+    Column("sealed_password", LargeBinary),
+    _now(),
+    Column("removed_at", DateTime(timezone=True)),
+    CheckConstraint("sealed_password is null or role is not null", name="password_needs_role"),
+    comment="the identities of AI agents; removed ones stay, since the audit names them",
+)
+Index("agents_living_name_idx", agents.c.environment, agents.c.name, unique=True, postgresql_where=agents.c.removed_at.is_(None))
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, CheckConstraint("id ~ '^[a-z2-7]{12}$'", name="id"), primary_key=True),
+    Column("agent", Uuid, ForeignKey("agents.id"), nullable=False, index=True),
+    Column("stored_key", LargeBinary, CheckConstraint("octet_length(stored_key) = 32", name="stored_key"), nullable=False),
+    Column("server_key", LargeBinary, CheckConstraint("octet_length(server_key) = 32", name="server_key"), nullable=False),
+    _now(),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("created_by", Text, nullable=False),
+    CheckConstraint("expires_at > created_at", name="lifetime"),
+    comment="SCRAM-SHA-256 verifiers; the tokens themselves are kept nowhere",
+)
