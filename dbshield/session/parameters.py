@@ -151,17 +151,19 @@ def _judge(name: str, value: str) -> str:
     # PostgreSQL folds the names of settings, ASCII only.
     folded = name.lower() if name.isascii() else name
     if (why := FORBIDDEN.get(folded)) is not None:
-        raise Refused(f'startup parameter "{_shown(name)}" is refused: {why}', sqlstate=INSUFFICIENT_PRIVILEGE, hint=_LEAVE_OUT)
+        raise Refused(
+            f'startup parameter "{printable(name)}" is refused: {why}', sqlstate=INSUFFICIENT_PRIVILEGE, hint=_LEAVE_OUT
+        )
     setting = _BY_NAME.get(folded)
     if setting is None:
         raise Refused(
-            f'startup parameter "{_shown(name)}" is not on the list of those that may be brought',
+            f'startup parameter "{printable(name)}" is not on the list of those that may be brought',
             sqlstate=UNDEFINED_OBJECT,
             hint=_LEAVE_OUT,
         )
     if not setting.accepts(value):
         raise Refused(
-            f'startup parameter "{setting.name}" must be {setting.must_be}, not "{_shown(value)}"',
+            f'startup parameter "{setting.name}" must be {setting.must_be}, not "{printable(value)}"',
             sqlstate=INVALID_VALUE,
             hint=f"Set {setting.name} to {setting.must_be} (for client_encoding also PGCLIENTENCODING=UTF8), or leave it out.",
         )
@@ -188,7 +190,7 @@ def split_options(options: str) -> list[tuple[str, str]]:
 
 def _bad_option(word: str) -> Refused:
     return Refused(
-        f'"{_shown(word)}" in the startup parameter "options" is refused',
+        f'"{printable(word)}" in the startup parameter "options" is refused',
         sqlstate=INSUFFICIENT_PRIVILEGE,
         hint="Only -c name=value and --name=value may stand in options (PGOPTIONS).",
     )
@@ -220,7 +222,7 @@ def marked(application_name: str, *, agent: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:MAX_APPLICATION_NAME]
 
 
-def _shown(text: str) -> str:
+def printable(text: str) -> str:
     """A client's own words, short and harmless enough for a message and a log."""
     safe = "".join(c if c.isprintable() else "?" for c in text[:_SHOWN])
     return safe if len(text) <= _SHOWN else safe + "…"
