@@ -1,0 +1,231 @@
+"""The real proxy as a user runs it: configured by a file, managed and started by the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from support.servers import ACCESS, Server
+from support.waiting import until
+
+ENVIRONMENT = "test"
+OTHER_ENVIRONMENT = "other"
+COMMAND = [sys.executable, "-c", "import sys; from dbshield.cli import main; sys.exit(main())"]
+CLI_TIMEOUT = 60.0
+SECRET = "ROLE_PASSWORD"
+
+
+class Shield:
+    """dbshield in front of one database of one server, with an agent of each access level.
+
+    `folder` keeps its configuration, state and log. Agents are named after their access level.
+    """
+
+    def __init__(self, server: Server, database: str, folder: Path, *, proxy: dict[str, Any] | None = None) -> None:
+        self.server = server
+        self.database = database
+        self.folder = folder
+        self.control = f"control_{database}"
+        self.config = folder / "dbshield.toml"
+        self.log = folder / "proxy.log"
+        self.ca = server.ca
+        self.port = _free_port()
+        self.settings: dict[str, Any] = {"max_connections_per_agent": 2000} | (proxy or {})
+        self._dsn: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def set_up(self) -> None:
+        """Write the configuration, make the control database, and create the agents."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.server.drop(self.control)
+        with self.server.connect() as admin:
+            admin.execute(f'create database "{self.control}"')
+        self.write_config()
+        self.cli("init")
+        for access in ACCESS:
+            self.agent(access, access)
+
+    def agent(self, name: str, access: str, *options: str, environment: str = ENVIRONMENT) -> dict[str, Any]:
+        """Create an agent whose role is `agent_<access>`; what the command printed."""
+        made = json.loads(
+            self.cli(
+                *("agent", "create", name, "--environment", environment, "--access", access, "--json", *options),
+                *("--role", f"agent_{access}", "--role-password-env", SECRET),
+                secret=self.server.passwords[access],
+            )
+        )
+        if environment == ENVIRONMENT:
+            self._dsn[name] = made["dsn"]
+        assert isinstance(made, dict)
+        return made
+
+    def write_config(self, **changed: Any) -> None:
+        """Write dbshield.toml; `changed` are settings of [proxy]."""
+        self.settings |= changed
+        pki = self.ca.parent
+        proxy = {
+            "listen": [f"127.0.0.1:{self.port}"],
+            "tls_certificate": str(pki / "proxy.pem"),
+            "tls_key": str(pki / "proxy.key"),
+            "drain_timeout": 20.0,
+            **self.settings,
+        }
+        lines = [f'state = "{self.folder / "state"}"']
+        lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}", "[proxy]"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in proxy.items()]
+        for environment in (ENVIRONMENT, OTHER_ENVIRONMENT):
+            lines += [
+                f"[environments.{environment}]",
+                f"upstream = {json.dumps(self.upstream())}",
+                f"databases = {json.dumps([self.database])}",
+            ]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def upstream(self) -> str:
+        """How the proxy reaches the server: TLS with the name checked where the server has it, else the Unix socket."""
+        where = {"host": str(self.server.cluster.socket_folder), "port": str(self.server.cluster.port)}
+        if self.server.tls:
+            where |= {"host": "localhost", "sslmode": "verify-full", "sslrootcert": str(self.ca)}
+        return make_conninfo("", **where, user="agent_read", dbname=self.database)
+
+    def cli(self, *words: str, secret: str = "", fails: bool = False) -> str:
+        """Run a command with `--config`; its standard output. `fails` when it has to end with an error."""
+        done = subprocess.run(
+            [*COMMAND, *words, "--config", str(self.config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CLI_TIMEOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment() | ({SECRET: secret} if secret else {}),
+        )
+        assert (done.returncode != 0) == fails, f"dbshield {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start(self) -> None:
+        """Start the proxy and wait until it takes connections."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*COMMAND, "proxy", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+            )
+        ready = until(lambda: self._process is None or self._process.poll() is not None or self.listens())
+        assert ready, f"the proxy takes no connections:\n{self.text()}"
+        assert self._process.poll() is None, f"the proxy ended with {self._process.returncode}:\n{self.text()}"
+
+    def listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """The exit status of the proxy, when it ends in time."""
+        assert self._process is not None
+        status = self._process.wait(timeout)
+        self._process = None
+        return status
+
+    def stop(self) -> int | None:
+        """Drain and stop; the exit status, None when it did not run."""
+        if self._process is None:
+            return None
+        self.signal(signal.SIGTERM)
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            self.wait()
+            raise
+
+    def text(self) -> str:
+        """What the proxy has logged so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def rss(self) -> int:
+        """Bytes of memory that the proxy and its workers hold."""
+        assert self._process is not None
+        found = psutil.Process(self._process.pid)
+        return sum(process.memory_info().rss for process in [found, *found.children(recursive=True)])
+
+    def dsn(self, agent: str = "write", *, tls: bool = False, **changed: Any) -> str:
+        """The connection string that the agent was given, over TLS (CA and name checked) or in clear text."""
+        security = {"sslmode": "verify-full", "sslrootcert": str(self.ca)} if tls else {"sslmode": "disable"}
+        return make_conninfo(self._dsn[agent], **{"connect_timeout": 30, **security, **changed})
+
+    def parameters(self, agent: str = "write", **changed: Any) -> dict[str, Any]:
+        """The connection string in its parts: user, password, host, port, dbname."""
+        return {**conninfo_to_dict(self._dsn[agent]), **changed}
+
+    def connect(self, agent: str = "write", *, tls: bool = False, **changed: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """Through the proxy, in autocommit mode."""
+        return psycopg.connect(self.dsn(agent, tls=tls, **changed), autocommit=True)
+
+    def backends(self) -> int:
+        """The number of connections to the database that agents' roles hold on the server."""
+        with self.server.connect() as admin:
+            row = admin.execute(
+                "select count(*) from pg_stat_activity where datname = %s and usename like 'agent%%'", [self.database]
+            ).fetchone()
+        assert row is not None
+        return int(str(row[0]))
+
+
+@contextlib.contextmanager
+def running_shield(server: Server, database: str, folder: Path, **proxy: Any) -> Iterator[Shield]:
+    """A shield over a fresh clone of the seeded database; at the end it has to stop in order and to have logged no bug."""
+    server.clone(database)
+    shield = Shield(server, database, folder, proxy=proxy)
+    shield.set_up()
+    shield.start()
+    try:
+        yield shield
+    finally:
+        began = time.monotonic()
+        status = shield.stop()
+        log = shield.text()
+        with server.connect() as admin:
+            admin.execute(f'drop database if exists "{database}" with (force)')
+            admin.execute(f'drop database if exists "{shield.control}" with (force)')
+    assert status in {0, None}, f"the proxy ended with {status} after {time.monotonic() - began:.1f} s:\n{log}"
+    assert "Traceback" not in log, log
+
+
+VARIABLES = {"user": "PGUSER", "password": "PGPASSWORD", "host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
+VARIABLES |= {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "connect_timeout": "PGCONNECT_TIMEOUT"}
+
+
+def libpq_environment(dsn: str) -> dict[str, str]:
+    """A connection string as environment variables, for programs: a token does not belong in a list of processes."""
+    named = {VARIABLES[name]: str(value) for name, value in conninfo_to_dict(dsn).items()}
+    return named | {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PSQL_PAGER": ""}
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of dbshield's own or libpq's that the caller happens to have set."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
