@@ -28,10 +28,12 @@ from dbshield.config import EnvironmentConfig
 from dbshield.control.vault import Vault, password_identity
 from dbshield.errors import DbshieldError, StoreError
 from dbshield.model import AccessLevel, AgentLogin, TokenVerifier, Upstream
-from dbshield.store.database import APPLICATION_NAME, REVISION_QUERY, Revision
+from dbshield.store.database import REVISION_QUERY, Revision
 from dbshield.store.living import LIVING_AGENTS, LivingRow
 from dbshield.store.schema import CHANNEL
 
+APPLICATION_NAME = "dbshield directory"
+"""What pg_stat_activity shows of the connection."""
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to the control database; a proxy that cannot know refuses rather sooner than later."""
 QUERY_TIMEOUT = 10.0
@@ -70,6 +72,7 @@ class Directory:
         self._rows: list[LivingRow] = []
         self._available = False
         self._callbacks: list[Callable[[], None]] = []
+        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -97,12 +100,12 @@ class Directory:
     async def start(self) -> None:
         """The first load, and from then on every change. StoreError where the first load fails."""
         try:
-            connection = await self._connect()
+            self._connection = await self._connect()
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise StoreError(
                 f"the control database does not answer: {_reason(error)}", hint="Look at [control] url, and at the server."
             ) from error
-        self._task = asyncio.create_task(self._stay(connection), name="directory")
+        self._task = asyncio.create_task(self._stay(), name="directory")
 
     async def stop(self) -> None:
         """Nobody is found any more."""
@@ -110,28 +113,26 @@ class Directory:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        await self._close()
         self._set_available(False)
 
-    async def _stay(self, connection: Connection | None) -> None:
+    async def _stay(self) -> None:
         """Follows the connection, and finds a new one whenever it is lost, until the task is cancelled."""
         pause = RETRY_FIRST
         while True:
             try:
-                if connection is None:
-                    connection = await self._connect()
+                if self._connection is None:
+                    self._connection = await self._connect()
                     log.info("directory.back", agents=len(self._logins))
                     pause = RETRY_FIRST
-                await self._follow(connection)
+                await self._follow(self._connection)
             except (psycopg.Error, OSError, TimeoutError, DbshieldError) as error:
                 self._lost(_reason(error))
             except Exception:
                 # A bug. A task that died of it would leave yesterday's agents in force for ever.
                 log.exception("directory.bug")
                 self._lost("a bug in dbshield")
-            finally:
-                if connection is not None:
-                    await connection.close()
-                    connection = None
+            await self._close()
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_MOST)
 
@@ -152,6 +153,11 @@ class Directory:
             raise
         self._set_available(True)
         return connection
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     async def _follow(self, connection: Connection) -> None:
         """Loads after every notice. Ends only with an error or a cancellation."""

@@ -1,0 +1,273 @@
+"""The directory that proxies look agents up in, following a real control database through changes and outages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import structlog
+from sqlalchemy import text
+from support.control import ENVIRONMENTS, PRODUCTION, STAGING, agents_of, control_database, empty_database
+from support.servers import Server
+
+from dbshield.cluster import Cluster, temporary_folder
+from dbshield.config import EnvironmentConfig
+from dbshield.control import directory as module
+from dbshield.control.agents import Agents, IssuedToken
+from dbshield.control.directory import Directory
+from dbshield.control.tokens import Verifier, matches
+from dbshield.control.vault import Vault
+from dbshield.errors import StoreError
+from dbshield.model import AccessLevel, AgentLogin
+from dbshield.store.database import Database
+from dbshield.store.living import LivingRow
+
+BACKENDS = text("select pid from pg_stat_activity where application_name = 'dbshield directory' and datname = current_database()")
+
+PROPAGATION = 1.0
+"""Seconds within which a revocation reaches every proxy: what is promised."""
+
+
+async def until(what: Callable[[], object], deadline: float = 30.0) -> float:
+    """The seconds until the condition came true; fails after the deadline."""
+    begin = time.monotonic()
+    while not what():
+        assert time.monotonic() - begin < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - begin
+
+
+@pytest.fixture
+def control_dsn(server: Server) -> Iterator[str]:
+    with empty_database(server) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def control(control_dsn: str) -> Iterator[Database]:
+    with control_database(control_dsn) as database:
+        yield database
+
+
+@pytest.fixture
+def agents(control: Database, tmp_path: Path) -> Agents:
+    return agents_of(control, tmp_path)[0]
+
+
+@pytest.fixture
+async def directory(control: Database, control_dsn: str, tmp_path: Path) -> AsyncIterator[Directory]:
+    _, vault = agents_of(control, tmp_path)
+    directory = Directory(control_dsn=control_dsn, environments=ENVIRONMENTS, vault=vault)
+    await directory.start()
+    yield directory
+    await directory.stop()
+
+
+def create(agents: Agents, name: str = "claude", environment: str = "staging", **more: object) -> IssuedToken:
+    now = datetime.now(UTC)
+    return agents.create(name=name, environment=environment, access=AccessLevel.READ, now=now, by="ann", **more)  # type: ignore[arg-type]
+
+
+def found(directory: Directory, user: str) -> AgentLogin:
+    login = directory.find(user)
+    assert login is not None
+    return login
+
+
+async def test_a_new_agent_is_found_with_all_that_a_login_needs(agents: Agents, directory: Directory) -> None:
+    assert directory.find("claude.staging") is None
+    issued = create(agents)
+    create(agents, environment="production", role="agent_read", role_password="hunter2")
+    assert await until(lambda: directory.find("claude.production")) < PROPAGATION
+    login = found(directory, "claude.staging")
+    assert (login.user, login.access, login.databases) == ("claude.staging", AccessLevel.READ, ("shop",))
+    assert (login.upstream.user, login.upstream.password, login.upstream.sslmode) == ("app", None, "verify-full")
+    (token,) = login.tokens
+    assert token.token_id == issued.token.id
+    assert token.expires_at == pytest.approx(issued.expires_at.timestamp(), abs=1e-3)
+    verifier = Verifier(stored_key=token.stored_key, server_key=token.server_key)
+    assert matches(issued.token, verifier, salt=login.salt, iterations=login.iterations)
+    other = found(directory, "claude.production").upstream
+    assert (other.host, other.user, other.password) == ("/run/postgresql", "agent_read", "hunter2")
+    assert "hunter2" not in repr(found(directory, "claude.production"))
+
+
+async def test_a_revoked_token_is_gone_within_a_second(agents: Agents, directory: Directory) -> None:
+    first = create(agents)
+    second = agents.issue_token(name="claude", environment="staging", now=datetime.now(UTC), by="ann")
+    await until(lambda: (login := directory.find("claude.staging")) and len(login.tokens) == 2)
+    agents.revoke_token(token_id=first.token.id, now=datetime.now(UTC))
+    took = await until(lambda: len(found(directory, "claude.staging").tokens) == 1)
+    assert took < PROPAGATION
+    assert found(directory, "claude.staging").tokens[0].token_id == second.token.id
+
+
+async def test_a_removed_agent_is_gone_within_a_second(agents: Agents, directory: Directory) -> None:
+    create(agents)
+    await until(lambda: directory.find("claude.staging"))
+    agents.remove(name="claude", environment="staging", now=datetime.now(UTC))
+    assert await until(lambda: directory.find("claude.staging") is None) < PROPAGATION
+
+
+async def test_a_token_that_expired_lately_is_known_and_an_old_one_is_not(agents: Agents, directory: Directory) -> None:
+    create(agents)
+    now = datetime.now(UTC)
+    for days in (3, 30):
+        agents.issue_token(name="claude", environment="staging", now=now - timedelta(days=days), by="ann", ttl=timedelta(hours=1))
+    await until(lambda: (login := directory.find("claude.staging")) and len(login.tokens) == 2)
+    expired = [token for token in found(directory, "claude.staging").tokens if token.expires_at < now.timestamp()]
+    assert len(expired) == 1
+
+
+async def test_callbacks_hear_of_changes_and_of_nothing_else(control: Database, agents: Agents, directory: Directory) -> None:
+    heard: list[bool] = []
+    directory.on_change(lambda: heard.append(directory.available))
+    with control.transaction() as connection:
+        connection.execute(text("insert into dbshield.environments (name) values ('unrelated')"))
+    create(agents)
+    await until(lambda: directory.find("claude.staging"))
+    assert set(heard) == {True}
+    assert len(heard) == 1
+    await directory.stop()
+    assert heard[-1] is False
+
+
+async def test_a_burst_of_changes_leads_to_few_loads(
+    agents: Agents, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = 0
+    publish = directory._publish
+
+    def counted(rows: list[LivingRow]) -> None:
+        nonlocal loads
+        loads += 1
+        publish(rows)
+
+    monkeypatch.setattr(directory, "_publish", counted)
+
+    def burst() -> None:
+        for number in range(30):
+            create(agents, f"agent-{number}")
+
+    await asyncio.to_thread(burst)
+    await until(lambda: directory.find("agent-29.staging"))
+    assert loads < 20
+
+
+async def test_settings_are_exchanged_without_a_load(agents: Agents, directory: Directory, tmp_path: Path) -> None:
+    create(agents)
+    create(agents, environment="production")
+    await until(lambda: directory.find("claude.production"))
+    (tmp_path / "password").write_text("rotated\n", encoding="utf-8")
+    changed = EnvironmentConfig(upstream=STAGING.upstream, databases=("shop", "stock"), password_file=tmp_path / "password")
+    directory.reconfigure({"staging": changed})
+    assert found(directory, "claude.staging").databases == ("shop", "stock")
+    assert found(directory, "claude.staging").upstream.password == "rotated"
+    assert directory.find("claude.production") is None
+    directory.reconfigure({"staging": changed, "production": PRODUCTION})
+    assert found(directory, "claude.production").upstream.user == "shield"
+
+
+async def test_an_agent_whose_password_cannot_be_read_is_left_out_and_named(
+    agents: Agents, directory: Directory, tmp_path: Path
+) -> None:
+    create(agents, "one")
+    create(agents, "two", role="agent_two", role_password="pw")
+    create(agents, "three", environment="production")
+    await until(lambda: directory.find("three.production"))
+    gone = EnvironmentConfig(upstream=PRODUCTION.upstream, password_file=tmp_path / "gone")
+    with structlog.testing.capture_logs() as logs:
+        directory.reconfigure({"staging": STAGING, "production": gone})
+        directory.reconfigure({"staging": STAGING, "production": gone})
+    assert [(entry["event"], entry["user"]) for entry in logs] == [("directory.agent_left_out", "three.production")]
+    assert directory.find("three.production") is None
+    assert found(directory, "two.staging").upstream.password == "pw"
+    other = Directory(control_dsn=directory._dsn, environments=ENVIRONMENTS, vault=Vault.create(tmp_path / "other.key"))
+    with structlog.testing.capture_logs() as logs:
+        await other.start()
+    assert other.find("two.staging") is None
+    assert other.find("one.staging") is not None
+    assert "sealed with another key" in logs[0]["reason"]
+    await other.stop()
+
+
+async def test_nobody_is_found_before_the_start_and_after_the_stop(agents: Agents, directory: Directory) -> None:
+    create(agents)
+    await until(lambda: directory.find("claude.staging"))
+    await directory.stop()
+    assert not directory.available
+    with pytest.raises(StoreError, match="does not answer"):
+        directory.find("claude.staging")
+
+
+async def test_a_first_load_that_fails_is_said(server: Server, tmp_path: Path) -> None:
+    vault = Vault.create(tmp_path / "key")
+    with empty_database(server) as dsn:
+        directory = Directory(control_dsn=dsn, environments=ENVIRONMENTS, vault=vault)
+        with pytest.raises(StoreError, match="is empty"):
+            await directory.start()
+        assert not directory.available
+    with pytest.raises(StoreError, match="does not answer"):
+        await Directory(control_dsn="host=127.0.0.1 port=1", environments={}, vault=vault).start()
+
+
+async def test_an_outage_is_noticed_and_so_is_its_end(tmp_path: Path) -> None:
+    cluster = Cluster(temporary_folder(), settings={"fsync": "off", "shared_buffers": "1MB"})
+    cluster.start(tethered=True, throwaway=True)
+    try:
+        with control_database(cluster.dsn()) as database:
+            agents, vault = agents_of(database, tmp_path)
+            issued = create(agents)
+            directory = Directory(control_dsn=cluster.dsn(), environments=ENVIRONMENTS, vault=vault)
+            await directory.start()
+            heard: list[bool] = []
+            directory.on_change(lambda: heard.append(directory.available))
+            await asyncio.to_thread(cluster.kill)
+            assert await until(lambda: not directory.available) < PROPAGATION
+            with pytest.raises(StoreError, match="does not answer"):
+                directory.find("claude.staging")
+            await asyncio.to_thread(cluster.start, tethered=True, throwaway=True)
+            await until(lambda: directory.available)
+            assert found(directory, "claude.staging").tokens[0].token_id == issued.token.id
+            agents.revoke_token(token_id=issued.token.id, now=datetime.now(UTC))
+            assert await until(lambda: not found(directory, "claude.staging").tokens) < PROPAGATION
+            assert heard[:2] == [False, True]
+            await directory.stop()
+    finally:
+        cluster.remove()
+
+
+async def test_a_connection_that_goes_silent_is_noticed(
+    agents: Agents, control: Database, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server process stops without a word: nothing arrives, nothing is refused."""
+    monkeypatch.setattr(module, "QUERY_TIMEOUT", 0.2)
+    heard: list[bool] = []
+    directory.on_change(lambda: heard.append(directory.available))
+    with control.transaction() as connection:
+        (pid,) = connection.scalars(BACKENDS).all()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await until(lambda: heard[:2] == [False, True])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    create(agents)
+    assert await until(lambda: directory.find("claude.staging")) < PROPAGATION
+
+
+async def test_a_newer_revision_makes_it_unavailable(control: Database, directory: Directory) -> None:
+    with control.transaction() as connection:
+        connection.execute(text("update dbshield.alembic_version set version_num = '9999'"))
+    with control.transaction() as connection:
+        for pid in connection.scalars(BACKENDS).all():
+            connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
+    await until(lambda: not directory.available)
+    with control.transaction() as connection:
+        connection.execute(text("update dbshield.alembic_version set version_num = '0001'"))
+    await until(lambda: directory.available)

@@ -1,0 +1,53 @@
+"""Control databases for tests: empty or migrated, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from psycopg import sql
+
+from dbshield.config import EnvironmentConfig
+from dbshield.control.agents import Agents, register_environments
+from dbshield.control.vault import Vault
+from dbshield.store.database import Database
+from support.servers import Server
+
+NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+STAGING = EnvironmentConfig(upstream="postgresql://app@db.example.com/shop?sslmode=verify-full")
+PRODUCTION = EnvironmentConfig(upstream="host=/run/postgresql user=shield dbname=live", token_ttl_days=7, token_ttl_max_days=14)
+ENVIRONMENTS = {"staging": STAGING, "production": PRODUCTION}
+
+
+@contextmanager
+def empty_database(server: Server) -> Iterator[str]:
+    """The DSN of a database of its own, gone afterwards."""
+    name = f"control_{uuid4().hex}"
+    with server.connect() as admin:
+        admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+    try:
+        yield server.dsn(name)
+    finally:
+        server.drop(name)
+
+
+@contextmanager
+def control_database(dsn: str) -> Iterator[Database]:
+    """A migrated control database with the environments of this module."""
+    database = Database(dsn)
+    try:
+        database.migrate()
+        register_environments(database, list(ENVIRONMENTS))
+        yield database
+    finally:
+        database.close()
+
+
+def agents_of(database: Database, folder: Path) -> tuple[Agents, Vault]:
+    """The agents' registry and the vault that it seals with."""
+    path = folder / "secret.key"
+    vault = Vault.load(path) if path.exists() else Vault.create(path)
+    return Agents(database, ENVIRONMENTS, lambda: vault), vault
