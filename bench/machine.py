@@ -25,7 +25,7 @@ def header(arguments: Sequence[str], versions: Sequence[str], *, seconds: int, r
         f"server    {settings}; pgbench scale {SCALE}, unlogged tables",
         "way       TCP on loopback on both hops, no TLS, SCRAM-SHA-256 on both; dbshield with one worker, policy and audit on",
         f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
-        " medians; ratios are medians of each round's own; CPU is a proxy's own processes' user and system time",
+        " medians; ratios are medians of each round's own",
     ]
 
 

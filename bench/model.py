@@ -110,6 +110,8 @@ class Row:
     fresh: bool = False
     proxies_only: bool = False
     ratios: bool = True
+    notes: bool = False
+    """Whether the note of the middle run stands beside the figure; JSON has them all."""
 
 
 @dataclass(slots=True, kw_only=True)

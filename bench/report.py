@@ -17,25 +17,30 @@ from bench.model import Name, Result
 
 NOTHING = "–"
 PLAIN_WIDTH = 200
+HEADINGS = ("to PgBouncer", "to direct", "PgBouncer CPU", "dbshield CPU", "CPU ratio")
+EXPLANATION = (
+    "to …: dbshield's figure divided by the other's. CPU: µs of the proxy's own processes per transaction, connection,"
+    " statement or MB. ↓: less is better."
+)
 
 
 def table(results: Mapping[str, Result], *, terminal: bool) -> Table:
     """Medians over the rounds; ratios are medians of each round's own ratio."""
-    drawn = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal)
-    drawn.add_column("row", no_wrap=True)
+    drawn = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal, collapse_padding=terminal)
+    drawn.add_column("row", min_width=20)
     drawn.add_column("unit", no_wrap=True)
     for name in Name:
-        drawn.add_column(name.value, justify="right", no_wrap=True)
-    for heading in ("dbshield / PgBouncer", "dbshield / direct", "CPU µs PgBouncer", "CPU µs dbshield", "CPU ratio"):
-        drawn.add_column(heading, justify="right")
+        drawn.add_column(name.value, justify="right", min_width=max(8, len(name.value)))
+    for heading in HEADINGS:
+        # On a terminal two short lines leave room for the figures; Markdown knows one line only.
+        drawn.add_column(heading.replace(" ", "\n") if terminal else heading, justify="right", no_wrap=True)
     for result in results.values():
         row = result.row
         rates = [_cell(result, name) for name in Name]
         ratios = [_ratio(figure(result, which)) for which in (Figure.RATE_TO_PGBOUNCER, Figure.RATE_TO_DIRECT)]
-        unit = row.unit + (" (less is better)" if row.lower_is_better else "")
-        label = row.label + (" (CPU per MB)" if row.work == "MB" else "")
+        unit = row.unit + (" ↓" if row.lower_is_better else "")
         drawn.add_row(
-            label,
+            row.label,
             unit,
             *rates,
             *(ratios if row.ratios else (NOTHING, NOTHING)),
@@ -55,6 +60,7 @@ def print_report(
         console.print(line, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
     console.print()
     _print_table(console, table(results, terminal=terminal))
+    console.print(EXPLANATION, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
     for name, reason in absent.items():
         console.print(f"{name} is empty: {reason}", markup=False, highlight=False, soft_wrap=True)
     for key, result in results.items():
@@ -119,7 +125,7 @@ def _cell(result: Result, name: Name) -> str:
     if value is None:
         return NOTHING
     shown = _number(value)
-    if not runs[0].note:
+    if not runs[0].note or not result.row.notes:
         return shown
     # The note of the run that is the median, or next to it.
     nearest = min(runs, key=lambda run: abs(run.value - value))

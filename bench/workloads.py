@@ -52,9 +52,9 @@ def rows(bulk_rows: int) -> tuple[Row, ...]:
             work="transaction",
             measure=partial(_pgbench, ("--builtin=tpcb-like", "--protocol=simple"), 8),
         ),
-        Row(key="copy-out", label="COPY out", unit="MB/s", work="MB", measure=_copy_out),
-        Row(key="copy-in", label="COPY in", unit="MB/s", work="MB", measure=_copy_in),
-        Row(key="select-rows", label=f"SELECT of {bulk_rows:,} rows", unit="MB/s", work="MB", measure=_select_rows),
+        Row(key="copy-out", label="COPY out", unit="MB/s", work="MB", measure=_copy_out, notes=True),
+        Row(key="copy-in", label="COPY in", unit="MB/s", work="MB", measure=_copy_in, notes=True),
+        Row(key="select-rows", label=f"SELECT of {bulk_rows:,} rows", unit="MB/s", work="MB", measure=_select_rows, notes=True),
         Row(
             key="connect",
             label="new connections, 8 clients",
@@ -74,7 +74,7 @@ def rows(bulk_rows: int) -> tuple[Row, ...]:
         ),
         Row(
             key="first-seen",
-            label="first-seen statement, extra latency",
+            label="first-seen statement, extra time",
             unit="µs",
             work="statement",
             measure=_first_seen,
