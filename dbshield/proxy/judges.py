@@ -20,7 +20,7 @@ from dbshield.proxy.upstream import Server
 CATALOGUE_AGE: Final = 30.0
 """Seconds for which a new session takes the functions as they were read."""
 
-Rows = list[tuple[bytes | None, ...]]
+Rows = list[tuple[str | None, ...]]
 
 
 @dataclass(slots=True)

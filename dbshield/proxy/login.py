@@ -9,17 +9,19 @@ import asyncio
 import secrets
 import socket
 import time
+from functools import partial
 from typing import assert_never
 
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AgentLogin
+from dbshield.policy.judge import Judge
 from dbshield.proxy import listener, upstream
 from dbshield.proxy.inbox import Inbox
-from dbshield.policy.judge import Judge
 from dbshield.proxy.pair import Pair, fatal
 from dbshield.proxy.sessions import Place, Session
 from dbshield.proxy.state import WorkerState
-from dbshield.session import login as machine
+from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
+from dbshield.session.login import ClientLogin
 from dbshield.session.relay import Relay
 from dbshield.wire.authentication import AuthenticationOk
 from dbshield.wire.backend import BackendKeyData, ParameterStatus, ReadyForQuery, TransactionStatus
@@ -43,7 +45,7 @@ async def serve(sock: socket.socket, state: WorkerState) -> None:
     try:
         async with asyncio.timeout(state.config.proxy.login_timeout):
             transport = await listener.accept(sock, state.tls, inbox)
-            inbox.on_lost = task.cancel
+            inbox.on_lost = partial(_cancel_login, task)
             await _Login(state, transport, inbox, peer).run()
     except _Gone:
         pass
@@ -68,6 +70,10 @@ async def serve(sock: socket.socket, state: WorkerState) -> None:
     sock.close()
 
 
+def _cancel_login(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
 def _refuse(transport: asyncio.Transport | None, error: DbshieldError) -> None:
     if transport is not None and not transport.is_closing():
         transport.write(fatal(error))
@@ -82,7 +88,7 @@ class _Login:
         self.inbox = inbox
         self.peer = peer
         self.user = ""
-        self.machine = machine.ClientLogin(
+        self.machine = ClientLogin(
             nonce=secrets.token_urlsafe(24),
             mock_secret=state.mock_secret,
             encrypted=transport.get_extra_info("ssl_object") is not None,
@@ -99,31 +105,31 @@ class _Login:
             place.release()
             raise
 
-    async def _authenticate(self) -> machine.Authenticated:
+    async def _authenticate(self) -> Authenticated:
         while True:
             actions = self.machine.receive(await self.inbox.receive(), now=time.time())
             while actions:
                 action = actions.pop(0)
                 match action:
-                    case machine.Send(data=data):
+                    case Send(data=data):
                         self.transport.write(data)
-                    case machine.Lookup(user=user):
+                    case Lookup(user=user):
                         self.user = user
                         actions += self.machine.found(self.state.directory.find(user), now=time.time())
-                    case machine.Cancel(process_id=process_id, secret_key=key):
+                    case Cancel(process_id=process_id, secret_key=key):
                         await self.state.cancel_keys.cancel(process_id, key)
                         raise _Gone
-                    case machine.Fail(data=data, reason=reason):
+                    case Fail(data=data, reason=reason):
                         self.transport.write(data)
                         self.state.log.warning("login failed", client=self.peer, user=self.user, why=reason)
                         self.state.audit.connection_refused(time.time(), client=self.peer, user=self.user, why=reason)
                         raise _Gone
-                    case machine.Authenticated():
+                    case Authenticated():
                         return action
                     case never:
                         assert_never(never)
 
-    async def _open(self, who: machine.Authenticated, place: Place) -> None:
+    async def _open(self, who: Authenticated, place: Place) -> None:
         """Reach the server as the agent's role, tell the client that it is in, and let the bytes flow."""
         state = self.state
         server = await upstream.connect(who.login.upstream, database=who.database, settings=who.settings)
@@ -142,7 +148,7 @@ class _Login:
         )
         self._join(session.pair, server)
 
-    def _session(self, who: machine.Authenticated, server: upstream.Server, judge: Judge, place: Place) -> tuple[Session, bytes]:
+    def _session(self, who: Authenticated, server: upstream.Server, judge: Judge, place: Place) -> tuple[Session, bytes]:
         """The session, and the secret of its cancel key. What it holds is given back when it ends."""
         state = self.state
         relay = Relay(

@@ -16,7 +16,8 @@ from dbshield.errors import ProtocolError, Refused
 from dbshield.model import Upstream
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.tls import channel_binding, upstream_context
-from dbshield.session import upstream as login
+from dbshield.session.actions import Failed, Ready, Send
+from dbshield.session.upstream import UpstreamLogin
 from dbshield.wire.backend import DataRow, ErrorResponse, ReadyForQuery, decode_backend
 from dbshield.wire.framing import FrameReader
 from dbshield.wire.frontend import Query
@@ -110,7 +111,7 @@ async def _log_in(
     transport: asyncio.Transport, inbox: Inbox, upstream: Upstream, database: str, settings: Mapping[str, str]
 ) -> Server:
     tls = transport.get_extra_info("ssl_object")
-    machine = login.UpstreamLogin(
+    machine = UpstreamLogin(
         upstream=upstream,
         database=database,
         settings=settings,
@@ -122,11 +123,11 @@ async def _log_in(
     while True:
         for action in machine.receive(await inbox.receive()):
             match action:
-                case login.Send(data=data):
+                case Send(data=data):
                     transport.write(data)
-                case login.Failed(error=error):
-                    raise _as_refused(error)
-                case login.Ready():
+                case Failed(error=error, ours=ours):
+                    raise _as_refused(error, ours=ours)
+                case Ready():
                     if action.trailing:
                         inbox.data_received(action.trailing)
                     return Server(
@@ -141,25 +142,27 @@ async def _log_in(
                     assert_never(never)
 
 
-def _as_refused(error: ErrorResponse) -> Refused:
-    """The server's refusal of a login, passed on; the client's own credential had nothing to do with it."""
+def _as_refused(error: ErrorResponse, *, ours: bool = False) -> Refused:
+    """Why there is no session with the server, passed on; the client's own credential had nothing to do with it."""
     return Refused(
-        f"the protected server refused dbshield's login: {error.message}",
+        error.message if ours else f"the protected server refused dbshield's login: {error.message}",
         sqlstate=error.sqlstate,
         detail=error.detail,
         hint=error.hint or "Tell whoever runs dbshield: the agent's own token was accepted.",
     )
 
 
-async def query(server: Server, text: str) -> list[tuple[bytes | None, ...]]:
+async def query(server: Server, text: str) -> list[tuple[str | None, ...]]:
     """Ask the idle server something on dbshield's own behalf; the rows in text format. Raises Refused."""
     server.transport.write(Query(query=text.encode()).encode())
-    frames, rows, failed = FrameReader(), [], None
+    frames = FrameReader()
+    rows: list[tuple[str | None, ...]] = []
+    failed: ErrorResponse | None = None
     while True:
         for frame in frames.feed(await server.inbox.receive()):
             match decode_backend(frame.code, frame.payload):
                 case DataRow(values=values):
-                    rows.append(tuple(values))
+                    rows.append(tuple(value if value is None else value.decode() for value in values))
                 case ErrorResponse() as error:
                     failed = error
                 case ReadyForQuery():

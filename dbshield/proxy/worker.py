@@ -56,6 +56,8 @@ class Worker:
             await self._stop(timers)
 
     def _listen(self) -> None:
+        if self._stopping.is_set():
+            return
         for sock in self._sockets:
             asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock)
 
@@ -87,7 +89,7 @@ class Worker:
         """Out of descriptors, most likely: say so, and let those that are open be closed before trying again."""
         self._state.log.error("cannot accept connections", why=errno.errorcode.get(error.errno or 0, str(error)))
         self._deafen()
-        asyncio.get_running_loop().call_later(ACCEPT_PAUSE, lambda: self._stopping.is_set() or self._listen())
+        asyncio.get_running_loop().call_later(ACCEPT_PAUSE, self._listen)
 
     def reload(self) -> None:
         state = self._state
@@ -95,7 +97,7 @@ class Worker:
             config = self._reload()
             proxy = config.proxy
             tls = server_context(proxy.tls_certificate, proxy.tls_key) if proxy.tls_certificate and proxy.tls_key else None
-            state.directory.configure(config.environments)
+            state.directory.reconfigure(config.environments)
         except ConfigError as error:
             state.log.error("the configuration was not reloaded", why=error.message)
             return
