@@ -1,0 +1,114 @@
+"""How the demo looks: colours and a spinner on a terminal, plain lines in a pipe, nothing at all where JSON is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dbshield.cli.demo.proof import Contents, Refusal
+from dbshield.cli.demo.story import TABLES, Attack, Work
+
+if TYPE_CHECKING:
+    from dbshield.cli.demo.play import Outcome
+
+TITLE_WIDTH = 34
+SECRET = re.compile(r"(dbs_[a-z0-9-]+_[^_@]{4})[^@]*@")
+
+
+class Show:
+    """Prints the story as it happens."""
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._console = Console(highlight=False, quiet=silent)
+        self._began = time.monotonic()
+
+    def _print(self, text: str = "") -> None:
+        # A pipe gets whole lines, whatever their length, so that they can be searched.
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
+
+    def title(self) -> None:
+        self._print("[bold]dbshield demo[/]  an AI agent meets a database that it cannot destroy\n")
+
+    def note(self, text: str) -> None:
+        self._print(f"\n{escape(text)}")
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Shows what happens while it does, and how long it took; the text may be put into better words at the end."""
+        final = text
+
+        def finish(better: str) -> None:
+            nonlocal final
+            final = better
+
+        began = time.monotonic()
+        with self._console.status(text):
+            yield finish
+        self._print(f"  [green]✓[/] {escape(final)}  [dim]{time.monotonic() - began:.1f} s[/]")
+
+    def commands(self, commands: list[str], dsn: str) -> None:
+        for command in commands:
+            self._print(f"      [dim]$[/] {escape(command)}")
+        self._print("      The agent's connection string is now")
+        without_secret = SECRET.sub(r"\1…@", dsn)
+        self._print(f"      [cyan]{escape(without_secret)}[/]")
+
+    def act(self, title: str, how: str) -> None:
+        self._print(f"\n[bold]{escape(title)}[/]  [dim]{escape(how)}[/]")
+
+    def worked(self, work: Work, problem: str) -> None:
+        mark = "[red]✗ failed[/]" if problem else "[green]✓ passed[/]"
+        self._print(f"  {mark}   {escape(work.title):{TITLE_WIDTH}} [dim]{escape(work.shown)}[/]")
+        if problem:
+            self._print(f"             [red]{escape(problem)}[/]")
+
+    def tried(self, attack: Attack, refusal: Refusal | None, cost: int, *, held: bool) -> None:
+        mark = "[green]■ stopped[/]" if held else "[bold red]✗ NOT STOPPED[/]"
+        self._print(f"  {mark}  [bold]{escape(attack.title)}[/]  [dim]unprotected: {cost:,} rows lost[/]")
+        self._print(f"             [yellow]{escape(attack.text)}[/]")
+        if refusal is None:
+            self._print("             [red]the server ran it[/]")
+            return
+        for name, text in (("ERROR", refusal.message), ("DETAIL", refusal.detail), ("HINT", refusal.hint)):
+            self._print(f"             [dim]{name:7}[/] {escape(text)}")
+
+    def proof(self, before: Contents, after: Contents) -> None:
+        self.act("The data", "read straight from the server, before and after")
+        if not self._console.is_terminal:
+            for table in TABLES:
+                self._print(
+                    f"  {table:10} {before.count(table):>6,} rows before, {after.count(table):>6,} after; "
+                    f"content {before.fingerprint(table)} before, {after.fingerprint(table)} after"
+                )
+            return
+        grid = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+        for name in ("table", "rows before", "rows after", "content before", "content after", ""):
+            grid.add_column(name, justify="right" if name.startswith("rows") else "left")
+        for table in TABLES:
+            same = before.fingerprint(table) == after.fingerprint(table)
+            grid.add_row(
+                table,
+                f"{before.count(table):,}",
+                f"{after.count(table):,}",
+                before.fingerprint(table),
+                after.fingerprint(table),
+                "[green]identical[/]" if same else "[bold red]DIFFERENT[/]",
+            )
+        self._console.print(grid)
+
+    def end(self, outcome: Outcome, seconds: float) -> None:
+        passed = sum(not done.problem for done in outcome.done)
+        stopped = sum(tried.held for tried in outcome.tried)
+        counts = f"{passed} of {len(outcome.done)} pieces of work passed, {stopped} of {len(outcome.tried)} attempts were stopped"
+        if outcome.held:
+            self._print(f"\n[bold green]All of it held:[/] {counts}, no row was lost. [dim]{seconds:.1f} s, cleaned up.[/]")
+            self._print("Protect a database of your own: [bold]dbshield up[/]")
+        else:
+            self._print(f"\n[bold red]It did not hold:[/] {counts}, {outcome.lost:,} rows were lost.")

@@ -1,0 +1,93 @@
+"""`dbshield demo` holds, tells so, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.shield import COMMAND
+from support.waiting import until
+
+from dbshield.cluster import temporary_folder
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A temporary folder that the demo has for itself."""
+    folder = temporary_folder("demo-test-")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def start(place: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "demo", *words],
+        env={**os.environ, "TMPDIR": str(place)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes(place: Path) -> list[str]:
+    """Command lines that still name the demo's folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if str(place) in words:
+            found.append(words)
+    return found
+
+
+def nothing_left(place: Path) -> bool:
+    return processes(place) == [] and list(place.iterdir()) == []
+
+
+def test_it_holds_twice_in_a_row_and_is_plain_in_a_pipe(place: Path) -> None:
+    for _ in range(2):
+        ran = start(place)
+        out, said = ran.communicate(timeout=120)
+        assert ran.returncode == 0, out + said
+        assert "All of it held" in out
+        assert "\x1b" not in out
+        assert out.count("stopped  ") >= 10
+        assert "HINT" in out
+        assert said == ""
+        assert nothing_left(place)
+
+
+def test_for_machines(place: Path) -> None:
+    ran = start(place, "--json")
+    out, said = ran.communicate(timeout=120)
+    assert ran.returncode == 0, out + said
+    told = json.loads(out)
+    assert told["held"] is True
+    assert all(attack["held"] and attack["rows_lost_without"] > 0 for attack in told["stopped"])
+    assert all(table["fingerprint_before"] == table["fingerprint_after"] for table in told["tables"])
+    assert told["seconds"] < 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", ["starts", "stands", "works"])
+def test_it_cleans_up_when_it_is_interrupted(place: Path, number: signal.Signals, moment: str) -> None:
+    """Even SIGKILL leaves no process and no folder: what it started notices."""
+    ran = start(place)
+    try:
+        assert ran.stdout is not None
+        while moment not in (line := ran.stdout.readline()):
+            assert line, "the demo ended early"
+        ran.send_signal(number)
+    finally:
+        ran.communicate(timeout=60)
+    assert ran.returncode == (-9 if number is signal.SIGKILL else 130)
+    assert until(lambda: nothing_left(place)), (processes(place), list(Path(tempfile.gettempdir()).glob("dbshield-demo*")))
