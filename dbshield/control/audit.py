@@ -1,0 +1,267 @@
+"""The audit: one JSON line for every statement with its verdict, and for every connection, refused login and end of a session.
+
+Laws:
+- It cannot be switched off, and holds no literal that a client sent: a statement is written in its normal form alone.
+- Recording is an append to a list. Rendering happens in batches, in `flush`, which the proxy calls several times a second: what
+  is the same for a connection is rendered once a connection, what is the same for a shape of statements once a shape.
+- Nothing here raises into the proxy. What cannot be written is kept, up to a limit, in order; what was lost beyond it leaves a
+  line of its own that says how many. `healthy` says whether the last write succeeded, and the proxy decides what follows.
+- Lines of several workers go to one file: it is opened for appending, and a batch is one write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from dbshield.errors import ConfigError
+from dbshield.model import Judgement
+
+BATCH: Final = 2_000
+"""Events after which a flush does not wait for its turn: a millisecond's work."""
+KEPT_BYTES: Final = 32 << 20
+"""What a worker keeps in memory while nothing can be written."""
+STATEMENT_MAX: Final = 64 << 10
+"""Characters of a normal form that are written; longer ones are cut and marked."""
+CACHED_CHARACTERS: Final = 8 << 20
+"""Of rendered judgements; when they are more, all are forgotten and the live ones come back by themselves."""
+STDOUT: Final = 1
+
+THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
+"""Looking digits up costs half of what formatting them does."""
+
+Record = Callable[[float, Judgement], None]
+
+_Event = tuple[float, str, Judgement | None]
+"""Seconds since 1970, the text that follows them, and the judgement for a statement."""
+
+
+class AuditedSession:
+    """The events of one session. `statement` is called for each statement, with the time and its judgement."""
+
+    __slots__ = ("_add", "_fields", "statement")
+
+    def __init__(self, fields: str, pending: list[_Event], full: Callable[[], None]) -> None:
+        self._fields = fields
+        self._add = pending.append
+        self.statement: Record = _recorder(f'Z","event":"statement",{fields},', pending, full)
+
+    def ended(self, now: float, reason: str) -> None:
+        self._add((now, f'Z","event":"disconnected",{self._fields},"reason":{_quoted(reason)}}}\n', None))
+
+
+class AuditLog:
+    """The audit of one worker, in a file of its own or shared with others; without a path, on standard output.
+
+    Raises ConfigError where the file cannot be opened: a proxy without an audit does not start.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._pending: list[_Event] = []
+        self._buffer = b""
+        self._torn = b""
+        self._lost = 0
+        self._healthy = True
+        self._rendered: dict[int, tuple[Judgement, str]] = {}
+        self._rendered_characters = 0
+        self._log: Any = structlog.get_logger(__name__)
+        self._descriptor = self._open()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything that was recorded before the last flush is written."""
+        return self._healthy
+
+    @property
+    def lost(self) -> int:
+        """Events that were neither written nor kept, and are not yet accounted for in the file."""
+        return self._lost
+
+    def connected(
+        self,
+        now: float,
+        *,
+        agent: str,
+        environment: str,
+        database: str,
+        session: int,
+        client: str,
+        token_id: str,
+        application_name: str,
+    ) -> AuditedSession:
+        """An agent logged in; what is returned records the rest of its session."""
+        fields = connection_fields(
+            agent=agent,
+            environment=environment,
+            database=database,
+            session=session,
+            client=client,
+            application_name=application_name,
+        )
+        self._pending.append((now, f'Z","event":"connected",{fields},"token":{_quoted(token_id)}}}\n', None))
+        return AuditedSession(fields, self._pending, self.flush)
+
+    def connection_refused(self, now: float, *, client: str, user: str, why: str) -> None:
+        """A login that failed. `user` is what the client claimed, cut to what a name can be."""
+        fields = f'"user":{_quoted(user[:128])},"client":{_quoted(client)},"reason":{_quoted(why)}'
+        self._pending.append((now, f'Z","event":"refused",{fields}}}\n', None))
+        if len(self._pending) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was recorded. Never raises."""
+        if self._pending:
+            events = self._pending[:]
+            # The list stays the same: every session holds its append.
+            self._pending.clear()
+            self._take(events)
+        if self._buffer:
+            self._write()
+
+    def reopen(self) -> None:
+        """Goes on in a new file after the old one was moved away. Where that cannot be opened, the old one is kept."""
+        self.flush()
+        if self._path is None:
+            return
+        try:
+            descriptor = self._open()
+        except ConfigError as error:
+            self._log.error("audit.not_reopened", reason=error.message)
+            return
+        if self._torn and not os.path.sameopenfile(descriptor, self._descriptor):
+            # A full disk cut a line: in the new file it stands whole.
+            self._buffer = self._torn + self._buffer
+            self._torn = b""
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self.flush()
+
+    def close(self) -> None:
+        """The last flush. What cannot be written even now is lost, and said so."""
+        self.flush()
+        if self._buffer or self._lost:
+            self._log.critical("audit.lost", events=self._lost + self._buffer.count(b"\n"))
+        if self._path is not None:
+            os.close(self._descriptor)
+
+    def _open(self) -> int:
+        if self._path is None:
+            return STDOUT
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"the audit file {self._path} cannot be opened: {error.strerror}",
+                hint="Look at [audit] file, and at who may write there.",
+            ) from error
+
+    def _take(self, events: list[_Event]) -> None:
+        """Renders events behind what is still to be written, unless that has grown too long already."""
+        if len(self._buffer) >= KEPT_BYTES:
+            self._lost += len(events)
+            return
+        if self._lost:
+            gap = f'Z","event":"audit-gap","lost":{self._lost}}}\n'
+            events = [(events[0][0], gap, None), *events]
+            self._lost = 0
+        self._buffer += self._render(events).encode("ascii")
+
+    def _render(self, events: list[_Event]) -> str:
+        lines: list[str] = []
+        add = lines.append
+        rendered = self._rendered.get
+        begin, end, stamp = 0, 0, ""
+        for now, head, judgement in events:
+            if not begin <= now < end:
+                begin = int(now)
+                end = begin + 1
+                stamp = time.strftime('{"ts":"%Y-%m-%dT%H:%M:%S.', time.gmtime(begin))
+            micro = int((now - begin) * 1e6)
+            if judgement is None:
+                add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}")
+                continue
+            # By identity, which hashes nothing; the judgement is kept with it, so that no other takes its place in memory.
+            entry = rendered(id(judgement))
+            tail = entry[1] if entry is not None else self._render_judgement(judgement)
+            add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}{tail}")
+        return "".join(lines)
+
+    def _render_judgement(self, judgement: Judgement) -> str:
+        text = judgement_fields(judgement)
+        if self._rendered_characters > CACHED_CHARACTERS:
+            self._rendered.clear()
+            self._rendered_characters = 0
+        self._rendered[id(judgement)] = (judgement, text)
+        # The judgement's own text counts as well: it would be gone without this entry.
+        self._rendered_characters += len(text) + len(judgement.normal)
+        return text
+
+    def _write(self) -> None:
+        try:
+            while self._buffer:
+                written = os.write(self._descriptor, self._buffer)
+                if written == len(self._buffer):
+                    self._buffer = self._torn = b""
+                else:
+                    self._cut(written)
+        except OSError as error:
+            if self._healthy:
+                self._healthy = False
+                self._log.critical("audit.not_written", file=str(self._path or "standard output"), reason=error.strerror)
+            return
+        if not self._healthy:
+            self._healthy = True
+            self._log.warning("audit.written_again", lost=self._lost)
+
+    def _cut(self, written: int) -> None:
+        """A part was written; the beginning of the line that it ends in is remembered, should the file be exchanged now."""
+        begin = self._buffer.rfind(b"\n", 0, written) + 1
+        self._torn = self._buffer[begin:written] if begin else self._torn + self._buffer[:written]
+        self._buffer = self._buffer[written:]
+
+
+def connection_fields(*, agent: str, environment: str, database: str, session: int, client: str, application_name: str) -> str:
+    """What every event of a connection repeats, as a piece of JSON without braces."""
+    return (
+        f'"agent":{_quoted(agent)},"environment":{_quoted(environment)},"database":{_quoted(database)},"session":{session},'
+        f'"client":{_quoted(client)},"application":{_quoted(application_name)}'
+    )
+
+
+def judgement_fields(judgement: Judgement) -> str:
+    """What an event says of a statement, as a piece of JSON that ends the line."""
+    normal = judgement.normal
+    cut = ""
+    if len(normal) > STATEMENT_MAX:
+        normal, cut = normal[:STATEMENT_MAX], ',"cut":true'
+    rules = list(dict.fromkeys(finding.rule for finding in judgement.findings))
+    effects = [str(effect) for effect in judgement.effects]
+    return (
+        f'"statement":{_quoted(normal)}{cut},"verdict":"{judgement.verdict.word}",'
+        f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{json.dumps(effects, separators=(",", ":"))}}}\n'
+    )
+
+
+def _recorder(head: str, pending: list[_Event], full: Callable[[], None]) -> Record:
+    """A closure, because this is called for every statement and finds its three things without a look into an object."""
+    append = pending.append
+
+    def record(now: float, judgement: Judgement) -> None:
+        append((now, head, judgement))
+        if len(pending) >= BATCH:
+            full()
+
+    return record
+
+
+def _quoted(text: str) -> str:
+    """ASCII alone: no line separator, no text that runs backwards, and no lone surrogate reaches whoever reads the file."""
+    return json.dumps(text)
