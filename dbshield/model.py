@@ -110,6 +110,8 @@ class Effect:
     kind: ObjectKind
     name: ObjectName
     flags: frozenset[Flag] = frozenset()
+    detail: str = field(default="", repr=False)
+    """What operation and kind leave open: which ALTER, the mode of a LOCK, the value of a SET. Not for logs."""
 
     @property
     def bounded(self) -> bool:

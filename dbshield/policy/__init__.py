@@ -1,1 +1,1 @@
-"""Rules, their catalogue, and the verdict over a text. Pure."""
+"""What agents may run: rules, their catalogue, and the judge that applies them. Pure: no I/O, no clock."""

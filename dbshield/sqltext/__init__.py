@@ -1,1 +1,1 @@
-"""The two readers of SQL text, their agreement, and its normal form. Pure."""
+"""What a SQL text is, as two readers see it: PostgreSQL's own grammar and sqlglot. Pure: no I/O, no clock."""

@@ -1,0 +1,111 @@
+"""Every rule there is, in the order in which they speak. An id is never used twice, and never again for something else."""
+
+from __future__ import annotations
+
+from dbshield.policy.rules.availability import HeavyLock, PreparedTransaction, RewriteTable
+from dbshield.policy.rules.base import Rule
+from dbshield.policy.rules.control import (
+    BecomeAnother,
+    BeyondAccess,
+    Catalogue,
+    DefinedBehaviour,
+    Extension,
+    Files,
+    ForeignServer,
+    Privileges,
+    Programs,
+    Replication,
+    Server,
+    Setting,
+)
+from dbshield.policy.rules.guard import EventTrigger, OwnSchema, RowSecurity, TableTriggers
+from dbshield.policy.rules.hidden import CallProcedure, DefineFunction, DoBlock, ListedFunction, SlyFunction, UnknownFunction
+from dbshield.policy.rules.objects import (
+    AlterSequence,
+    ChangeColumnType,
+    ChangePartition,
+    ChangeStorage,
+    DropClusterWide,
+    DropColumn,
+    DropConstraint,
+    DropObject,
+    DropOwned,
+    EmptyMaterializedView,
+    MoveAway,
+)
+from dbshield.policy.rules.rows import DeleteWithoutBound, Truncate, UpdateWithoutBound
+from dbshield.policy.rules.unreadable import (
+    Characters,
+    Disagreement,
+    FunctionMessage,
+    NotListed,
+    ReaderFailed,
+    SecondReader,
+    SyntaxFault,
+    TextRule,
+    TooDeep,
+    TooLong,
+)
+
+EFFECT_RULES: tuple[Rule, ...] = (
+    DropObject(),
+    DropOwned(),
+    DropClusterWide(),
+    DropColumn(),
+    DropConstraint(),
+    ChangeColumnType(),
+    MoveAway(),
+    ChangePartition(),
+    ChangeStorage(),
+    AlterSequence(),
+    EmptyMaterializedView(),
+    DeleteWithoutBound(),
+    UpdateWithoutBound(),
+    Truncate(),
+    BeyondAccess(),
+    Privileges(),
+    BecomeAnother(),
+    Setting(),
+    Files(),
+    Programs(),
+    Catalogue(),
+    Extension(),
+    ForeignServer(),
+    Server(),
+    Replication(),
+    DefinedBehaviour(),
+    EventTrigger(),
+    TableTriggers(),
+    RowSecurity(),
+    OwnSchema(),
+    HeavyLock(),
+    RewriteTable(),
+    PreparedTransaction(),
+    DoBlock(),
+    DefineFunction(),
+    CallProcedure(),
+    ListedFunction(),
+    SlyFunction(),
+    UnknownFunction(),
+)
+"""Rules about one effect."""
+
+NOT_LISTED = NotListed()
+"""What is said of an effect that no rule spoke about and that is not on the allow-list."""
+
+TEXT_RULES: tuple[TextRule, ...] = (
+    SyntaxFault(),
+    Disagreement(),
+    SecondReader(),
+    TooLong(),
+    TooDeep(),
+    Characters(),
+    ReaderFailed(),
+    FunctionMessage(),
+)
+"""Rules about a text that cannot be read; one for each member of Trouble."""
+
+RULES: tuple[Rule, ...] = tuple(sorted((*EFFECT_RULES, NOT_LISTED, *TEXT_RULES), key=lambda rule: rule.id))
+"""Every rule, by id."""
+
+BY_TROUBLE = {rule.trouble: rule for rule in TEXT_RULES}

@@ -1,0 +1,130 @@
+"""Which functions there are, and what the catalogue says of them (PostgreSQL manual, 36.7 Function Volatility Categories).
+
+PostgreSQL's own functions come from a file that ships with dbshield, everybody else's from the protected server's pg_proc. A name
+without a schema may resolve to any schema, and between overloads the argument types decide, so it is judged by the hardest of
+all functions with that name; only an overload with the very arguments of a built-in one is left out, because pg_catalog comes
+first in the search path and agents cannot change that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from functools import cache
+from importlib.resources import files
+
+CATALOGUE_QUERY = """\
+select p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text, p.provolatile::pg_catalog.text,
+    p.prosecdef::pg_catalog.text, l.lanname::pg_catalog.text, pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text,
+    (exists (select 1 from pg_catalog.pg_proc b where b.proname operator(pg_catalog.=) p.proname
+        and b.proargtypes operator(pg_catalog.=) p.proargtypes
+        and b.pronamespace operator(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace))::pg_catalog.text,
+    (p.pronargs operator(pg_catalog.>=) 1 and p.pronargs operator(pg_catalog.-) p.pronargdefaults operator(pg_catalog.<=) 1
+        and exists (select 1 from pg_catalog.pg_type t where t.oid operator(pg_catalog.=) p.proargtypes[0]
+            and t.typtype operator(pg_catalog.=) any ('{c,p}'::pg_catalog."char"[])))::pg_catalog.text
+from pg_catalog.pg_proc p
+join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace
+join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_catalog.<>) 'information_schema'"""
+"""What the proxy asks the protected server; all columns are text. The rows are what `FunctionCatalogue.from_rows` takes."""
+
+SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema"})
+
+
+@unique
+class Volatility(StrEnum):
+    """PostgreSQL's own letters, from the softest to the hardest."""
+
+    IMMUTABLE = "i"
+    STABLE = "s"
+    VOLATILE = "v"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function, or all overloads of a built-in one. `shadowed`: a built-in one has the same name and arguments.
+    `of_row`: it can be called as `row.name`."""
+
+    schema: str
+    name: str
+    volatility: Volatility
+    security_definer: bool = False
+    language: str = "internal"
+    owner: str = ""
+    shadowed: bool = False
+    of_row: bool = False
+
+    @property
+    def built_in(self) -> bool:
+        return self.schema in SYSTEM_SCHEMAS
+
+
+class FunctionCatalogue:
+    """Functions by name and by OID."""
+
+    def __init__(self, functions: Iterable[tuple[int, Function]]) -> None:
+        self._own: dict[str, list[Function]] = {}
+        self._by_oid: dict[int, Function] = {}
+        self.row_functions: set[str] = set()
+        for oid, function in functions:
+            self._own.setdefault(function.name, []).append(function)
+            self._by_oid[oid] = function
+            if function.of_row:
+                self.row_functions.add(function.name)
+
+    @classmethod
+    def builtin(cls) -> FunctionCatalogue:
+        """Only what PostgreSQL brings: for a judge without a database. Every other function is unknown to it."""
+        return cls(())
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[str | None]]) -> FunctionCatalogue:
+        """From the rows of CATALOGUE_QUERY, in its order of columns. Booleans may be spelled t or true."""
+        return cls(_function(row) for row in rows)
+
+    def named(self, schema: str, name: str) -> tuple[Function, ...]:
+        """Every function that a call by this name may mean; empty when there is none."""
+        system, _ = _built_in()
+        own = self._own.get(name, ())
+        if schema in SYSTEM_SCHEMAS:
+            found = system.get(name if schema == "pg_catalog" else f"{schema}.{name}")
+            return (found,) if found else ()
+        if schema:
+            return tuple(function for function in own if function.schema == schema)
+        found = system.get(name)
+        if found is None:
+            return tuple(own)
+        return (found, *(function for function in own if not function.shadowed))
+
+    def numbered(self, oid: int) -> Function | None:
+        """The function with this OID, or None."""
+        return self._by_oid.get(oid) or _built_in()[1].get(oid)
+
+
+def _function(row: Sequence[str | None]) -> tuple[int, Function]:
+    oid, schema, name, volatility, definer, language, owner, shadowed, of_row = (value or "" for value in row)
+    return int(oid), Function(
+        schema=schema,
+        name=name,
+        volatility=Volatility(volatility),
+        security_definer=definer.startswith("t"),
+        language=language,
+        owner=owner,
+        shadowed=shadowed.startswith("t"),
+        of_row=of_row.startswith("t"),
+    )
+
+
+@cache
+def _built_in() -> tuple[Mapping[str, Function], Mapping[int, Function]]:
+    """PostgreSQL's own functions by name (schema-qualified outside pg_catalog) and by OID, from the data file."""
+    names: dict[str, Function] = {}
+    oids: dict[int, Function] = {}
+    for line in (files("dbshield.policy") / "data" / "functions.txt").read_text("utf-8").splitlines():
+        key, volatility, *numbers = line.split(" ")
+        schema, _, name = key.rpartition(".")
+        function = Function(schema=schema or "pg_catalog", name=name, volatility=Volatility(volatility))
+        names[key] = function
+        oids.update((int(number), function) for number in numbers)
+    return names, oids

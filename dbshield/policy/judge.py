@@ -1,0 +1,225 @@
+"""The judge: one text in, one judgement out. It never raises, and what it cannot read it stops.
+
+One judge serves every session of one access level in one environment and database, so it holds their verdict cache. A text is
+looked up as it is, then by its shape (its tokens with the constants blanked), and only then read. What may be kept by shape, and
+why that is safe, stands in docs/decisions/verdict-cache.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dbshield.model import (
+    AccessLevel,
+    Allow,
+    Deny,
+    Effect,
+    Finding,
+    Hold,
+    Judgement,
+    Limit,
+    ObjectKind,
+    ObjectName,
+    Operation,
+    Verdict,
+)
+from dbshield.policy.allowed import allowed_access
+from dbshield.policy.cache import VerdictCache
+from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
+from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.rules.base import Context, Rule
+from dbshield.sqltext import normal
+from dbshield.sqltext.native import GrammarError
+from dbshield.sqltext.postgres import QUERIES, read
+from dbshield.sqltext.statement import Statement, Trouble, Unreadable
+
+MAX_CACHED_TEXT = 16 << 10
+"""Longer texts are judged each time: they are bulk data, and seldom come twice."""
+
+CACHE_BYTES = 32 << 20
+"""What the verdicts of one judge may hold of memory, shared between texts and shapes."""
+
+ROW_LIMIT_ENFORCED = False
+"""True once the session counts rows: a bounded write then gets Limit instead of Allow."""
+
+SHAPED = frozenset(QUERIES.values())
+"""Kinds whose verdict may be kept by shape: libpg_query blanks every constant of these, and of no others."""
+
+LIMITED = frozenset({Operation.UPDATE, Operation.DELETE})
+
+RULES_FOR: dict[Operation, tuple[Rule, ...]] = {
+    operation: tuple(rule for rule in EFFECT_RULES if operation in rule.operations) for operation in Operation
+}
+
+
+class Judge:
+    """Judges texts for one access level. `hits` counts verdicts from the cache, `misses` those that were worked out."""
+
+    def __init__(
+        self,
+        *,
+        access: AccessLevel,
+        functions: FunctionCatalogue,
+        max_rows: int = 100,
+        cache_entries: int = 10_000,
+        max_statement_bytes: int = 1 << 20,
+    ) -> None:
+        self.access = access
+        self.functions = functions
+        self.max_rows = max_rows
+        self.max_statement_bytes = max_statement_bytes
+        self.hits = 0
+        self.misses = 0
+        self._texts = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
+        self._shapes = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
+
+    def judge(self, text: bytes) -> Judgement:
+        """The judgement of the text of a Query or Parse message, without its NUL."""
+        found = self._texts.young.get(text)
+        if found is not None:
+            self.hits += 1
+            return found
+        return self._look_further(text)
+
+    def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int] = ()) -> Judgement:
+        """The judgement of a FunctionCall message: its function's OID, its arguments, and their formats (0 text, 1 binary;
+        none at all means text, a single one is for all of them)."""
+        function = self.functions.numbered(oid)
+        if function is None:
+            finding = BY_TROUBLE[Trouble.UNKNOWN].finding(None, message=f"function number {oid}")
+            return Judgement(verdict=finding.verdict, findings=(finding,), normal=f"function call {oid}", shape_only=False)
+        values = (_argument(value, index, formats) for index, value in enumerate(arguments))
+        effect = Effect(
+            operation=Operation.CALL,
+            kind=ObjectKind.FUNCTION,
+            name=ObjectName(schema=function.schema, name=function.name),
+            detail="\n".join(values) if function.name in {"set_config", "lo_open"} else "",
+        )
+        statement = Statement(kind="function call", effects=(effect,))
+        return self._judgement((statement,), f"function call {function.schema}.{function.name}", shape_only=False)
+
+    def use(self, functions: FunctionCatalogue) -> None:
+        """Judge by this catalogue from now on; every verdict that was kept is forgotten."""
+        self.functions = functions
+        self._texts.clear()
+        self._shapes.clear()
+
+    # -- the slower ways
+
+    def _look_further(self, text: bytes) -> Judgement:
+        found = self._texts.get(text)
+        if found is not None:
+            self.hits += 1
+            return found
+        shape: bytes | None = None
+        try:
+            if len(text) > self.max_statement_bytes:
+                raise Unreadable(Trouble.TOO_LONG, f"{len(text)} bytes, {self.max_statement_bytes} are read")
+            normal.check_characters(text)
+            try:
+                shape = normal.shape(text)
+            except GrammarError:
+                shape = None  # Reading says why.
+            if shape is not None:
+                found = self._shapes.get(shape)
+                if found is not None:
+                    self.hits += 1
+                    self._keep(text, found)
+                    return found
+            self.misses += 1
+            judgement = self._read(text, shape)
+        except Unreadable as trouble:
+            judgement = self._unreadable(trouble, text)
+        except RecursionError:
+            judgement = self._unreadable(Unreadable(Trouble.TOO_DEEP, "deeper than what can be walked"), text)
+        except Exception as error:  # noqa: BLE001 - the law of this class: whatever happens, the text is stopped
+            judgement = self._unreadable(Unreadable(Trouble.READER_FAILED, type(error).__name__), text)
+        if shape is not None and judgement.shape_only:
+            self._shapes.put(shape, judgement)
+        self._keep(text, judgement)
+        return judgement
+
+    def _keep(self, text: bytes, judgement: Judgement) -> None:
+        if len(text) <= MAX_CACHED_TEXT:
+            self._texts.put(text, judgement)
+
+    def _read(self, text: bytes, shape: bytes | None) -> Judgement:
+        statements = read(text)
+        shaped = all(statement.kind in SHAPED for statement in statements)
+        logged = shape.decode() if shape is not None and shaped else normal.redacted(text[:MAX_CACHED_TEXT])
+        shape_only = shape is not None and shaped and not any(statement.literal for statement in statements)
+        return self._judgement(statements, logged, shape_only=shape_only)
+
+    def _judgement(self, statements: tuple[Statement, ...], logged: str, *, shape_only: bool) -> Judgement:
+        findings: list[Finding] = []
+        effects: dict[Effect, None] = {}
+        for statement in statements:
+            own = (*statement.effects, *self._row_calls(statement))
+            effects.update(dict.fromkeys(own))
+            findings += self._findings(own, statement)
+        return Judgement(
+            verdict=hardest(findings) if findings else self._passing(effects),
+            findings=tuple(findings),
+            effects=tuple(effects),
+            normal=logged,
+            statements=len(statements),
+            shape_only=shape_only,
+        )
+
+    def _row_calls(self, statement: Statement) -> tuple[Effect, ...]:
+        """`row.name` is a call where a function of that name takes such a row."""
+        names = statement.attributes & self.functions.row_functions
+        return tuple(
+            Effect(operation=Operation.CALL, kind=ObjectKind.FUNCTION, name=ObjectName(name=name)) for name in sorted(names)
+        )
+
+    def _findings(self, effects: tuple[Effect, ...], statement: Statement) -> list[Finding]:
+        context = Context(access=self.access, functions=self.functions, kind=statement.kind)
+        findings: list[Finding] = []
+        for effect in effects:
+            before = len(findings)
+            for rule in RULES_FOR[effect.operation]:
+                finding = rule.judge(effect, context)
+                if finding is not None:
+                    findings.append(finding)
+            if len(findings) == before and allowed_access(effect) is None:
+                finding = NOT_LISTED.judge(effect, context)
+                if finding is not None:
+                    findings.append(finding)
+        return findings
+
+    def _passing(self, effects: dict[Effect, None]) -> Verdict:
+        """What a text gets that no rule stopped. The one place where the row limit comes in."""
+        if ROW_LIMIT_ENFORCED and any(effect.operation in LIMITED or effect.detail == "copy" for effect in effects):
+            return Limit(max_rows=self.max_rows)
+        return Allow()
+
+    def _unreadable(self, trouble: Unreadable, text: bytes) -> Judgement:
+        self.misses += 1
+        finding = BY_TROUBLE[trouble.trouble].finding(None, message=trouble.message)
+        logged = normal.redacted(text) if len(text) <= MAX_CACHED_TEXT else ""
+        return Judgement(verdict=finding.verdict, findings=(finding,), normal=logged, shape_only=False)
+
+
+def hardest(findings: Sequence[Finding]) -> Verdict:
+    """The hardest verdict of some findings; Allow of none."""
+    verdict: Verdict = Allow()
+    for finding in findings:
+        if isinstance(finding.verdict, Deny):
+            return finding.verdict
+        if isinstance(finding.verdict, Hold) or isinstance(verdict, Allow):
+            verdict = finding.verdict
+    return verdict
+
+
+def _argument(value: bytes | None, index: int, formats: Sequence[int]) -> str:
+    """One argument as text: integers of the binary format in decimal, `?` for what is null or no text."""
+    if value is None:
+        return "?"
+    kind = formats[index] if len(formats) > 1 and index < len(formats) else formats[0] if len(formats) == 1 else 0
+    if kind == 1 and len(value) == 4:
+        return str(int.from_bytes(value, "big", signed=True))
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return "?"

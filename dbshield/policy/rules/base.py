@@ -1,0 +1,80 @@
+"""What every rule is: an id, a name, a docstring with examples that a test runs, and a judge of one effect.
+
+A rule's docstring says in its first paragraph what it stops and why, then under `Stopped:` and `Allowed:` one statement a line.
+An example is judged for the access level `migrate`, or for the one that stands before it in brackets. Python's escapes
+(`\\u00a0`) stand for what cannot be seen. `Allowed` means that this rule does not speak; another may.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dbshield.model import AccessLevel, Deny, Effect, Finding, Hold, ObjectKind, Operation, Verdict
+from dbshield.policy.functions import FunctionCatalogue
+
+MAX_TEXT = 300
+"""A message or hint is no longer than this, so that it fits where agents and chat windows show it."""
+
+HOLD, DENY = Hold(), Deny()
+
+CHANGES = frozenset(Operation) - {Operation.READ, Operation.CALL}
+"""What most rules are about. Most effects are reads and calls, so few rules are asked about those."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a rule knows besides the effect. `kind` is the statement's command word."""
+
+    access: AccessLevel
+    functions: FunctionCatalogue
+    kind: str = ""
+    attributes: frozenset[str] = frozenset()
+
+
+ASK = "or propose it for approval by a human"
+
+
+def short(text: str) -> str:
+    """`text` cut to what a message may hold."""
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def words(effect: Effect) -> str:
+    """An effect as a person says it: operation, what kind of thing, its name."""
+    operation = effect.operation.value
+    kind = effect.kind.value
+    if kind == ObjectKind.OTHER.value:
+        kind = effect.detail if operation in {"drop", "create", "alter"} else ""
+    if effect.operation is Operation.ALTER and effect.detail and effect.kind is not ObjectKind.OTHER:
+        operation = f"alter ({effect.detail})"
+    name = str(effect.name)
+    return " ".join(part for part in (operation, kind, name if len(name) <= 140 else f"{name[:139]}…") if part)
+
+
+class Rule:
+    """One reason to stop."""
+
+    id: ClassVar[str]
+    name: ClassVar[str]
+    verdict: ClassVar[Verdict] = HOLD
+    """What it means by default, at every access level."""
+    hint: ClassVar[str] = ""
+    operations: ClassVar[frozenset[Operation]] = CHANGES
+    """Effects with another operation are never shown to it."""
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        """The finding when this rule stops `effect`, else None."""
+        raise NotImplementedError
+
+    def finding(self, effect: Effect | None, *, message: str = "", hint: str = "", verdict: Verdict | None = None) -> Finding:
+        """This rule's finding about `effect`; what is not given is the rule's own."""
+        what = message or (words(effect) if effect else self.name)
+        return Finding(
+            rule=self.id,
+            name=self.name,
+            verdict=verdict or self.verdict,
+            message=short(f"{self.id} {self.name}: {what}"),
+            hint=short(hint or self.hint),
+            effect=effect,
+        )

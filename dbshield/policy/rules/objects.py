@@ -1,0 +1,270 @@
+"""DS1xx: statements that destroy objects, or move them out of reach of those who use them."""
+
+from __future__ import annotations
+
+from dbshield.model import Effect, Finding, Flag, ObjectKind, Operation
+from dbshield.policy.rules.base import ASK, DENY, Context, Rule
+
+OWN_TEMPORARY = frozenset({ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.SEQUENCE, ObjectKind.INDEX})
+"""What may be dropped from pg_temp: it holds no data of others, and without CASCADE nothing else goes with it."""
+
+CLUSTER_WIDE = frozenset({ObjectKind.DATABASE, ObjectKind.ROLE, ObjectKind.EXTENSION})
+
+RENAMES = frozenset({"rename", "set schema", "move all"})
+PARTITIONS = frozenset({"attach partition", "detach partition", "detach partition finalize", "add inherit", "drop inherit"})
+STORAGE = frozenset({"set un logged", "set logged", "set access method", "set table space"})
+
+ADDITIVE_ALTER = frozenset(
+    {
+        "add column",
+        "add constraint",
+        "add identity",
+        "add index",
+        "add index constraint",
+        "add value",
+        "alter constraint",
+        "column default",
+        "cooked column default",
+        "comment",
+        "drop not null",
+        "enable row security",
+        "force row security",
+        "set not null",
+        "set statistics",
+        "set storage",
+        "set compression",
+        "validate constraint",
+    }
+)
+"""What an ALTER may do and lose nothing: it adds, or can be turned back without knowing what was there."""
+
+
+def own_temporary(effect: Effect) -> bool:
+    """True for an object of the session's own temporary schema that goes alone."""
+    return Flag.TEMPORARY in effect.flags and effect.kind in OWN_TEMPORARY and Flag.CASCADE not in effect.flags
+
+
+class DropObject(Rule):
+    """DROP removes an object with everything in it, and what it held comes back only from a backup.
+
+    Stopped:
+        DROP TABLE shop.orders
+        drop view if exists a, b
+        DROP INDEX CONCURRENTLY orders_customer
+        drop schema archive cascade
+        drop function order_count(integer)
+        drop table pg_temp.scratch cascade
+    Allowed:
+        DROP TABLE pg_temp.scratch
+        SELECT 'DROP TABLE shop.orders'
+    """
+
+    id = "DS101"
+    name = "objects.drop"
+    hint = f"Leave it in place, rename nothing, {ASK}. Your own temporary objects may be dropped as pg_temp.NAME."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        if effect.operation is not Operation.DROP or effect.kind in CLUSTER_WIDE:
+            return None
+        if effect.kind in {ObjectKind.COLUMN, ObjectKind.CONSTRAINT} or effect.detail == "event trigger":
+            return None
+        return None if own_temporary(effect) else self.finding(effect)
+
+
+class DropOwned(Rule):
+    """DROP OWNED removes everything that a role owns, and every right that it has.
+
+    Stopped:
+        DROP OWNED BY app_owner CASCADE
+        drop owned by current_user
+    Allowed:
+        SELECT 'drop owned by app_owner'
+    """
+
+    id = "DS102"
+    name = "objects.drop-owned"
+    verdict = DENY
+    hint = "Nobody runs this through the shield. Name single objects and propose them for approval by a human."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        if effect.operation is Operation.DROP and effect.kind is ObjectKind.ROLE and effect.detail == "owned":
+            return self.finding(effect, message=f"drop everything owned by {effect.name}")
+        return None
+
+
+class DropClusterWide(Rule):
+    """DROP DATABASE, ROLE, EXTENSION, TABLESPACE and SUBSCRIPTION reach beyond one schema.
+
+    Stopped:
+        DROP DATABASE other WITH (FORCE)
+        DROP ROLE case_worker
+        DROP EXTENSION plpgsql CASCADE
+    Allowed:
+        SELECT datname FROM pg_database
+    """
+
+    id = "DS103"
+    name = "objects.drop-cluster-wide"
+    verdict = DENY
+    hint = "Nobody runs this through the shield. Ask the person who administers the server."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        if effect.operation is Operation.DROP and effect.kind in CLUSTER_WIDE and effect.detail != "owned":
+            return self.finding(effect)
+        return None
+
+
+class DropColumn(Rule):
+    """ALTER TABLE … DROP COLUMN removes the column's values from every row.
+
+    Stopped:
+        ALTER TABLE shop.orders DROP COLUMN total
+        alter table shop.orders drop total
+        alter table t add column a text, drop column if exists b cascade
+    Allowed:
+        ALTER TABLE shop.orders ADD COLUMN note text
+    """
+
+    id = "DS104"
+    name = "objects.drop-column"
+    hint = f"Add a new column and leave the old one, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        if effect.operation is Operation.DROP and effect.kind is ObjectKind.COLUMN:
+            return self.finding(effect)
+        return None
+
+
+class DropConstraint(Rule):
+    """Dropping a constraint lets in the rows that it kept out, and often drops an index.
+
+    Stopped:
+        ALTER TABLE shop.orders DROP CONSTRAINT orders_customer_id_fkey
+        alter domain email drop constraint email_check
+    Allowed:
+        ALTER TABLE shop.orders ADD CONSTRAINT total_positive CHECK (total >= 0) NOT VALID
+    """
+
+    id = "DS105"
+    name = "objects.drop-constraint"
+    hint = f"Keep the constraint and change the rows, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        dropped = effect.operation is Operation.DROP and effect.kind is ObjectKind.CONSTRAINT
+        return self.finding(effect) if dropped or effect.detail == "domain" else None
+
+
+class ChangeColumnType(Rule):
+    """A change of type rewrites every value, and what does not fit is lost.
+
+    Stopped:
+        ALTER TABLE shop.products ALTER price TYPE integer
+        alter table t alter column payload set data type jsonb using null
+    Allowed:
+        ALTER TABLE shop.products ALTER price SET DEFAULT 0
+    """
+
+    id = "DS106"
+    name = "objects.change-type"
+    hint = f"Add a column of the new type and fill it in small steps, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        return self.finding(effect) if effect.operation is Operation.ALTER and Flag.REWRITE in effect.flags else None
+
+
+class MoveAway(Rule):
+    """A new name or schema takes an object away from everybody who uses it by its old one.
+
+    Stopped:
+        ALTER TABLE shop.settings RENAME TO settings_old
+        alter table shop.products set schema archive
+        alter table t rename column a to b
+    Allowed:
+        CREATE VIEW shop.settings_new AS SELECT * FROM shop.settings
+    """
+
+    id = "DS107"
+    name = "objects.move-away"
+    hint = f"Create a view under the new name, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        return self.finding(effect) if effect.operation is Operation.ALTER and effect.detail in RENAMES else None
+
+
+class ChangePartition(Rule):
+    """Attaching or detaching a partition or a parent changes which rows a statement on the other table reaches.
+
+    Stopped:
+        ALTER TABLE shop.events DETACH PARTITION shop.events_2026_02
+        alter table shop.parent attach partition archive.orders for values from (1) to (2)
+        alter table archive.orders inherit shop.parent
+    Allowed:
+        CREATE TABLE e3 PARTITION OF shop.events FOR VALUES FROM ('2026-03-01') TO ('2026-04-01')
+    """
+
+    id = "DS108"
+    name = "objects.change-partition"
+    hint = f"Create new partitions with CREATE TABLE … PARTITION OF, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        return self.finding(effect) if effect.operation is Operation.ALTER and effect.detail in PARTITIONS else None
+
+
+class ChangeStorage(Rule):
+    """An unlogged table or sequence is empty after a crash; a move of storage rewrites the table under a lock.
+
+    Stopped:
+        ALTER TABLE archive.orders SET UNLOGGED
+        alter table t set tablespace fast
+    Allowed:
+        CREATE TABLE t (id integer)
+    """
+
+    id = "DS109"
+    name = "objects.change-storage"
+    hint = f"Leave the storage as it is, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        return self.finding(effect) if effect.operation is Operation.ALTER and effect.detail in STORAGE else None
+
+
+class AlterSequence(Rule):
+    """A sequence that is set back hands out numbers a second time; one that gets an owner goes with it.
+
+    Stopped:
+        ALTER SEQUENCE shop.invoice_number RESTART
+        alter sequence shop.invoice_number owned by shop.settings.n
+    Allowed:
+        CREATE SEQUENCE shop.ticket_number START 100
+        SELECT nextval('shop.invoice_number')
+    """
+
+    id = "DS110"
+    name = "objects.alter-sequence"
+    hint = f"Create a new sequence, {ASK}."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        if (
+            effect.operation is Operation.ALTER
+            and effect.kind is ObjectKind.SEQUENCE
+            and effect.detail not in {"comment", *RENAMES, *STORAGE}
+        ):
+            return self.finding(effect)
+        return None
+
+
+class EmptyMaterializedView(Rule):
+    """REFRESH … WITH NO DATA throws the stored result away.
+
+    Stopped:
+        REFRESH MATERIALIZED VIEW shop.sales_by_day WITH NO DATA
+    Allowed:
+        REFRESH MATERIALIZED VIEW CONCURRENTLY shop.sales_by_day
+    """
+
+    id = "DS111"
+    name = "objects.empty-materialized-view"
+    hint = "Refresh it with data."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        return self.finding(effect) if effect.operation is Operation.MAINTAIN and effect.detail == "refresh no data" else None

@@ -1,0 +1,108 @@
+"""Does a condition constrain the rows that a statement may touch? The laws that both readers apply to their own tree.
+
+Constants are not read: any constant can be anything, and the row limit decides what a condition really matches. So a condition
+constrains a table when it compares a column of that table with something that is not the same column.
+
+- AND constrains if one side does, OR if every side does; NOT turns the two around and leaves a comparison as it is.
+- A whole row, or a system column other than ctid, is not a column.
+- Where other relations stand beside the table, a column without a qualifier may be theirs, so it does not count.
+- A second reading of the same table (a self-join, a subquery) equals the first one on the same column, so equality between
+  the two constrains nothing.
+
+The one exception to the first sentence are patterns: LIKE '%' is common and matches everything, so a pattern is read, and the
+verdict then holds for the exact text alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NO_NAMES: frozenset[str] = frozenset()
+
+SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "xmax", "cmin", "cmax"})
+"""Columns that are the same, or never null, on every row (PostgreSQL manual, 5.6 System Columns)."""
+
+SELF_EQUAL = frozenset({"=", "<=", ">=", "is not distinct from", "~~", "~~*", "~", "@>", "<@", "&&", "~="})
+"""Operators that hold between a value and itself."""
+
+BLIND_PATTERNS = frozenset({".*", "^", "$", ".", ".+", "^.*", ".*$", "^.*$", "(.*)", "^.+$"})
+"""Regular expressions that match everything, or everything that is not empty."""
+
+
+class Columns(NamedTuple):
+    """The columns that a value depends on: of the table itself, and of a second reading of the same table."""
+
+    target: frozenset[str] = NO_NAMES
+    twin: frozenset[str] = NO_NAMES
+
+    def __or__(self, other: Columns) -> Columns:  # type: ignore[override]
+        return Columns(self.target | other.target, self.twin | other.twin)
+
+
+NOTHING = Columns()
+
+
+def varies(left: Columns, right: Columns, operator: str) -> bool:
+    """True when comparing the two values can differ from row to row."""
+    if not (left.target or right.target) or left.target & right.target:
+        return False
+    if operator in SELF_EQUAL:
+        return not (left.target & right.twin or right.target & left.twin)
+    return True
+
+
+def arithmetic(left: Columns, right: Columns) -> Columns:
+    """What the value of `left operator right` depends on; `id - id` depends on nothing."""
+    return NOTHING if left.target & right.target else left | right
+
+
+def matches_everything(pattern: str) -> bool:
+    """True for a pattern of LIKE, SIMILAR TO or a regular expression that no value fails."""
+    return not pattern.strip("%") or pattern in BLIND_PATTERNS
+
+
+class Scope(NamedTuple):
+    """How names resolve inside one condition.
+
+    `names` are the qualifiers that mean the table (`o`, or `orders` and `shop.orders`), `twins` those of a second reading of
+    it. `alone` is true when a column without a qualifier can only be the table's. `schema` and `table` are the table's name.
+    """
+
+    schema: str
+    table: str
+    names: frozenset[str]
+    twins: frozenset[str] = NO_NAMES
+    alone: bool = True
+
+    def same_table(self, schema: str, table: str) -> bool:
+        """True when the name may mean the same table; a missing schema may be any."""
+        return table == self.table and (not schema or not self.schema or schema == self.schema)
+
+    def column(self, parts: tuple[str, ...]) -> Columns:
+        """What the column reference `parts` (qualifiers first) depends on."""
+        name = parts[-1]
+        if name in SYSTEM_COLUMNS:
+            return NOTHING
+        if len(parts) == 1:
+            return Columns(frozenset({name})) if self.alone and name not in self.names else NOTHING
+        qualifier = ".".join(parts[:-1])
+        if qualifier in self.names:
+            return Columns(frozenset({name}))
+        if qualifier in self.twins:
+            return Columns(twin=frozenset({name}))
+        return NOTHING
+
+    def inner(self, names: frozenset[str], twins: frozenset[str]) -> Scope:
+        """The scope inside a subquery whose FROM gives `names`; `twins` of them read the table a second time."""
+        if not names:
+            return self
+        return self._replace(names=self.names - names, twins=(self.twins - names) | twins, alone=False)
+
+
+def target_scope(schema: str, table: str, alias: str) -> Scope:
+    """The scope of a statement that writes one table, before its other relations are known."""
+    if alias:
+        names = frozenset({alias})
+    else:
+        names = frozenset({table, f"{schema}.{table}"}) if schema else frozenset({table})
+    return Scope(schema, table, names)

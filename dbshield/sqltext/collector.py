@@ -1,0 +1,299 @@
+"""Walks PostgreSQL's tree without recursion and collects the effects of everything in it.
+
+Every node type that may occur inside an expression or a query is named here; one that is not becomes an effect whose operation
+is UNKNOWN, so that a new grammar never passes unread. Data-changing statements inside WITH are read where they are met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dbshield.model import Effect, Flag, ObjectKind, ObjectName, Operation
+from dbshield.sqltext.bounds import target_scope
+from dbshield.sqltext.postgres_conditions import Node, PostgresConditions, names
+
+Names = frozenset[str]
+NO_NAMES: Names = frozenset()
+
+PLAIN = frozenset(
+    """
+    A_ArrayExpr A_Const A_Indices A_Star Alias BitString BoolExpr Boolean BooleanTest CaseExpr CaseWhen CoalesceExpr
+    CollateClause ColumnDef Constraint CTECycleClause CTESearchClause CurrentOfExpr DefElem Float FunctionParameter GroupingFunc
+    GroupingSet IndexElem InferClause Integer IntoClause JoinExpr JsonAggConstructor JsonArgument JsonArrayAgg
+    JsonArrayConstructor JsonArrayQueryConstructor JsonBehavior JsonFormat JsonFuncExpr JsonIsPredicate JsonKeyValue
+    JsonObjectAgg JsonObjectConstructor JsonOutput JsonParseExpr JsonReturning JsonScalarExpr JsonSerializeExpr JsonTable
+    JsonTableColumn JsonTablePathSpec JsonValueExpr List LockingClause MergeWhenClause MinMaxExpr MultiAssignRef NamedArgExpr
+    NullTest OnConflictClause ParamRef PartitionBoundSpec PartitionCmd PartitionElem PartitionRangeDatum PartitionSpec
+    RangeFunction RangeSubselect RangeTableFunc RangeTableFuncCol RangeTableSample ResTarget ReturningClause ReturningOption
+    RowExpr SQLValueFunction SetToDefault SortBy StatsElem String SubLink TableLikeClause TypeCast TypeName WindowDef XmlExpr XmlSerialize
+    """.split()
+)
+"""Node types that do nothing of their own; what hangs on them is walked."""
+
+
+def object_name(parts: tuple[str, ...]) -> ObjectName:
+    """A dotted name; what stands before the last dot is the schema (a catalogue before it may only be the own database)."""
+    return ObjectName(schema=parts[-2] if len(parts) > 1 else "", name=parts[-1] if parts else "")
+
+
+def relation_name(body: Node) -> ObjectName:
+    """The name in a RangeVar."""
+    return ObjectName(schema=body.get("schemaname", ""), name=body.get("relname", ""))
+
+
+def relation_flags(body: Node) -> frozenset[Flag]:
+    temporary = body.get("relpersistence") == "t" or body.get("schemaname") == "pg_temp"
+    return frozenset({Flag.TEMPORARY}) if temporary else frozenset()
+
+
+class Collector:
+    """Effects of one statement. `planned` is true inside EXPLAIN without ANALYZE, where nothing is executed."""
+
+    def __init__(self) -> None:
+        self.effects: dict[Effect, None] = {}
+        self.attributes: set[str] = set()
+        self.conditions = PostgresConditions({})
+        self.planned = False
+        self.literal = False
+        self._stack: list[tuple[Any, Names]] = []
+
+    # -- what handlers call
+
+    def add(
+        self,
+        operation: Operation,
+        kind: ObjectKind,
+        name: ObjectName,
+        flags: frozenset[Flag] = frozenset(),
+        detail: str = "",
+    ) -> None:
+        """Record one effect; inside a plan that is only shown, everything but calls is a read."""
+        if self.planned and operation not in {Operation.CALL, Operation.UNKNOWN}:
+            operation, flags, detail = Operation.READ, frozenset(), ""
+        self.effects[Effect(operation=operation, kind=kind, name=name, flags=flags, detail=detail)] = None
+
+    def relation(self, operation: Operation, body: Node, *flags: Flag, detail: str = "") -> None:
+        """Record an effect on the table that a RangeVar names."""
+        self.add(operation, ObjectKind.TABLE, relation_name(body), relation_flags(body) | frozenset(flags), detail)
+
+    def call(self, parts: tuple[str, ...], detail: str = "", *flags: Flag) -> None:
+        self.add(Operation.CALL, ObjectKind.FUNCTION, object_name(parts), frozenset(flags), detail)
+
+    def unknown(self, what: str) -> None:
+        self.add(Operation.UNKNOWN, ObjectKind.OTHER, ObjectName(name=what))
+
+    def later(self, node: Any, scope: Names = NO_NAMES) -> None:
+        """Walk `node` too; `scope` are the names that WITH gives there."""
+        if node:
+            self._stack.append((node, scope))
+
+    # -- the walk
+
+    def walk(self, root: Any, scope: Names = NO_NAMES) -> None:
+        """Collect from `root` and everything below it; None is nothing."""
+        if not root:
+            return
+        stack = self._stack
+        base = len(stack)
+        stack.append((root, scope))
+        while len(stack) > base:
+            node, scope = stack.pop()
+            if type(node) is list:
+                for item in node:
+                    stack.append((item, scope))
+            elif "withClause" in node:
+                self._with(node, scope)
+            else:
+                self._fields(node, scope)
+
+    def _fields(self, node: Node, scope: Names) -> None:
+        stack = self._stack
+        for key, value in node.items():
+            if type(value) is not dict and type(value) is not list:
+                continue
+            handler = HANDLERS.get(key)
+            if handler is not None:
+                handler(self, value, scope)
+            elif key in PLAIN or not key[0].isupper():
+                stack.append((value, scope))
+            else:
+                self.unknown(key)
+
+    def _with(self, node: Node, scope: Names) -> None:
+        """A query with WITH: each of its queries sees the ones before it (all of them when recursive), the body sees all."""
+        clause = node["withClause"]
+        queries = [item["CommonTableExpr"] for item in clause["ctes"]]
+        known = {query["ctename"] for query in queries}
+        self.conditions.ctes = {**self.conditions.ctes, **{query["ctename"]: query["ctequery"] for query in queries}}
+        visible = scope | known if clause.get("recursive") else scope
+        for query in queries:
+            self._stack.append(({key: value for key, value in query.items() if key != "ctename"}, visible))
+            visible |= {query["ctename"]}
+        self._fields({key: value for key, value in node.items() if key != "withClause"}, scope | known)
+
+
+Handler = Callable[[Collector, Any, Names], None]
+
+
+def _range_var(collector: Collector, body: Node, scope: Names) -> None:
+    if "schemaname" in body or body["relname"] not in scope:
+        collector.relation(Operation.READ, body)
+
+
+def _constant(node: Node | None) -> str | None:
+    """The value of a constant argument as text, or None when it is no constant."""
+    while node and "TypeCast" in node:
+        node = node["TypeCast"]["arg"]
+    if not node or "A_Const" not in node or node["A_Const"].get("isnull"):
+        return None
+    constant = node["A_Const"]
+    for key in ("sval", "ival", "fval", "boolval"):
+        if key in constant:
+            inner = constant[key]
+            return str(inner.get(key, "" if key == "sval" else 0))
+    return None
+
+
+def _function(collector: Collector, body: Node, scope: Names) -> None:
+    parts = names(body["funcname"])
+    detail = ""
+    flags: tuple[Flag, ...] = ()
+    if parts[-1] in READ_ARGUMENTS:
+        arguments = [_constant(argument) for argument in body.get("args", ())]
+        detail = "\n".join("?" if value is None else value for value in arguments)
+        flags = (Flag.LITERAL,)
+        collector.literal = True
+    collector.call(parts, detail, *flags)
+    for key, value in body.items():
+        if key != "funcname" and type(value) in {dict, list}:
+            collector.later(value, scope)
+
+
+READ_ARGUMENTS = frozenset({"set_config", "lo_open"})
+"""Functions that are judged by their constant arguments, one a line in the effect's detail (`?` where it is no constant)."""
+
+
+def _expression(collector: Collector, body: Node, scope: Names) -> None:
+    if len(body["name"]) > 1:
+        _operator(collector, body["name"], scope)
+    collector.later(body.get("lexpr"), scope)
+    collector.later(body.get("rexpr"), scope)
+
+
+def _operator(collector: Collector, body: list[Node], scope: Names) -> None:
+    """OPERATOR(schema.name): outside pg_catalog it is a function that somebody wrote."""
+    parts = names(body)
+    if len(parts) > 1 and parts[0] != "pg_catalog":
+        collector.call(parts, "operator")
+
+
+def _column(collector: Collector, body: Node, scope: Names) -> None:
+    fields = body["fields"]
+    if len(fields) > 1 and "String" in fields[-1]:
+        collector.attributes.add(fields[-1]["String"].get("sval", ""))
+
+
+def _indirection(collector: Collector, body: Node, scope: Names) -> None:
+    for item in body["indirection"]:
+        if "String" in item:
+            collector.attributes.add(item["String"].get("sval", ""))
+        else:
+            collector.later(item, scope)
+    collector.later(body["arg"], scope)
+
+
+def _insert(collector: Collector, body: Node, scope: Names) -> None:
+    collector.relation(Operation.INSERT, body["relation"])
+    conflict = body.get("onConflictClause", {})
+    if conflict.get("action") == "ONCONFLICT_UPDATE":
+        collector.relation(Operation.UPDATE, body["relation"], Flag.BOUNDED, detail="upsert")
+    _rest(collector, body, scope)
+
+
+def _update(collector: Collector, body: Node, scope: Names) -> None:
+    _bounded(collector, body, Operation.UPDATE, body.get("fromClause", ()))
+    _rest(collector, body, scope)
+
+
+def _delete(collector: Collector, body: Node, scope: Names) -> None:
+    _bounded(collector, body, Operation.DELETE, body.get("usingClause", ()))
+    _rest(collector, body, scope)
+
+
+def _own_queries(collector: Collector, body: Node) -> None:
+    """The WITH of the statement itself, which its conditions may read."""
+    for item in body.get("withClause", {}).get("ctes", ()):
+        query = item["CommonTableExpr"]
+        collector.conditions.ctes = {**collector.conditions.ctes, query["ctename"]: query["ctequery"]}
+
+
+def _bounded(collector: Collector, body: Node, operation: Operation, beside: Any) -> None:
+    _own_queries(collector, body)
+    relation, conditions = body["relation"], collector.conditions
+    own = target_scope(relation.get("schemaname", ""), relation["relname"], relation.get("alias", {}).get("aliasname", ""))
+    bounded = conditions.constrains(body.get("whereClause"), conditions.beside(beside, own))
+    collector.relation(operation, relation, *((Flag.BOUNDED,) if bounded else ()))
+
+
+def _merge(collector: Collector, body: Node, scope: Names) -> None:
+    """A row is bounded by the join; a row that no source row matches only by its own condition."""
+    _own_queries(collector, body)
+    relation, conditions = body["relation"], collector.conditions
+    alias = relation.get("alias", {}).get("aliasname", "")
+    own = target_scope(relation.get("schemaname", ""), relation["relname"], alias)
+    own = conditions.beside([body["sourceRelation"]], own)
+    joined = conditions.constrains(body["joinCondition"], own)
+    operations = {"CMD_INSERT": Operation.INSERT, "CMD_UPDATE": Operation.UPDATE, "CMD_DELETE": Operation.DELETE}
+    for item in body["mergeWhenClauses"]:
+        clause = item["MergeWhenClause"]
+        operation = operations.get(clause["commandType"])
+        if operation is None:
+            if clause["commandType"] != "CMD_NOTHING":
+                collector.unknown(clause["commandType"])
+            continue
+        bounded = conditions.constrains(clause.get("condition"), own)
+        if clause["matchKind"] != "MERGE_WHEN_NOT_MATCHED_BY_SOURCE":
+            bounded = bounded or joined
+        flags = (Flag.BOUNDED,) if bounded and operation is not Operation.INSERT else ()
+        collector.relation(operation, relation, *flags, detail="" if operation is Operation.INSERT else "merge")
+    _rest(collector, body, scope)
+
+
+def _rest(collector: Collector, body: Node, scope: Names) -> None:
+    """Walk everything of a data-changing statement but the relation that it writes."""
+    collector.later({key: value for key, value in body.items() if key != "relation"}, scope)
+
+
+def _into(collector: Collector, body: Node, scope: Names) -> None:
+    collector.relation(Operation.CREATE, body["rel"])
+    collector.later(body.get("options"), scope)
+
+
+def _locking(collector: Collector, body: Node, scope: Names) -> None:
+    collector.add(Operation.LOCK, ObjectKind.TABLE, ObjectName(name=""), frozenset(), "rows")
+
+
+def _nothing(collector: Collector, body: Any, scope: Names) -> None:
+    """A field that holds names only."""
+
+
+HANDLERS: dict[str, Handler] = {
+    "A_Expr": _expression,
+    "A_Indirection": _indirection,
+    "A_Const": _nothing,
+    "ColumnRef": _column,
+    "DeleteStmt": _delete,
+    "FuncCall": _function,
+    "InsertStmt": _insert,
+    "LockingClause": _locking,
+    "MergeStmt": _merge,
+    "RangeVar": _range_var,
+    "SelectStmt": lambda collector, body, scope: collector.later(body, scope),
+    "UpdateStmt": _update,
+    "intoClause": _into,
+    "operName": _operator,
+    "alias": _nothing,
+    "useOp": _operator,
+}
+"""What is read where it is met, by node type or by the field that holds a node of one type."""

@@ -1,0 +1,97 @@
+"""Texts without what does not matter: without comments (for the cache), without constants (for the cache and for logs).
+
+The shape of a text is libpg_query's normal form of it. Two texts with the same shape have the same tokens except for the values of
+their constants, under two conditions that `shape` keeps. The text has no `$`: so every `$1` in the form is a constant that was
+blanked, never a parameter or the rest of a name that the form was glued to (`ELSE'x'` becomes `ELSE$1`). And the text is valid
+UTF-8 without odd characters, which `check_characters` saw to.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dbshield.sqltext import native
+from dbshield.sqltext.statement import Trouble, Unreadable
+
+ODD = re.compile(
+    "[\u0085\u00a0\u00ad\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff]"
+)
+"""White space outside ASCII, and what cannot be seen (Unicode's default-ignorable code points)."""
+
+IDENTIFIER, STRING_TOKENS = 258, frozenset({259, 261, 262, 263, 264, 275, 276})
+"""Token numbers: IDENT; and what may hold any character (UIDENT, SCONST, USCONST, BCONST, XCONST and the two comments)."""
+
+CONSTANT_TOKENS = frozenset({260, 261, 262, 263, 264, 266})
+"""Token numbers of constants: FCONST, SCONST, USCONST, BCONST, XCONST, ICONST."""
+
+COMMENT_TOKENS = frozenset({275, 276})
+
+
+def check_characters(text: bytes) -> None:
+    """Raise Unreadable for what PostgreSQL and a reader could see differently: NUL, invalid UTF-8, odd white space."""
+    if b"\0" in text:
+        raise Unreadable(Trouble.CHARACTERS, "a NUL in the text")
+    if text.isascii():
+        return
+    try:
+        characters = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(Trouble.CHARACTERS, f"not UTF-8 at byte {error.start}") from error
+    if ODD.search(characters):
+        _check_odd(text, characters)
+
+
+def _check_odd(text: bytes, characters: str) -> None:
+    """Odd characters may stand in strings, quoted names and comments only."""
+    try:
+        tokens = native.scan(characters)
+    except native.GrammarError as error:
+        raise Unreadable(Trouble.SYNTAX, error.message) from error
+    allowed = bytearray(len(text))
+    for token in tokens:
+        if token.token in STRING_TOKENS or (token.token == IDENTIFIER and text[token.start : token.start + 1] == b'"'):
+            allowed[token.start : token.end] = b"\1" * (token.end - token.start)
+    position = 0
+    for character in characters:
+        size = len(character.encode())
+        if ODD.match(character) and not allowed[position]:
+            raise Unreadable(Trouble.CHARACTERS, f"U+{ord(character):04X} between the words, at byte {position}")
+        position += size
+
+
+def without_comments(text: bytes) -> bytes:
+    """`text` with a space in place of every comment. Raises GrammarError where the lexer sees no tokens."""
+    if b"--" not in text and b"/*" not in text:
+        return text
+    pieces: list[bytes] = []
+    position = 0
+    for start, end, token in native.scan(text.decode()):
+        if token in COMMENT_TOKENS:
+            pieces += (text[position:start], b" ")
+            position = end
+    pieces.append(text[position:])
+    return b"".join(pieces).strip(b" \t\r\n;")
+
+
+def shape(text: bytes) -> bytes | None:
+    """The shape of `text`; None where it has none that is safe to share. Raises GrammarError where there is no grammar for it."""
+    if b"$" in text or len(text) > native.MAX_NORMALISED_BYTES:
+        return None
+    return native.normalise(without_comments(text))
+
+
+def redacted(text: bytes) -> str:
+    """`text` with every constant blanked and without comments, whatever statement it is; empty where it cannot be told."""
+    try:
+        tokens = native.scan(text.decode())
+    except (native.GrammarError, UnicodeDecodeError):
+        return ""
+    pieces: list[bytes] = []
+    position = 0
+    for start, end, token in tokens:
+        if token in CONSTANT_TOKENS or token in COMMENT_TOKENS:
+            pieces += (text[position:start], b"?" if token in CONSTANT_TOKENS else b" ")
+            position = end
+    pieces.append(text[position:])
+    return b"".join(pieces).decode().strip(" \t\r\n;")

@@ -1,0 +1,121 @@
+"""The first reader: PostgreSQL's own grammar. Raw bytes in, statements with their effects out.
+
+It must not guess: a statement type without a handler has one effect, whose operation is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from dbshield.sqltext import native, postgres_schema, postgres_session
+from dbshield.sqltext.collector import Collector
+from dbshield.sqltext.postgres_conditions import Node
+from dbshield.sqltext.statement import Statement, Trouble, Unreadable
+
+MAX_DEPTH = 800
+"""How deep a tree may be, in the brackets of its JSON form: about 400 operators in a row, about 90 nested subqueries. The
+decoder gives up at about 1,000 (Python's recursion limit) and printing the tree was seen to die past 1,000 operators."""
+
+LONG_JSON = 8 << 10
+"""JSON shorter than this cannot reach MAX_DEPTH: a level of it takes at least eleven bytes."""
+
+QUERIES = {
+    "SelectStmt": "select",
+    "InsertStmt": "insert",
+    "UpdateStmt": "update",
+    "DeleteStmt": "delete",
+    "MergeStmt": "merge",
+}
+"""Statements that the collector reads wherever it meets them."""
+
+HANDLERS = {**postgres_schema.HANDLERS, **postgres_session.HANDLERS}
+
+OPENING = frozenset({native.Token(0, 0, ord(character)).token for character in "(["})
+CLOSING = frozenset({ord(character) for character in ")]"})
+CONSTANTS = range(258, 268)
+"""Token numbers of names, constants and parameters (IDENT to PARAM), which make no level of their own."""
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
+
+def read(text: bytes) -> tuple[Statement, ...]:
+    """The statements of `text` (valid UTF-8 without NUL; empty ones do not count). Raises Unreadable."""
+    if len(text) > native.MAX_UNCOUNTED_BYTES:
+        _count_levels(text)
+    try:
+        tree = native.parse(text)
+    except native.GrammarError as error:
+        trouble = Trouble.TOO_DEEP if "memory exhausted" in error.message else Trouble.SYNTAX
+        raise Unreadable(trouble, error.message) from error
+    if len(tree) > LONG_JSON and _depth(tree) > MAX_DEPTH:
+        raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
+    try:
+        statements = json.loads(tree)["stmts"]
+        return tuple(_statement(item["stmt"]) for item in statements if "stmt" in item)
+    except RecursionError as error:
+        raise Unreadable(Trouble.TOO_DEEP, "deeper than what can be walked") from error
+
+
+def _statement(node: Node) -> Statement:
+    ((tag, body),) = node.items()
+    collector = Collector()
+    handler: Any = HANDLERS.get(tag)
+    if tag in QUERIES:
+        collector.walk(node)
+        kind = QUERIES[tag]
+    elif handler is not None:
+        kind = handler(collector, body)
+    else:
+        collector.unknown(tag)
+        kind = "unknown"
+    return Statement(
+        kind=kind,
+        effects=tuple(collector.effects),
+        attributes=frozenset(collector.attributes),
+        literal=collector.literal or collector.conditions.literal,
+    )
+
+
+def _depth(tree: bytes) -> int:
+    """How deep the brackets of a JSON text nest."""
+    deepest = depth = 0
+    for match in _BRACKETS.finditer(tree):
+        first = match[0][:1]
+        if first in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif first != b'"':
+            depth -= 1
+    return deepest
+
+
+def _count_levels(text: bytes) -> None:
+    """Stop a long text whose tokens could make a tree that the C code dies of.
+
+    Siblings are separated by commas, so a level holds at most the tokens since the last comma of each open bracket.
+    """
+    try:
+        tokens = native.scan(text.decode())
+    except native.GrammarError as error:
+        raise Unreadable(Trouble.SYNTAX, error.message) from error
+    outer: list[int] = []
+    levels = here = 0
+    for _, _, token in tokens:
+        if token == 44 or token == 59:  # comma, semicolon
+            levels -= here
+            here = 0
+        elif token in OPENING:
+            outer.append(here)
+            here = 1
+            levels += 1
+        elif token in CLOSING:
+            levels -= here
+            here = (outer.pop() if outer else 0) + 1
+            levels += 1
+        elif token not in CONSTANTS:
+            here += 1
+            levels += 1
+        if levels > native.MAX_LEVELS:
+            raise Unreadable(Trouble.TOO_DEEP, f"more than {native.MAX_LEVELS} levels")

@@ -1,0 +1,344 @@
+"""Applies the laws of `bounds` to conditions in PostgreSQL's tree (the JSON form that libpg_query prints).
+
+Recursive, because conditions are; the depth is what the JSON decoder let through, and RecursionError is the caller's to name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dbshield.sqltext.bounds import (
+    NO_NAMES,
+    NOTHING,
+    Columns,
+    Scope,
+    arithmetic,
+    matches_everything,
+    target_scope,
+    varies,
+)
+
+Node = dict[str, Any]
+
+PATTERN_OPERATORS = frozenset({"~~", "~~*", "~", "~*"})
+"""LIKE, ILIKE and the regular expressions; their negations match nothing where these match everything."""
+
+PAIRWISE_ALL = frozenset({"AEXPR_BETWEEN_SYM", "AEXPR_NOT_BETWEEN", "AEXPR_NOT_BETWEEN_SYM"})
+LITERAL_KEYS = ("sval", "ival", "fval", "boolval", "bsval")
+
+
+def string(node: Node) -> str:
+    """The text of a String node."""
+    value: str = node["String"].get("sval", "")
+    return value
+
+
+def names(nodes: list[Node] | None) -> tuple[str, ...]:
+    """The texts of a list of String nodes; anything else in it (a star) becomes `*`."""
+    return tuple(node["String"].get("sval", "") if "String" in node else "*" for node in nodes or ())
+
+
+class PostgresConditions:
+    """Conditions of one statement. `ctes` are the queries that WITH names; `literal` turns true when a constant was read."""
+
+    def __init__(self, ctes: Mapping[str, Node]) -> None:
+        self.ctes = ctes
+        self.literal = False
+
+    # -- conditions
+
+    def constrains(self, node: Node | None, scope: Scope, *, negated: bool = False) -> bool:
+        """True when the condition constrains the table of `scope`, whatever its constants are."""
+        if not node:
+            return False
+        ((tag, body),) = node.items()
+        match tag:
+            case "BoolExpr":
+                return self._boolean(body, scope, negated)
+            case "A_Expr":
+                return self._comparison(body, scope)
+            case "ColumnRef":
+                return bool(self.columns(node, scope).target)
+            case "NullTest":
+                return self._null_test(body, scope)
+            case "BooleanTest":
+                return self._boolean_test(body, scope, negated)
+            case "SubLink":
+                return self._sublink(body, scope)
+            case "CoalesceExpr":
+                return self.constrains(body["args"][0], scope, negated=negated)
+            case "CaseExpr":
+                return self._case(body, scope, negated)
+            case "TypeCast":
+                return self.constrains(body["arg"], scope, negated=negated)
+            case "FuncCall":
+                return bool(self.columns(node, scope).target)
+            case "CurrentOfExpr":
+                return True
+            case _:
+                return False
+
+    def _boolean(self, body: Node, scope: Scope, negated: bool) -> bool:
+        operator = body["boolop"]
+        if operator == "NOT_EXPR":
+            return self.constrains(body["args"][0], scope, negated=not negated)
+        parts = [self.constrains(part, scope, negated=negated) for part in body["args"]]
+        return any(parts) if (operator == "AND_EXPR") is not negated else all(parts)
+
+    def _comparison(self, body: Node, scope: Scope) -> bool:
+        kind = body["kind"]
+        operator = names(body["name"])[-1]
+        left_node, right_node = body.get("lexpr"), body["rexpr"]
+        if kind == "AEXPR_NULLIF":
+            return False
+        if kind == "AEXPR_DISTINCT":
+            operator = "is distinct from"
+        elif kind == "AEXPR_NOT_DISTINCT":
+            operator = "is not distinct from"
+        if not left_node:
+            return bool(self.columns(right_node, scope).target)
+        if operator in PATTERN_OPERATORS and self._blind_pattern(right_node):
+            return False
+        left = self.columns(left_node, scope)
+        if kind == "AEXPR_IN" or "BETWEEN" in kind:
+            return self._listed(kind, operator, left, right_node, scope)
+        if kind in {"AEXPR_OP_ANY", "AEXPR_OP_ALL"}:
+            return self._array(kind, operator, left, right_node, scope)
+        return varies(left, self.columns(right_node, scope), operator)
+
+    def _listed(self, kind: str, operator: str, left: Columns, right: Any, scope: Scope) -> bool:
+        items = right["List"]["items"] if isinstance(right, dict) else right
+        parts = [varies(left, self.columns(item, scope), "=") for item in items]
+        every = operator == "=" if kind == "AEXPR_IN" else kind in PAIRWISE_ALL
+        return all(parts) if every else any(parts)
+
+    def _array(self, kind: str, operator: str, left: Columns, right: Node, scope: Scope) -> bool:
+        array = right
+        while "TypeCast" in array:
+            array = array["TypeCast"]["arg"]
+        if "A_ArrayExpr" in array:
+            parts = [varies(left, self.columns(item, scope), operator) for item in array["A_ArrayExpr"].get("elements", ())]
+            return all(parts) if kind == "AEXPR_OP_ANY" else any(parts)
+        if "SubLink" in array:
+            return self._member(left, array["SubLink"]["subselect"], operator, scope)
+        return varies(left, self.columns(right, scope), operator)
+
+    def _blind_pattern(self, node: Node) -> bool:
+        """True when the pattern is made of constants alone and matches everything. Reads literals."""
+        self.literal = True
+        pieces: list[str] = []
+        stack: list[Any] = [node]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, list):
+                stack.extend(item)
+                continue
+            for tag, body in item.items():
+                if tag == "A_Const":
+                    pieces.append(str(body.get("sval", {}).get("sval", "")))
+                elif tag in {"ParamRef", "ColumnRef", "SubLink", "SQLValueFunction"}:
+                    return False
+                elif isinstance(body, (dict, list)):
+                    stack.append(body)
+        return all(matches_everything(piece) for piece in pieces)
+
+    def _null_test(self, body: Node, scope: Scope) -> bool:
+        argument = body["arg"]
+        if not {"ColumnRef", "FuncCall", "A_Expr", "TypeCast", "A_Indirection"} & argument.keys():
+            return False
+        columns = self.columns(argument, scope).target
+        return bool(columns - {"ctid"})
+
+    def _boolean_test(self, body: Node, scope: Scope, negated: bool) -> bool:
+        kind, argument = body["booltesttype"], body["arg"]
+        if kind in {"IS_UNKNOWN", "IS_NOT_UNKNOWN"}:
+            return "ColumnRef" in argument and bool(self.columns(argument, scope).target)
+        return self.constrains(argument, scope, negated=negated is not (kind in {"IS_FALSE", "IS_NOT_TRUE"}))
+
+    def _case(self, body: Node, scope: Scope, negated: bool) -> bool:
+        results = [when["CaseWhen"]["result"] for when in body["args"]]
+        if body.get("defresult"):
+            results.append(body["defresult"])
+        return all(self.constrains(result, scope, negated=negated) for result in results)
+
+    # -- subqueries
+
+    def _sublink(self, body: Node, scope: Scope) -> bool:
+        kind, query = body["subLinkType"], body["subselect"]
+        if kind == "EXISTS_SUBLINK":
+            return self._exists(query["SelectStmt"], scope)
+        if kind in {"ANY_SUBLINK", "ALL_SUBLINK"}:
+            operator = names(body["operName"])[-1] if body.get("operName") else "="
+            return self._member(self.columns(body["testexpr"], scope), query, operator, scope)
+        return False
+
+    def _exists(self, select: Node, scope: Scope) -> bool:
+        """EXISTS constrains when its WHERE ties the table to what it reads, and it can find nothing."""
+        if select.get("op", "SETOP_NONE") != "SETOP_NONE":
+            return self._exists(select["larg"], scope) and self._exists(select["rarg"], scope)
+        grouped = select.get("groupClause")
+        if grouped and any("GroupingSet" in item for item in grouped):
+            return False
+        if not grouped and any(self._calls(item) for item in select.get("targetList", ())):
+            return False
+        return self.constrains(select.get("whereClause"), self._inner(select, scope))
+
+    def _calls(self, node: Node) -> bool:
+        """True when a function, perhaps an aggregate, is called anywhere in `node`."""
+        stack: list[Any] = [node]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, list):
+                stack.extend(item)
+            elif isinstance(item, dict):
+                if "FuncCall" in item or "JsonArrayAgg" in item or "JsonObjectAgg" in item:
+                    return True
+                stack.extend(item.values())
+        return False
+
+    def _member(self, left: Columns, query: Node, operator: str, scope: Scope) -> bool:
+        """`left operator ANY (query)` constrains unless the query surely gives back the table's own value."""
+        if not left.target:
+            return False
+        select = query["SelectStmt"]
+        given = self._outer_columns(select, scope)
+        return varies(left, given, operator) and self.narrows(select, scope)
+
+    def _outer_columns(self, select: Node, scope: Scope) -> Columns:
+        """What the result of a subquery depends on of the row outside."""
+        if select.get("op", "SETOP_NONE") != "SETOP_NONE":
+            return self._outer_columns(select["larg"], scope) | self._outer_columns(select["rarg"], scope)
+        inner = self._inner(select, scope)._replace(twins=NO_NAMES)
+        found = NOTHING
+        for item in select.get("targetList", ()):
+            found |= self.columns(item["ResTarget"]["val"], inner)
+        for row in select.get("valuesLists", ()):
+            for item in row["List"]["items"]:
+                found |= self.columns(item, inner)
+        return found
+
+    def narrows(self, select: Node, scope: Scope) -> bool:
+        """True unless the query gives back rows of the scope's own table that nothing narrowed."""
+        if select.get("op", "SETOP_NONE") != "SETOP_NONE":
+            return self.narrows(select["larg"], scope) and self.narrows(select["rarg"], scope)
+        limit = select.get("limitCount")
+        if limit is not None:
+            self.literal = True
+            if not limit.get("A_Const", {}).get("isnull"):
+                return True
+        return all(self._item_narrows(item, select, scope) for item in select.get("fromClause", ()))
+
+    def _item_narrows(self, item: Node, select: Node, scope: Scope) -> bool:
+        ((tag, body),) = item.items()
+        if tag == "JoinExpr":
+            return self._item_narrows(body["larg"], select, scope) and self._item_narrows(body["rarg"], select, scope)
+        if tag == "RangeTableSample":
+            return self._item_narrows(body["relation"], select, scope)
+        if not self.reads_again(item, scope):
+            return True
+        alias = body.get("alias", {}).get("aliasname", "")
+        own = target_scope(scope.schema, scope.table, alias or scope.table)
+        alone = len(select.get("fromClause", ())) == 1 and tag == "RangeVar"
+        return self.constrains(select.get("whereClause"), own._replace(alone=alone))
+
+    def reads_again(self, item: Node, scope: Scope) -> bool:
+        """True when a FROM item gives rows of the scope's own table that nothing narrowed."""
+        ((tag, body),) = item.items()
+        if tag == "RangeVar":
+            schema, table = body.get("schemaname", ""), body["relname"]
+            if not schema and table in self.ctes:
+                query = self.ctes[table]
+                return "SelectStmt" in query and not self._without(table).narrows(query["SelectStmt"], scope)
+            return scope.same_table(schema, table)
+        if tag == "RangeSubselect":
+            return "SelectStmt" in body["subquery"] and not self.narrows(body["subquery"]["SelectStmt"], scope)
+        if tag == "JoinExpr":
+            return self.reads_again(body["larg"], scope) or self.reads_again(body["rarg"], scope)
+        return False
+
+    def _without(self, name: str) -> PostgresConditions:
+        """The same, for the body of a WITH query, which must not be followed into itself."""
+        inner = PostgresConditions({key: query for key, query in self.ctes.items() if key != name})
+        self.literal = True
+        return inner
+
+    def _inner(self, select: Node, scope: Scope) -> Scope:
+        return self.beside(select.get("fromClause", ()), scope, subquery=True)
+
+    def beside(self, items: Any, scope: Scope, *, subquery: bool = False) -> Scope:
+        """`scope` with the relations of FROM, USING or a subquery's FROM beside the table."""
+        found: set[str] = set()
+        twins: set[str] = set()
+        stack = list(items)
+        while stack:
+            item = stack.pop()
+            ((tag, body),) = item.items()
+            alias = body.get("alias", {}).get("aliasname", "")
+            if tag == "JoinExpr":
+                stack += [body["larg"], body["rarg"]]
+                if alias:
+                    found.add(alias)
+                continue
+            if tag == "RangeTableSample":
+                stack.append(body["relation"])
+                continue
+            own = {alias} if alias else {body["relname"]} if tag == "RangeVar" else {"?"}
+            found |= own
+            if self.reads_again(item, scope):
+                twins |= own
+        if not subquery and found:
+            return scope._replace(twins=scope.twins | (frozenset(twins) - scope.names), alone=False)
+        return scope.inner(frozenset(found), frozenset(twins))
+
+    # -- values
+
+    def columns(self, node: Any, scope: Scope) -> Columns:
+        """The columns whose value really changes the value of `node`."""
+        if isinstance(node, list):
+            found = NOTHING
+            for item in node:
+                found |= self.columns(item, scope)
+            return found
+        if not node:
+            return NOTHING
+        ((tag, body),) = node.items()
+        match tag:
+            case "ColumnRef":
+                parts = names(body["fields"])
+                return NOTHING if parts[-1] == "*" else scope.column(parts)
+            case "A_Const" | "ParamRef" | "SQLValueFunction":
+                return NOTHING
+            case "A_Expr":
+                if body["kind"] in {"AEXPR_OP", "AEXPR_NULLIF"} and not self._truth(names(body["name"])[-1]):
+                    return arithmetic(self.columns(body.get("lexpr"), scope), self.columns(body["rexpr"], scope))
+                return self._as_truth(node, scope)
+            case "BoolExpr" | "NullTest" | "BooleanTest":
+                return self._as_truth(node, scope)
+            case "TypeCast" | "CollateClause" | "NamedArgExpr" | "A_Indirection":
+                return self.columns(body["arg"], scope)
+            case "FuncCall" | "RowExpr" | "MinMaxExpr" | "XmlExpr":
+                return self.columns(body.get("args"), scope)
+            case "A_ArrayExpr":
+                return self.columns(body.get("elements"), scope)
+            case "List":
+                return self.columns(body.get("items"), scope)
+            case "CoalesceExpr":
+                return self.columns(body["args"][0], scope)
+            case "CaseExpr":
+                results = [when["CaseWhen"]["result"] for when in body["args"]]
+                return self.columns([*results, body.get("defresult")], scope)
+            case "SubLink":
+                if body["subLinkType"] in {"EXPR_SUBLINK", "ARRAY_SUBLINK"} and "SelectStmt" in body["subselect"]:
+                    return self._outer_columns(body["subselect"]["SelectStmt"], scope)
+                return self._as_truth(node, scope)
+            case _:
+                return NOTHING
+
+    @staticmethod
+    def _truth(operator: str) -> bool:
+        return operator in {"=", "<", ">", "<=", ">=", "<>"}
+
+    def _as_truth(self, node: Node, scope: Scope) -> Columns:
+        """A condition used as a value: it varies with the row when it constrains, by a column without a name."""
+        return Columns(frozenset({"?"})) if self.constrains(node, scope) else NOTHING

@@ -1,0 +1,340 @@
+"""Effects of statements that steer the session, wrap another statement or maintain the server, from PostgreSQL's tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dbshield.model import Flag, ObjectKind, ObjectName, Operation
+from dbshield.sqltext.collector import Collector, object_name, relation_name
+from dbshield.sqltext.postgres_conditions import Node, names
+from dbshield.sqltext.postgres_schema import Handler, create_table_as, dotted
+
+TRANSACTION_WORDS = {
+    "TRANS_STMT_BEGIN": "begin",
+    "TRANS_STMT_START": "begin",
+    "TRANS_STMT_COMMIT": "commit",
+    "TRANS_STMT_ROLLBACK": "rollback",
+    "TRANS_STMT_SAVEPOINT": "savepoint",
+    "TRANS_STMT_RELEASE": "release savepoint",
+    "TRANS_STMT_ROLLBACK_TO": "rollback to savepoint",
+    "TRANS_STMT_PREPARE": "prepare transaction",
+    "TRANS_STMT_COMMIT_PREPARED": "commit prepared",
+    "TRANS_STMT_ROLLBACK_PREPARED": "rollback prepared",
+}
+
+LOCK_MODES = (
+    "",
+    "access share",
+    "row share",
+    "row exclusive",
+    "share update exclusive",
+    "share",
+    "share row exclusive",
+    "exclusive",
+    "access exclusive",
+)
+"""Lock modes by their number (src/include/storage/lockdefs.h)."""
+
+FALSE_WORDS = frozenset({"false", "off", "0", "no"})
+"""What turns an option of EXPLAIN off; anything else counts as on."""
+
+UNSPOKEN_SETTING = "."
+"""A setting with this in its name belongs to an application or an extension; its value may be a secret and is not kept.
+
+The detail of a SET is `=` and the values, one a line; of a RESET it is empty."""
+
+
+def constant(node: Node) -> str:
+    """The value of a constant in an option list, as text; `?` for anything else."""
+    for tag in ("A_Const", "Integer", "Float", "String", "Boolean"):
+        if tag in node:
+            body = node[tag]
+            if tag == "A_Const":
+                if body.get("isnull"):
+                    return "null"
+                body = next((value for key, value in body.items() if isinstance(value, dict)), {})
+            for key in ("sval", "fval", "ival", "boolval"):
+                if key in body:
+                    return str(body[key]).lower() if key == "boolval" else str(body[key])
+            return "false" if tag == "Boolean" else "0" if tag != "String" else ""
+    if "TypeCast" in node:
+        return constant(node["TypeCast"]["arg"])
+    return "?"
+
+
+def options(nodes: Any) -> dict[str, str]:
+    """Options as name and value; an option without a value is `true`."""
+    found: dict[str, str] = {}
+    for item in nodes or ():
+        option = item["DefElem"]
+        found[option["defname"]] = constant(option["arg"]) if "arg" in option else "true"
+    return found
+
+
+def set_variable(collector: Collector, body: Node) -> str:
+    kind, name = body["kind"], body.get("name", "").lower()
+    if kind == "VAR_SET_MULTI":
+        if name == "transaction snapshot":
+            collector.add(Operation.TRANSACTION, ObjectKind.SESSION, ObjectName(name=""), frozenset(), name)
+            return "set"
+        for option, value in options(body["args"]).items():
+            collector.add(Operation.SET, ObjectKind.SETTING, ObjectName(name=option), frozenset({Flag.LITERAL}), f"={value}")
+        return "set"
+    if kind in {"VAR_SET_DEFAULT", "VAR_RESET", "VAR_RESET_ALL", "VAR_SET_CURRENT"}:
+        collector.add(Operation.SET, ObjectKind.SETTING, ObjectName(name=name or "all"))
+        return "set"
+    values = [constant(item) for item in body.get("args", ())]
+    detail = "" if UNSPOKEN_SETTING in name else "\n".join(values)
+    collector.add(Operation.SET, ObjectKind.SETTING, ObjectName(name=name), frozenset({Flag.LITERAL}), f"={detail}")
+    return "set"
+
+
+def show(collector: Collector, body: Node) -> str:
+    collector.add(Operation.READ, ObjectKind.SETTING, ObjectName(name=body.get("name", "")))
+    return "show"
+
+
+def transaction(collector: Collector, body: Node) -> str:
+    word = TRANSACTION_WORDS.get(body["kind"])
+    if word is None:
+        collector.unknown(body["kind"])
+        return "unknown"
+    collector.add(Operation.TRANSACTION, ObjectKind.SESSION, ObjectName(name=""), frozenset(), word)
+    for option, value in options(body.get("options")).items():
+        collector.add(Operation.SET, ObjectKind.SETTING, ObjectName(name=option), frozenset({Flag.LITERAL}), f"={value}")
+    return word
+
+
+def explain(collector: Collector, body: Node) -> str:
+    given = [item["DefElem"] for item in body.get("options", ()) if item["DefElem"]["defname"] in {"analyze", "analyse"}]
+    runs = any(constant(item["arg"]).lower() not in FALSE_WORDS if "arg" in item else True for item in given)
+    query = body["query"]
+    collector.planned = not runs
+    if "ExecuteStmt" in query:
+        execute(collector, query["ExecuteStmt"])
+    elif "CreateTableAsStmt" in query:
+        create_table_as(collector, query["CreateTableAsStmt"])
+    elif "DeclareCursorStmt" in query:
+        collector.walk(query["DeclareCursorStmt"]["query"])
+    else:
+        collector.walk(query)
+    return "explain analyze" if runs else "explain"
+
+
+def prepare(collector: Collector, body: Node) -> str:
+    collector.walk(body["query"])
+    return "prepare"
+
+
+def execute(collector: Collector, body: Node) -> str:
+    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, ObjectName(name=body["name"]))
+    collector.walk(body.get("params", []))
+    return "execute"
+
+
+def deallocate(collector: Collector, body: Node) -> str:
+    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, ObjectName(name=body.get("name", "all")), frozenset(), "deallocate")
+    return "deallocate"
+
+
+def declare(collector: Collector, body: Node) -> str:
+    collector.add(Operation.CURSOR, ObjectKind.SESSION, ObjectName(name=body["portalname"]), frozenset(), "declare")
+    collector.walk(body["query"])
+    return "declare"
+
+
+def fetch(collector: Collector, body: Node) -> str:
+    word = "move" if body.get("ismove") else "fetch"
+    collector.add(Operation.CURSOR, ObjectKind.SESSION, ObjectName(name=body["portalname"]), frozenset(), word)
+    return word
+
+
+def close(collector: Collector, body: Node) -> str:
+    collector.add(Operation.CURSOR, ObjectKind.SESSION, ObjectName(name=body.get("portalname", "all")), frozenset(), "close")
+    return "close"
+
+
+def copy(collector: Collector, body: Node) -> str:
+    from_client = body.get("is_from", False)
+    if body.get("is_program"):
+        collector.add(Operation.PROGRAM, ObjectKind.OTHER, ObjectName(name="copy"))
+    elif "filename" in body:
+        collector.add(Operation.FILE, ObjectKind.OTHER, ObjectName(name="copy"))
+    if "query" in body:
+        collector.walk(body["query"])
+    else:
+        collector.relation(
+            Operation.INSERT if from_client else Operation.READ, body["relation"], detail="copy" if from_client else ""
+        )
+    collector.walk(body.get("whereClause", []))
+    return "copy from" if from_client else "copy to"
+
+
+def lock(collector: Collector, body: Node) -> str:
+    mode = body["mode"]
+    for item in body["relations"]:
+        detail = LOCK_MODES[mode] if 0 < mode < len(LOCK_MODES) else "?"
+        collector.relation(Operation.LOCK, item["RangeVar"], detail=detail)
+    return "lock"
+
+
+def vacuum(collector: Collector, body: Node) -> str:
+    word = "vacuum" if body.get("is_vacuumcmd") else "analyze"
+    given = options(body.get("options"))
+    full = given.get("full", "false").lower() not in FALSE_WORDS
+    detail = f"{word} full" if full else word
+    for item in body.get("rels") or [{"VacuumRelation": {}}]:
+        name = relation_name(item["VacuumRelation"].get("relation", {}))
+        collector.add(Operation.MAINTAIN, ObjectKind.TABLE, name, frozenset(), detail)
+    return word
+
+
+def reindex(collector: Collector, body: Node) -> str:
+    concurrent = options(body.get("params")).get("concurrently", "false").lower() not in FALSE_WORDS
+    flags = frozenset({Flag.CONCURRENT}) if concurrent else frozenset()
+    name = relation_name(body["relation"]) if "relation" in body else ObjectName(name=body.get("name", ""))
+    collector.add(Operation.MAINTAIN, ObjectKind.INDEX, name, flags, "reindex")
+    return "reindex"
+
+
+def do_block(collector: Collector, body: Node) -> str:
+    language = "plpgsql"
+    for item in body["args"]:
+        if item["DefElem"]["defname"] == "language":
+            language = constant(item["DefElem"]["arg"])
+    collector.add(Operation.EXECUTE, ObjectKind.FUNCTION, ObjectName(name="do"), frozenset(), language)
+    return "do"
+
+
+def call(collector: Collector, body: Node) -> str:
+    function = body["funccall"]
+    name = object_name(names(function["funcname"]))
+    collector.add(Operation.EXECUTE, ObjectKind.FUNCTION, name, frozenset(), "procedure")
+    collector.walk(function.get("args", []))
+    return "call"
+
+
+Simple = tuple[str, Operation, ObjectKind, str, str]
+
+
+def _simple(word: str, operation: Operation, kind: ObjectKind, detail: str, field: str) -> Handler:
+    """A statement with one effect on one object, whose name stands in `field`."""
+
+    def handler(collector: Collector, body: Node) -> str:
+        value = body.get(field, "") if field else ""
+        if isinstance(value, str):
+            name = ObjectName(name=value)
+        elif isinstance(value, dict) and "relname" in value:
+            name = relation_name(value)
+        elif isinstance(value, dict) and "roletype" in value:
+            name = ObjectName(name=value.get("rolename", "current_user"))
+        else:
+            name = object_name(dotted(value))
+        collector.add(operation, kind, name, frozenset(), detail)
+        collector.walk({key: item for key, item in body.items() if key in {"constraints", "exprs", "raw_default", "def"}})
+        return word
+
+    return handler
+
+
+def _simples() -> dict[str, Handler]:
+    o, k = Operation, ObjectKind
+    table: dict[str, Simple] = {
+        "AlterCollationStmt": ("alter collation", o.ALTER, k.OTHER, "collation", "collname"),
+        "AlterDatabaseRefreshCollStmt": ("alter database", o.ALTER, k.DATABASE, "", "dbname"),
+        "AlterDatabaseSetStmt": ("alter database", o.ALTER, k.DATABASE, "set", "dbname"),
+        "AlterDatabaseStmt": ("alter database", o.ALTER, k.DATABASE, "", "dbname"),
+        "AlterDefaultPrivilegesStmt": ("alter default privileges", o.GRANT, k.OTHER, "default privileges", ""),
+        "AlterDomainStmt": ("alter domain", o.ALTER, k.TYPE, "domain", "typeName"),
+        "AlterEnumStmt": ("alter type", o.ALTER, k.TYPE, "enum", "typeName"),
+        "AlterEventTrigStmt": ("alter event trigger", o.ALTER, k.OTHER, "event trigger", "trigname"),
+        "AlterExtensionContentsStmt": ("alter extension", o.ALTER, k.EXTENSION, "", "extname"),
+        "AlterExtensionStmt": ("alter extension", o.ALTER, k.EXTENSION, "", "extname"),
+        "AlterFdwStmt": ("alter foreign data wrapper", o.ALTER, k.OTHER, "foreign data wrapper", "fdwname"),
+        "AlterForeignServerStmt": ("alter server", o.ALTER, k.OTHER, "foreign server", "servername"),
+        "AlterFunctionStmt": ("alter function", o.ALTER, k.FUNCTION, "", "func"),
+        "AlterObjectDependsStmt": ("alter depends", o.ALTER, k.OTHER, "depends", "object"),
+        "AlterOpFamilyStmt": ("alter operator family", o.ALTER, k.OTHER, "operator family", "opfamilyname"),
+        "AlterOperatorStmt": ("alter operator", o.ALTER, k.OTHER, "operator", "opername"),
+        "AlterPolicyStmt": ("alter policy", o.ALTER, k.POLICY, "", "policy_name"),
+        "AlterPublicationStmt": ("alter publication", o.ALTER, k.OTHER, "publication", "pubname"),
+        "AlterRoleSetStmt": ("alter role", o.ALTER, k.ROLE, "set", "role"),
+        "AlterRoleStmt": ("alter role", o.ALTER, k.ROLE, "", "role"),
+        "AlterStatsStmt": ("alter statistics", o.ALTER, k.OTHER, "statistics", "defnames"),
+        "AlterSubscriptionStmt": ("alter subscription", o.ALTER, k.OTHER, "subscription", "subname"),
+        "AlterSystemStmt": ("alter system", o.ALTER, k.SETTING, "system", ""),
+        "AlterTableMoveAllStmt": ("alter table", o.ALTER, k.TABLE, "move all", "orig_tablespacename"),
+        "AlterTableSpaceOptionsStmt": ("alter tablespace", o.ALTER, k.OTHER, "tablespace", "tablespacename"),
+        "AlterTSConfigurationStmt": ("alter text search", o.ALTER, k.OTHER, "text search", "cfgname"),
+        "AlterTSDictionaryStmt": ("alter text search", o.ALTER, k.OTHER, "text search", "dictname"),
+        "AlterTypeStmt": ("alter type", o.ALTER, k.TYPE, "", "typeName"),
+        "AlterUserMappingStmt": ("alter user mapping", o.ALTER, k.OTHER, "user mapping", "servername"),
+        "CheckPointStmt": ("checkpoint", o.MAINTAIN, k.OTHER, "checkpoint", ""),
+        "ClusterStmt": ("cluster", o.MAINTAIN, k.TABLE, "cluster", "relation"),
+        "CompositeTypeStmt": ("create type", o.CREATE, k.TYPE, "", "typevar"),
+        "ConstraintsSetStmt": ("set constraints", o.TRANSACTION, k.CONSTRAINT, "set constraints", ""),
+        "CreateAmStmt": ("create access method", o.CREATE, k.OTHER, "access method", "amname"),
+        "CreateCastStmt": ("create cast", o.CREATE, k.OTHER, "cast", ""),
+        "CreateConversionStmt": ("create conversion", o.CREATE, k.OTHER, "conversion", "conversion_name"),
+        "CreateDomainStmt": ("create domain", o.CREATE, k.TYPE, "", "domainname"),
+        "CreateEnumStmt": ("create type", o.CREATE, k.TYPE, "", "typeName"),
+        "CreateEventTrigStmt": ("create event trigger", o.CREATE, k.OTHER, "event trigger", "trigname"),
+        "CreateExtensionStmt": ("create extension", o.CREATE, k.EXTENSION, "", "extname"),
+        "CreateFdwStmt": ("create foreign data wrapper", o.CREATE, k.OTHER, "foreign data wrapper", "fdwname"),
+        "CreateForeignServerStmt": ("create server", o.CREATE, k.OTHER, "foreign server", "servername"),
+        "CreateOpClassStmt": ("create operator class", o.CREATE, k.OTHER, "operator class", "opclassname"),
+        "CreateOpFamilyStmt": ("create operator family", o.CREATE, k.OTHER, "operator family", "opfamilyname"),
+        "CreatePLangStmt": ("create language", o.CREATE, k.OTHER, "language", "plname"),
+        "CreatePublicationStmt": ("create publication", o.CREATE, k.OTHER, "publication", "pubname"),
+        "CreateRangeStmt": ("create type", o.CREATE, k.TYPE, "range", "typeName"),
+        "CreateRoleStmt": ("create role", o.CREATE, k.ROLE, "", "role"),
+        "CreateStatsStmt": ("create statistics", o.CREATE, k.OTHER, "statistics", "defnames"),
+        "CreateSubscriptionStmt": ("create subscription", o.CREATE, k.OTHER, "subscription", "subname"),
+        "CreateTableSpaceStmt": ("create tablespace", o.CREATE, k.OTHER, "tablespace", "tablespacename"),
+        "CreateTransformStmt": ("create transform", o.CREATE, k.OTHER, "transform", ""),
+        "CreateUserMappingStmt": ("create user mapping", o.CREATE, k.OTHER, "user mapping", "servername"),
+        "CreatedbStmt": ("create database", o.CREATE, k.DATABASE, "", "dbname"),
+        "DiscardStmt": ("discard", o.SET, k.SESSION, "discard", ""),
+        "DropSubscriptionStmt": ("drop subscription", o.DROP, k.OTHER, "subscription", "subname"),
+        "DropTableSpaceStmt": ("drop tablespace", o.DROP, k.OTHER, "tablespace", "tablespacename"),
+        "DropUserMappingStmt": ("drop user mapping", o.DROP, k.OTHER, "user mapping", "servername"),
+        "DropdbStmt": ("drop database", o.DROP, k.DATABASE, "", "dbname"),
+        "ImportForeignSchemaStmt": ("import foreign schema", o.CREATE, k.OTHER, "foreign schema", "local_schema"),
+        "ListenStmt": ("listen", o.NOTIFY, k.SESSION, "listen", "conditionname"),
+        "LoadStmt": ("load", o.FILE, k.OTHER, "load", ""),
+        "NotifyStmt": ("notify", o.NOTIFY, k.SESSION, "notify", "conditionname"),
+        "ReassignOwnedStmt": ("reassign owned", o.GRANT, k.ROLE, "reassign owned", ""),
+        "SecLabelStmt": ("security label", o.ALTER, k.OTHER, "security label", "object"),
+        "UnlistenStmt": ("unlisten", o.NOTIFY, k.SESSION, "unlisten", "conditionname"),
+    }
+    return {node: _simple(*row) for node, row in table.items()}
+
+
+def define(collector: Collector, body: Node) -> str:
+    """CREATE AGGREGATE, OPERATOR, base TYPE, COLLATION and text search objects."""
+    what = body["kind"].removeprefix("OBJECT_").lower().replace("_", " ")
+    collector.add(Operation.CREATE, ObjectKind.OTHER, object_name(names(body["defnames"])), frozenset(), what)
+    return f"create {what}"
+
+
+HANDLERS: dict[str, Callable[[Collector, Node], str]] = {
+    **_simples(),
+    "CallStmt": call,
+    "ClosePortalStmt": close,
+    "CopyStmt": copy,
+    "DeallocateStmt": deallocate,
+    "DeclareCursorStmt": declare,
+    "DefineStmt": define,
+    "DoStmt": do_block,
+    "ExecuteStmt": execute,
+    "ExplainStmt": explain,
+    "FetchStmt": fetch,
+    "LockStmt": lock,
+    "PrepareStmt": prepare,
+    "ReindexStmt": reindex,
+    "TransactionStmt": transaction,
+    "VacuumStmt": vacuum,
+    "VariableSetStmt": set_variable,
+    "VariableShowStmt": show,
+}

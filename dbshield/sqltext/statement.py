@@ -1,0 +1,45 @@
+"""What a reader says of one text: its statements and their effects, and why it could not say more.
+
+A reader never guesses. What it cannot read it raises as Unreadable, or names in an effect whose operation is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+
+from dbshield.errors import DbshieldError
+from dbshield.model import Effect
+
+
+@unique
+class Trouble(StrEnum):
+    """Why a text cannot be read. The list is closed; each member has one rule in the catalogue."""
+
+    SYNTAX = "syntax"
+    DISAGREEMENT = "disagreement"
+    SECOND_READER = "second reader"
+    TOO_LONG = "too long"
+    TOO_DEEP = "too deep"
+    CHARACTERS = "characters"
+    UNKNOWN = "unknown"
+    READER_FAILED = "reader failed"
+
+
+class Unreadable(DbshieldError):
+    """The text cannot be judged; `trouble` says why."""
+
+    def __init__(self, trouble: Trouble, message: str) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One SQL statement. `kind` is its command word (`select`, `create table`); `attributes` are the names after a dot, which
+    PostgreSQL may resolve to a function of the row. `literal` is true when a constant decided anything here."""
+
+    kind: str
+    effects: tuple[Effect, ...]
+    attributes: frozenset[str] = frozenset()
+    literal: bool = False

@@ -1,0 +1,1 @@
+"""Builds the generated reference pages: `python -m docs.build`."""
