@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -43,6 +44,7 @@ class Vault:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key has {KEY_BYTES} bytes")
+        self._key = key
         self._cipher = AESGCM(key)
         self._name = hashlib.sha256(b"dbshield key name" + key).digest()[:KEY_NAME_BYTES]
 
@@ -80,6 +82,10 @@ class Vault:
         if prefix != _PREFIX or len(key) != KEY_BYTES:
             raise StoreError(f"{path} does not hold a key of dbshield")
         return cls(key)
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes that only who has the key can make, the same on every machine that has it."""
+        return hmac.digest(self._key, f"dbshield {purpose}".encode(), "sha256")
 
     def seal(self, secret: str, *, identity: str) -> bytes:
         """The secret, sealed for the row of this identity."""

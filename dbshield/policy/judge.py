@@ -98,6 +98,10 @@ class Judge:
         statement = Statement(kind="function call", effects=(effect,))
         return self._judgement((statement,), f"function call {function.schema}.{function.name}", shape_only=False)
 
+    def judge_length(self, length: int) -> Judgement:
+        """The judgement of a text that is not even taken in, because it has `length` bytes."""
+        return self._unreadable(Unreadable(Trouble.TOO_LONG, f"{length} bytes, {self.max_statement_bytes} are read"), b"")
+
     def use(self, functions: FunctionCatalogue) -> None:
         """Judge by this catalogue from now on; every verdict that was kept is forgotten."""
         self.functions = functions
@@ -124,7 +128,8 @@ class Judge:
                 found = self._shapes.get(shape)
                 if found is not None:
                     self.hits += 1
-                    self._keep(text, found)
+                    if shape == text:  # no constants in it, so it comes again; a text with new ones each time would push it out
+                        self._keep(text, found)
                     return found
             self.misses += 1
             judgement = self._read(text, shape)

@@ -38,7 +38,7 @@ class TestProof:
             database="shop",
             settings={
                 "application_name": "dbshield:claude psql",
-                "TimeZone": "UTC",
+                "timezone": "UTC",
                 "client_encoding": "UTF8",
                 "standard_conforming_strings": "on",
             },

@@ -92,7 +92,7 @@ class TestStartup:
             ("replication", "true", "42501"),
             ("options", "-c session_replication_role=replica", "42501"),
             ("client_encoding", "SJIS", "22023"),
-            ("app.tenant", "1", "42704"),
+            ("dbshield.agent", "1", "42704"),
         ],
     )
     def test_trap_10_settings_that_are_refused(self, name: str, value: str, sqlstate: str) -> None:

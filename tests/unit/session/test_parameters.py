@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbshield.errors import Refused
-from dbshield.session.parameters import ALLOWED, FORBIDDEN, FORCED, marked, split_options, startup_settings
+from dbshield.policy import settings as policy
+from dbshield.session.parameters import FORBIDDEN, FORCED, marked, split_options, startup_settings
 
 Pairs = list[tuple[str, str]]
 
@@ -56,10 +57,10 @@ def test_what_drivers_bring_passes(driver: str, pairs: Pairs) -> None:
     assert not any(name.startswith("_pq_.") for name in result)
 
 
-def test_settings_have_the_spelling_of_postgresql() -> None:
-    result = settings(("datestyle", "ISO"), ("TIMEZONE", "UTC"))
-    assert result["DateStyle"] == "ISO"
-    assert result["TimeZone"] == "UTC"
+def test_a_setting_has_one_spelling() -> None:
+    result = settings(("DateStyle", "ISO"), ("options", "-c TIMEZONE=UTC"))
+    assert result["datestyle"] == "ISO"
+    assert result["timezone"] == "UTC"
 
 
 def test_nothing_brought_is_the_forced_settings_and_the_mark() -> None:
@@ -85,7 +86,9 @@ def test_trap_10_replication_is_refused_whatever_its_value(value: str) -> None:
         settings(("replication", value))
 
 
-@pytest.mark.parametrize("name", ["app.tenant", "no_such_setting", "USER", "log_statement", "", "search_path ", "ſearch_path"])
+@pytest.mark.parametrize(
+    "name", ["dbshield.agent", "no_such_setting", "USER", "log_statement", "", "search_path ", "ſearch_path"]
+)
 def test_unknown_ones_are_refused_by_name(name: str) -> None:
     with pytest.raises(Refused) as caught:
         settings((name, "x"))
@@ -116,7 +119,7 @@ def test_standard_conforming_strings_stay_on(value: str) -> None:
 
 
 def test_every_double_is_judged_and_the_last_counts() -> None:
-    assert settings(("TimeZone", "UTC"), ("timezone", "CET"))["TimeZone"] == "CET"
+    assert settings(("TimeZone", "UTC"), ("timezone", "CET"))["timezone"] == "CET"
     with pytest.raises(Refused):
         settings(("client_encoding", "SJIS"), ("client_encoding", "UTF8"))
     with pytest.raises(Refused):
@@ -189,17 +192,32 @@ def test_a_client_cannot_pass_for_another_agent() -> None:
     assert settings(("application_name", "dbshield:other"))["application_name"] == "dbshield:claude dbshield:other"
 
 
-def test_every_entry_has_a_reason_and_stands_once() -> None:
-    names = [setting.name.lower() for setting in ALLOWED] + list(FORBIDDEN)
-    assert len(names) == len(set(names))
-    assert all(setting.reason for setting in ALLOWED)
+def test_what_may_be_set_may_be_brought() -> None:
+    """One list: a driver's connection string and a SET are refused alike."""
+    values = {"client_encoding": "utf8", "standard_conforming_strings": "on", "search_path": "shop"}
+    for name in [*policy.HARMLESS, *policy.LOOKED_AT, "enable_seqscan", "app.tenant"]:
+        assert name in settings((name, values.get(name, "1")))
+    assert not any(policy.refusal(name, "on") is None for name in FORBIDDEN)
+
+
+@pytest.mark.parametrize("value", ["shop, pg_catalog", "shop,PG_Catalog", 'shop, "pg_catalog"', "pg_temp, shop", "Pg_Temp,shop"])
+def test_a_search_path_that_hides_pg_catalog_is_refused(value: str) -> None:
+    """An agent's own lower() in front of PostgreSQL's would be called by a statement that was read as harmless."""
+    for pair in (("search_path", value), ("options", "--search_path=" + value.replace(" ", "\\ "))):
+        with pytest.raises(Refused, match="pg_catalog comes first") as caught:
+            settings(pair)
+        assert caught.value.sqlstate == "22023"
+
+
+@pytest.mark.parametrize("value", ["shop", '"$user", public', "pg_catalog, shop", "shop, pg_temp", ""])
+def test_other_search_paths_pass_as_they_are(value: str) -> None:
+    assert settings(("search_path", value))["search_path"] == value
 
 
 @given(st.lists(st.tuples(st.sampled_from(["options", "client_encoding", "Role"]) | st.text(), st.text()), max_size=4))
 def test_property_fuzz_refused_or_only_known_settings(pairs: Pairs) -> None:
-    known = {setting.name for setting in ALLOWED}
     result: dict[str, str] = {}
     with contextlib.suppress(Refused):
         result = settings(*pairs)
-    assert set(result) <= known
+    assert all(policy.refusal(name, value) is None for name, value in result.items() if name != "search_path")
     assert not result or FORCED.items() <= result.items()

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.conversation import (
+    DELETED,
+    FAILED,
+    IDLE,
+    IN_TRANSACTION,
+    MARKER,
+    SELECTED,
+    Conversation,
+    other_error,
+    refused,
+    syntax_error,
+)
 
 from dbshield.errors import ProtocolError, Refused
 from dbshield.model import AccessLevel, Allow
@@ -37,18 +51,6 @@ from dbshield.wire.frontend import (
     Terminate,
 )
 from dbshield.wire.message import Message
-from support.conversation import (
-    DELETED,
-    FAILED,
-    IDLE,
-    IN_TRANSACTION,
-    MARKER,
-    SELECTED,
-    Conversation,
-    other_error,
-    refused,
-    syntax_error,
-)
 
 SELECT = b"select 1"
 DROP = b"drop table shop.orders"
@@ -408,7 +410,7 @@ def test_how_a_stream_is_cut_changes_nothing(cuts: list[int]) -> None:
 
     def cut(data: bytes) -> list[bytes]:
         edges = [0, *sorted(min(at, len(data)) for at in cuts), len(data)]
-        return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a != b]
+        return [data[a:b] for a, b in pairwise(edges) if a != b]
 
     assert both(cut(STREAM), cut(ANSWERS)) == both([STREAM], [ANSWERS])
 
