@@ -45,7 +45,15 @@ def _expand(path: Path) -> Path:
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+def _nothing(value: object) -> object:
+    """The empty text stands for no path, as it does in the commented file."""
+    return None if value == "" else value
+
+
 UserPath = Annotated[Path, AfterValidator(_expand)]
+OptionalPath = Annotated[UserPath | None, BeforeValidator(_nothing)]
 
 
 class Section(BaseModel):
@@ -57,7 +65,7 @@ class Section(BaseModel):
 class WithPassword(Section):
     """A section that connects somewhere and names where its password is."""
 
-    password_file: UserPath | None = Field(default=None, description="file with the password, on one line")
+    password_file: OptionalPath = Field(default=None, description="file with the password, on one line")
     password_env: str = Field(default="", description="environment variable with the password")
 
     @model_validator(mode="after")
@@ -75,7 +83,7 @@ class ControlConfig(WithPassword):
         repr=False,
         description="PostgreSQL by URL or key=value text; empty: dbshield runs one of its own in the state folder",
     )
-    key_file: UserPath | None = Field(
+    key_file: OptionalPath = Field(
         default=None, description="key that seals stored passwords; empty: secret.key in the state folder"
     )
 
@@ -104,8 +112,8 @@ class ProxyConfig(Section):
     listen: Texts = Field(default=("127.0.0.1:6432",), description="host:port, [::1]:port or unix:/folder:port", min_length=1)
     advertise: str = Field(default="", description="host:port that connection strings name; empty: the first of listen")
     workers: int = Field(default=1, ge=1, le=256, description="processes that share the port")
-    tls_certificate: UserPath | None = Field(default=None, description="PEM file: the certificate and its chain")
-    tls_key: UserPath | None = Field(default=None, description="PEM file: the certificate's key")
+    tls_certificate: OptionalPath = Field(default=None, description="PEM file: the certificate and its chain")
+    tls_key: OptionalPath = Field(default=None, description="PEM file: the certificate's key")
     tls_required: bool = Field(default=False, description="refuse clients that do not ask for TLS")
     allow_plaintext: bool = Field(default=False, description="listen beyond this machine although there is no TLS")
     login_timeout: float = Field(

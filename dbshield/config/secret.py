@@ -18,14 +18,14 @@ def read_secret(key: str, *, file: Path | None, variable: str) -> str | None:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ConfigError(f"{key}_file: {file} cannot be read: {reason}") from error
+            raise ConfigError(f"{key}: the file {file} cannot be read: {reason}") from error
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
-            raise ConfigError(f"{key}_file: {file} is empty", hint="Write the password into it, on one line.")
+            raise ConfigError(f"{key}: the file {file} is empty", hint="Write the password into it, on one line.")
         return text
     if variable:
         value = os.environ.get(variable)
         if not value:
-            raise ConfigError(f"{key}_env: the environment variable {variable} is not set", hint="Set it, or use password_file.")
+            raise ConfigError(f"{key}: the environment variable {variable} is not set", hint="Set it, or name a file instead.")
         return value
     return None

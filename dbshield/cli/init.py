@@ -1,0 +1,110 @@
+"""`dbshield init`: everything that has to be there before the first agent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbshield.cli.options import ConfigOption, JsonOption, read_settings
+from dbshield.cli.output import answer, say
+from dbshield.config import check_name, conninfo, find_config
+from dbshield.config.load import FILE_NAME
+from dbshield.config.text import template
+from dbshield.control.connection import control_dsn
+from dbshield.control.setup import make_key, make_state, make_tables
+from dbshield.errors import ConfigError
+
+
+def init(
+    *,
+    environment: Annotated[
+        str, typer.Option("--environment", "-e", metavar="NAME", help="Name of the first protected database.")
+    ] = "",
+    upstream: Annotated[str, typer.Option("--upstream", metavar="URL", help="Its server, without a password.")] = "",
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", metavar="FILE", help="The password of the role in URL.")
+    ] = None,
+    password_env: Annotated[str, typer.Option("--password-env", metavar="VARIABLE", help="The same, in a variable.")] = "",
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write a commented dbshield.toml, make the state folder and its key, and bring the control database up to date.
+
+    What is there already is kept, so this is also what to run after an upgrade.
+
+    \b
+    Examples:
+      dbshield init
+      dbshield init --environment staging --upstream postgresql://dbshield@db.example.com/shop --password-file /run/secrets/shop
+    """
+    if bool(environment) != bool(upstream):
+        raise ConfigError("--environment and --upstream go together", hint="Give both, or neither and edit dbshield.toml.")
+    if (password_file is not None or password_env) and not environment:
+        raise ConfigError("a password was given without --environment and --upstream", hint="Give them as well.")
+    given = _settings(environment, upstream, password_file, password_env) if environment else {}
+    path, written = _file(config, environment, given)
+    settings = read_settings(path)
+    new_state, new_key = make_state(settings), make_key(settings.secret_key)
+    with control_dsn(settings) as dsn:
+        before, registered = make_tables(settings, dsn)
+    if json:
+        answer(
+            {
+                "config": str(path),
+                "config_written": written,
+                "state": str(settings.state),
+                "key_made": new_key,
+                "revision_before": before,
+                "environments_registered": registered,
+            }
+        )
+        return
+    say(f"{path}: {'written' if written else 'kept as it is'}")
+    say(f"{settings.state}: {'made' if new_state else 'kept'}; {settings.secret_key}: {'made' if new_key else 'kept'}")
+    say(
+        f"control database ({'embedded' if settings.control.embedded else 'by URL'}): {'new' if before is None else 'up to date'}"
+    )
+    if not settings.environments:
+        say(f"\nNext: describe the database to protect in {path}, then run `dbshield init` again.")
+    else:
+        say(
+            f"\nNext: dbshield agent create NAME --environment {next(iter(settings.environments))} --access read, then dbshield up"
+        )
+
+
+def _settings(environment: str, upstream: str, password_file: Path | None, password_env: str) -> dict[str, object]:
+    try:
+        check_name(environment)
+        conninfo.to_upstream(upstream)
+    except ValueError as error:
+        raise ConfigError(f"--environment {environment} --upstream: {error}") from None
+    if conninfo.password(upstream) is not None:
+        raise ConfigError(
+            "--upstream has a password in it", hint="Take it out, and give it with --password-file or --password-env."
+        )
+    given: dict[str, object] = {"upstream": upstream}
+    if password_file is not None:
+        given["password_file"] = str(password_file.absolute())
+    if password_env:
+        given["password_env"] = password_env
+    return given
+
+
+def _file(wanted: Path | None, environment: str, given: dict[str, object]) -> tuple[Path, bool]:
+    """The file to use, and whether it was written now. Never over another one."""
+    existing = wanted if wanted is not None and wanted.exists() else find_config() if wanted is None else None
+    if existing is not None:
+        if environment:
+            raise ConfigError(f"{existing} is there and is not written over", hint=f"Add [environments.{environment}] to it.")
+        return existing, False
+    path = wanted if wanted is not None else Path(FILE_NAME)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(template(environment, given))
+    return path, True

@@ -1,0 +1,74 @@
+"""How answers look: tables for people on a terminal, plain columns in a pipe, JSON for machines.
+
+Answers go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+
+def say(text: str = "") -> None:
+    """A line of the answer."""
+    sys.stdout.write(f"{text}\n")
+
+
+def remark(text: str) -> None:
+    """A line that is not the answer."""
+    sys.stderr.write(f"{text}\n")
+
+
+def answer(value: Any) -> None:
+    """One JSON value on one line."""
+    sys.stdout.write(json.dumps(value, default=_plain) + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Rows under their columns; the sentence `empty` on standard error where there are none."""
+    texts = [[_cell(cell) for cell in row] for row in rows]
+    if not texts:
+        remark(empty)
+    elif sys.stdout.isatty():
+        _rich_table(columns, texts)
+    else:
+        widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+        for row in (columns, *texts):
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339, UTC, for machines."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def date(moment: datetime) -> str:
+    """For people."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _cell(value: object) -> str:
+    return date(value) if isinstance(value, datetime) else str(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return timestamp(value)
+    return str(value)
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  (a twentieth of a second that a pipe does not need)
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        # Text, because a name in square brackets is no markup.
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console().print(drawn)
