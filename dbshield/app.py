@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvloop
 
-from dbshield.cluster import Cluster
-from dbshield.config import Config, load_config
+from dbshield.config import Config
 from dbshield.control.audit import AuditLog
 from dbshield.control.directory import Directory
 from dbshield.control.vault import Vault
@@ -36,36 +36,16 @@ DESCRIPTORS_PER_CONNECTION: Final = 2
 """A client's socket and its server's."""
 OTHER_DESCRIPTORS: Final = 64
 
-
-def control_cluster(config: Config) -> Cluster:
-    """The embedded control database, not started."""
-    return Cluster(config.state / "control")
-
-
-@contextlib.contextmanager
-def control_database(config: Config) -> Iterator[str]:
-    """The connection string of the control database; an embedded one that does not run is run meanwhile."""
-    if not config.control.embedded:
-        yield config.control.dsn()
-        return
-    cluster = control_cluster(config)
-    if cluster.running:
-        yield cluster.dsn()
-        return
-    cluster.ensure()
-    cluster.start()
-    try:
-        yield cluster.dsn()
-    finally:
-        cluster.stop()
+GC_THRESHOLDS: Final = (20_000, 50, 100)
+"""Allocations before the youngest generation is looked at; the audit's entries alone would reach Python's 700 at once."""
 
 
 class Proxy:
-    """The proxy of one machine: listening sockets, and workers that share them."""
+    """The proxy of one machine: listening sockets, and workers that share them. `load` reads the configuration anew."""
 
-    def __init__(self, config: Config, config_file: Path | None, control_dsn: str) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], control_dsn: str) -> None:
         self._config = config
-        self._config_file = config_file
+        self._load = load
         self._control_dsn = control_dsn
         self._log: Any = structlog.get_logger("dbshield.proxy")
 
@@ -90,6 +70,7 @@ class Proxy:
                     Path(address.socket_path).unlink(missing_ok=True)
 
     def _work(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> int:
+        _warm_up()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve(number, sockets, vault))
@@ -112,7 +93,7 @@ class Proxy:
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             mock_secret=vault.derive("salts of users that do not exist"),
         )
-        await Worker(state, sockets, lambda: load_config(self._config_file)).run()
+        await Worker(state, sockets, self._load).run()
 
 
 def make_judge(config: Config, access: AccessLevel, environment: str, functions: FunctionCatalogue) -> Judge:
@@ -125,6 +106,15 @@ def make_judge(config: Config, access: AccessLevel, environment: str, functions:
     )
 
 
+def _warm_up() -> None:
+    """What the first statement would pay otherwise: the readers' modules and tables. They stay for ever, so the garbage
+    collector need not look at them again, and what a session leaves behind is seldom a cycle."""
+    Judge(access=AccessLevel.WRITE, functions=FunctionCatalogue.builtin()).judge(b"update t set a = 1 where b = 2")
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 def _allow_descriptors(connections: int) -> None:
     """Raise this process' own limit as far as it may be; the rest is the administrator's."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,4 +122,3 @@ def _allow_descriptors(connections: int) -> None:
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-

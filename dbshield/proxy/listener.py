@@ -128,7 +128,6 @@ async def accept(sock: socket.socket, context: ssl.SSLContext | None, inbox: Inb
             case Proceed():
                 inbox.data_received(head)
                 transport, _ = await loop.connect_accepted_socket(lambda: inbox, sock)
-                assert isinstance(transport, asyncio.Transport)
                 return transport
             case never:
                 assert_never(never)
@@ -144,7 +143,6 @@ async def _secure(sock: socket.socket, context: ssl.SSLContext, inbox: Inbox, *,
     if direct and tls.selected_alpn_protocol() != ALPN:
         transport.abort()
         raise ProtocolError(f"a client of direct TLS must offer the ALPN protocol {ALPN!r}")
-    assert isinstance(transport, asyncio.Transport)
     return transport
 
 

@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from functools import partial
-from typing import assert_never
+from typing import assert_never, cast
 
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AgentLogin
@@ -200,9 +200,7 @@ class _Login:
             (server.transport, server.inbox.take()),
         ):
             if early:
-                protocol = end.get_protocol()
-                assert isinstance(protocol, asyncio.Protocol)
-                protocol.data_received(early)
+                cast(asyncio.Protocol, end.get_protocol()).data_received(early)
         if self.inbox.lost or server.inbox.lost:
             pair.end("a peer went away during the login")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Judgement
@@ -23,10 +22,8 @@ INTERNAL = "XX000"
 """internal_error"""
 
 
-class Record(Protocol):
-    """Where judgements go; one is made for each session, knowing who it is."""
-
-    def __call__(self, now: float, judgement: Judgement) -> None: ...
+Record = Callable[[float, Judgement], None]
+"""Where judgements go, with seconds since 1970; one is made for each session, knowing who it is."""
 
 
 class Pair:

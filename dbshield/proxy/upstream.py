@@ -80,7 +80,7 @@ async def _start_tls(
     match await inbox.receive_byte():
         case b"S":
             secured = await asyncio.get_running_loop().start_tls(transport, inbox, context, server_hostname=upstream.host)
-            assert isinstance(secured, asyncio.Transport)
+            assert secured is not None
             inbox.transport = secured
             return secured, inbox
         case b"N" if upstream.sslmode in {"prefer", "allow"}:

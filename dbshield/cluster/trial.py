@@ -1,0 +1,53 @@
+"""A protected database to try dbshield on, for who has none at hand: an embedded PostgreSQL with a small table in it.
+
+It lives in the state folder and keeps what is put into it. Its role's password is new at each start and stands nowhere.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from dbshield.cluster.cluster import Cluster
+from dbshield.config import Config, EnvironmentConfig
+
+ENVIRONMENT = "trial"
+DATABASE, ROLE = "shop", "shop_app"
+
+TABLES = """
+create table if not exists orders (id integer primary key, customer text not null, total numeric(8, 2) not null);
+insert into orders select i, 'customer ' || i % 100, i % 90 + 0.99 from generate_series(1, 1000) i on conflict do nothing;
+grant select, insert, update, delete on orders to shop_app;
+"""
+
+
+@contextmanager
+def trial_environment(config: Config) -> Iterator[Config]:
+    """The configuration with an environment for the trial database, which runs until the block ends."""
+    cluster = Cluster(config.state / ENVIRONMENT)
+    cluster.ensure()
+    cluster.start(tethered=True)
+    try:
+        password = secrets.token_urlsafe(24)
+        _prepare(cluster, password)
+        upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
+        environment = EnvironmentConfig(upstream=upstream)
+        yield config.model_copy(update={"environments": {**config.environments, ENVIRONMENT: environment}})
+    finally:
+        cluster.stop()
+
+
+def _prepare(cluster: Cluster, password: str) -> None:
+    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        if conn.execute("select 1 from pg_roles where rolname = %s", [ROLE]).fetchone() is None:
+            conn.execute(sql.SQL("create role {} login").format(sql.Identifier(ROLE)))
+        conn.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(ROLE), sql.Literal(password)))
+        if conn.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone() is None:
+            conn.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
+    with psycopg.connect(cluster.dsn(DATABASE), autocommit=True) as conn:
+        conn.execute(TABLES)
