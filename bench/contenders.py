@@ -30,6 +30,8 @@ STOP_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 60.0
 INSTALL_TIMEOUT = 300.0
 POLL = 0.05
+SAID = 300
+"""Characters of a log line that are shown; a traceback as JSON is longer than a table is wide."""
 POOL = 400
 """Server connections that PgBouncer may open: more than the largest row asks for, so that nobody queues."""
 
@@ -110,7 +112,7 @@ class Service:
                 return
             time.sleep(POLL)
         self.end()
-        said = " / ".join(log.read_text(errors="replace").splitlines()[-3:])
+        said = " / ".join(line[:SAID] for line in log.read_text(errors="replace").splitlines()[-3:])
         raise BenchError(f"{command[0]} did not serve a client ({_line(last)}); it said: {said}")
 
     def end(self) -> None:
