@@ -15,7 +15,8 @@ import psycopg
 
 TARGET = Path(__file__).parent.parent / "dbshield" / "policy" / "data" / "functions.txt"
 QUERY = """
-select n.nspname, p.proname, p.provolatile, p.oid from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+select n.nspname, p.proname, p.provolatile, p.oid
+from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 where n.nspname in ('pg_catalog', 'information_schema')
 """
 HARDNESS = "isv"

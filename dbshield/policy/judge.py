@@ -8,6 +8,7 @@ why that is safe, stands in docs/decisions/verdict-cache.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dbshield.model import (
     AccessLevel,
@@ -29,6 +30,7 @@ from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.sqltext import normal
+from dbshield.sqltext.agreement import agree, needs_second_reader
 from dbshield.sqltext.native import GrammarError
 from dbshield.sqltext.postgres import QUERIES, read
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
@@ -117,8 +119,7 @@ class Judge:
             return found
         shape: bytes | None = None
         try:
-            if len(text) > self.max_statement_bytes:
-                raise Unreadable(Trouble.TOO_LONG, f"{len(text)} bytes, {self.max_statement_bytes} are read")
+            self._check_length(text)
             normal.check_characters(text)
             try:
                 shape = normal.shape(text)
@@ -144,6 +145,10 @@ class Judge:
         self._keep(text, judgement)
         return judgement
 
+    def _check_length(self, text: bytes) -> None:
+        if len(text) > self.max_statement_bytes:
+            raise Unreadable(Trouble.TOO_LONG, f"{len(text)} bytes, {self.max_statement_bytes} are read")
+
     def _keep(self, text: bytes, judgement: Judgement) -> None:
         if len(text) <= MAX_CACHED_TEXT:
             self._texts.put(text, judgement)
@@ -153,7 +158,14 @@ class Judge:
         shaped = all(statement.kind in SHAPED for statement in statements)
         logged = shape.decode() if shape is not None and shaped else normal.redacted(text[:MAX_CACHED_TEXT])
         shape_only = shape is not None and shaped and not any(statement.literal for statement in statements)
-        return self._judgement(statements, logged, shape_only=shape_only)
+        judgement = self._judgement(statements, logged, shape_only=shape_only)
+        if isinstance(judgement.verdict, (Allow, Limit)) and any(map(needs_second_reader, statements)):
+            try:
+                agree(text, statements)
+            except Unreadable as trouble:
+                finding = BY_TROUBLE[trouble.trouble].finding(None, message=trouble.message)
+                return replace(judgement, verdict=finding.verdict, findings=(finding,))
+        return judgement
 
     def _judgement(self, statements: tuple[Statement, ...], logged: str, *, shape_only: bool) -> Judgement:
         findings: list[Finding] = []

@@ -83,10 +83,31 @@ HARMLESS_BEGINNINGS: dict[str, str] = {
 }
 
 FOREIGN_PREFIXES = frozenset(
-    "auto_explain auth_delay basebackup_to_shell basic_archive cron dblink dbshield file_fdw pg_prewarm pg_stat_statements pg_trgm "
-    "pgaudit plperl plpgsql plpython pltcl postgres_fdw sepgsql session_preload supautils timescaledb citus".split()
+    {
+        "auth_delay",
+        "auto_explain",
+        "basebackup_to_shell",
+        "basic_archive",
+        "citus",
+        "cron",
+        "dblink",
+        "dbshield",
+        "file_fdw",
+        "pg_prewarm",
+        "pg_stat_statements",
+        "pg_trgm",
+        "pgaudit",
+        "plperl",
+        "plpgsql",
+        "plpython",
+        "pltcl",
+        "postgres_fdw",
+        "sepgsql",
+        "supautils",
+        "timescaledb",
+    }
 )
-"""Settings before whose dot one of these stands belong to an extension or to the shield; others with a dot are an application's."""
+"""Settings before whose dot one of these stands belong to an extension or the shield; others with a dot are an application's."""
 
 
 def utf8(value: str) -> bool:

@@ -22,6 +22,12 @@ NO_NAMES: frozenset[str] = frozenset()
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "xmax", "cmin", "cmax"})
 """Columns that are the same, or never null, on every row (PostgreSQL manual, 5.6 System Columns)."""
 
+TRUTH = "?"
+"""Stands for the column that a condition used as a value depends on."""
+
+NEVER_NULL = frozenset({"ctid", TRUTH})
+"""What IS NOT NULL says nothing about."""
+
 SELF_EQUAL = frozenset({"=", "<=", ">=", "is not distinct from", "~~", "~~*", "~", "@>", "<@", "&&", "~="})
 """Operators that hold between a value and itself."""
 
@@ -35,7 +41,7 @@ class Columns(NamedTuple):
     target: frozenset[str] = NO_NAMES
     twin: frozenset[str] = NO_NAMES
 
-    def __or__(self, other: Columns) -> Columns:  # type: ignore[override]
+    def __or__(self, other: Columns) -> Columns:
         return Columns(self.target | other.target, self.twin | other.twin)
 
 
@@ -101,8 +107,5 @@ class Scope(NamedTuple):
 
 def target_scope(schema: str, table: str, alias: str) -> Scope:
     """The scope of a statement that writes one table, before its other relations are known."""
-    if alias:
-        names = frozenset({alias})
-    else:
-        names = frozenset({table, f"{schema}.{table}"}) if schema else frozenset({table})
-    return Scope(schema, table, names)
+    own = {alias} if alias else {table, f"{schema}.{table}"} if schema else {table}
+    return Scope(schema, table, frozenset(own))

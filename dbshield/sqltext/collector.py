@@ -17,17 +17,92 @@ Names = frozenset[str]
 NO_NAMES: Names = frozenset()
 
 PLAIN = frozenset(
-    """
-    A_ArrayExpr A_Const A_Indices A_Star Alias BitString BoolExpr Boolean BooleanTest CaseExpr CaseWhen CoalesceExpr
-    CollateClause ColumnDef Constraint CTECycleClause CTESearchClause CurrentOfExpr DefElem Float FunctionParameter GroupingFunc
-    GroupingSet IndexElem InferClause Integer IntoClause JoinExpr JsonAggConstructor JsonArgument JsonArrayAgg
-    JsonArrayConstructor JsonArrayQueryConstructor JsonBehavior JsonFormat JsonFuncExpr JsonIsPredicate JsonKeyValue
-    JsonObjectAgg JsonObjectConstructor JsonOutput JsonParseExpr JsonReturning JsonScalarExpr JsonSerializeExpr JsonTable
-    JsonTableColumn JsonTablePathSpec JsonValueExpr List LockingClause MergeWhenClause MinMaxExpr MultiAssignRef NamedArgExpr
-    NullTest OnConflictClause ParamRef PartitionBoundSpec PartitionCmd PartitionElem PartitionRangeDatum PartitionSpec
-    RangeFunction RangeSubselect RangeTableFunc RangeTableFuncCol RangeTableSample ResTarget ReturningClause ReturningOption
-    RowExpr SQLValueFunction SetToDefault SortBy StatsElem String SubLink TableLikeClause TypeCast TypeName WindowDef XmlExpr XmlSerialize
-    """.split()
+    {
+        "A_ArrayExpr",
+        "A_Const",
+        "A_Indices",
+        "A_Star",
+        "Alias",
+        "BitString",
+        "BoolExpr",
+        "Boolean",
+        "BooleanTest",
+        "CTECycleClause",
+        "CTESearchClause",
+        "CaseExpr",
+        "CaseWhen",
+        "CoalesceExpr",
+        "CollateClause",
+        "ColumnDef",
+        "Constraint",
+        "CurrentOfExpr",
+        "DefElem",
+        "Float",
+        "FunctionParameter",
+        "GroupingFunc",
+        "GroupingSet",
+        "IndexElem",
+        "InferClause",
+        "Integer",
+        "IntoClause",
+        "JoinExpr",
+        "JsonAggConstructor",
+        "JsonArgument",
+        "JsonArrayAgg",
+        "JsonArrayConstructor",
+        "JsonArrayQueryConstructor",
+        "JsonBehavior",
+        "JsonFormat",
+        "JsonFuncExpr",
+        "JsonIsPredicate",
+        "JsonKeyValue",
+        "JsonObjectAgg",
+        "JsonObjectConstructor",
+        "JsonOutput",
+        "JsonParseExpr",
+        "JsonReturning",
+        "JsonScalarExpr",
+        "JsonSerializeExpr",
+        "JsonTable",
+        "JsonTableColumn",
+        "JsonTablePathSpec",
+        "JsonValueExpr",
+        "List",
+        "LockingClause",
+        "MergeWhenClause",
+        "MinMaxExpr",
+        "MultiAssignRef",
+        "NamedArgExpr",
+        "NullTest",
+        "OnConflictClause",
+        "ParamRef",
+        "PartitionBoundSpec",
+        "PartitionCmd",
+        "PartitionElem",
+        "PartitionRangeDatum",
+        "PartitionSpec",
+        "RangeFunction",
+        "RangeSubselect",
+        "RangeTableFunc",
+        "RangeTableFuncCol",
+        "RangeTableSample",
+        "ResTarget",
+        "ReturningClause",
+        "ReturningOption",
+        "RowExpr",
+        "SQLValueFunction",
+        "SetToDefault",
+        "SortBy",
+        "StatsElem",
+        "String",
+        "SubLink",
+        "TableLikeClause",
+        "TypeCast",
+        "TypeName",
+        "WindowDef",
+        "XmlExpr",
+        "XmlSerialize",
+    }
 )
 """Node types that do nothing of their own; what hangs on them is walked."""
 
@@ -125,7 +200,7 @@ class Collector:
         clause = node["withClause"]
         queries = [item["CommonTableExpr"] for item in clause["ctes"]]
         known = {query["ctename"] for query in queries}
-        self.conditions.ctes = {**self.conditions.ctes, **{query["ctename"]: query["ctequery"] for query in queries}}
+        self.conditions.learn(node)
         visible = scope | known if clause.get("recursive") else scope
         for query in queries:
             self._stack.append(({key: value for key, value in query.items() if key != "ctename"}, visible))
@@ -221,25 +296,20 @@ def _delete(collector: Collector, body: Node, scope: Names) -> None:
     _rest(collector, body, scope)
 
 
-def _own_queries(collector: Collector, body: Node) -> None:
-    """The WITH of the statement itself, which its conditions may read."""
-    for item in body.get("withClause", {}).get("ctes", ()):
-        query = item["CommonTableExpr"]
-        collector.conditions.ctes = {**collector.conditions.ctes, query["ctename"]: query["ctequery"]}
-
-
 def _bounded(collector: Collector, body: Node, operation: Operation, beside: Any) -> None:
-    _own_queries(collector, body)
     relation, conditions = body["relation"], collector.conditions
+    conditions.learn(body)
     own = target_scope(relation.get("schemaname", ""), relation["relname"], relation.get("alias", {}).get("aliasname", ""))
-    bounded = conditions.constrains(body.get("whereClause"), conditions.beside(beside, own))
-    collector.relation(operation, relation, *((Flag.BOUNDED,) if bounded else ()))
+    where = body.get("whereClause")
+    bounded = conditions.constrains(where, conditions.beside(beside, own))
+    detail = "current of" if where and "CurrentOfExpr" in where else ""
+    collector.relation(operation, relation, *((Flag.BOUNDED,) if bounded else ()), detail=detail)
 
 
 def _merge(collector: Collector, body: Node, scope: Names) -> None:
     """A row is bounded by the join; a row that no source row matches only by its own condition."""
-    _own_queries(collector, body)
     relation, conditions = body["relation"], collector.conditions
+    conditions.learn(body)
     alias = relation.get("alias", {}).get("aliasname", "")
     own = target_scope(relation.get("schemaname", ""), relation["relname"], alias)
     own = conditions.beside([body["sourceRelation"]], own)

@@ -36,7 +36,7 @@ class GrammarError(Exception):
 
 
 class Token(NamedTuple):
-    """One token: `start` and `end` are byte offsets, `token` is the grammar's number for it (a character's code, or above 257)."""
+    """One token: `start` and `end` are byte offsets, `token` is the grammar's number (a character's code, or above 257)."""
 
     start: int
     end: int

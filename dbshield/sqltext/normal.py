@@ -1,7 +1,7 @@
 """Texts without what does not matter: without comments (for the cache), without constants (for the cache and for logs).
 
-The shape of a text is libpg_query's normal form of it. Two texts with the same shape have the same tokens except for the values of
-their constants, under two conditions that `shape` keeps. The text has no `$`: so every `$1` in the form is a constant that was
+The shape of a text is libpg_query's normal form of it. Two texts with the same shape have the same tokens except for the values
+of their constants, under two conditions that `shape` keeps. The text has no `$`: so every `$1` in the form is a constant that was
 blanked, never a parameter or the rest of a name that the form was glued to (`ELSE'x'` becomes `ELSE$1`). And the text is valid
 UTF-8 without odd characters, which `check_characters` saw to.
 """

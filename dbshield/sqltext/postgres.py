@@ -32,8 +32,9 @@ QUERIES = {
 
 HANDLERS = {**postgres_schema.HANDLERS, **postgres_session.HANDLERS}
 
-OPENING = frozenset({native.Token(0, 0, ord(character)).token for character in "(["})
+OPENING = frozenset({ord(character) for character in "(["})
 CLOSING = frozenset({ord(character) for character in ")]"})
+SEPARATORS = frozenset({ord(character) for character in ",;"})
 CONSTANTS = range(258, 268)
 """Token numbers of names, constants and parameters (IDENT to PARAM), which make no level of their own."""
 
@@ -103,7 +104,7 @@ def _count_levels(text: bytes) -> None:
     outer: list[int] = []
     levels = here = 0
     for _, _, token in tokens:
-        if token == 44 or token == 59:  # comma, semicolon
+        if token in SEPARATORS:
             levels -= here
             here = 0
         elif token in OPENING:

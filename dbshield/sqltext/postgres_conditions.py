@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dbshield.sqltext.bounds import (
+    NEVER_NULL,
     NO_NAMES,
     NOTHING,
+    TRUTH,
     Columns,
     Scope,
     arithmetic,
@@ -21,17 +23,26 @@ from dbshield.sqltext.bounds import (
 
 Node = dict[str, Any]
 
-PATTERN_OPERATORS = frozenset({"~~", "~~*", "~", "~*"})
-"""LIKE, ILIKE and the regular expressions; their negations match nothing where these match everything."""
+PATTERN_OPERATORS = frozenset({"~~", "~~*", "~", "~*", "!~~", "!~~*", "!~", "!~*"})
+"""LIKE, ILIKE, the regular expressions, and their negations, which match nothing where these match everything."""
 
-PAIRWISE_ALL = frozenset({"AEXPR_BETWEEN_SYM", "AEXPR_NOT_BETWEEN", "AEXPR_NOT_BETWEEN_SYM"})
-LITERAL_KEYS = ("sval", "ival", "fval", "boolval", "bsval")
+COMPARISONS = frozenset({"=", "<", ">", "<=", ">=", "<>"})
 
+NULL_TESTED = frozenset({"ColumnRef", "FuncCall", "A_Expr", "TypeCast", "A_Indirection"})
+"""What can be null because a column is; a CASE or a COALESCE need not be."""
 
-def string(node: Node) -> str:
-    """The text of a String node."""
-    value: str = node["String"].get("sval", "")
-    return value
+PASSED_THROUGH = frozenset({"TypeCast", "CollateClause", "NamedArgExpr", "A_Indirection"})
+"""Nodes whose value depends on what their argument depends on."""
+
+LISTS = {
+    "FuncCall": "args",
+    "RowExpr": "args",
+    "MinMaxExpr": "args",
+    "XmlExpr": "args",
+    "A_ArrayExpr": "elements",
+    "List": "items",
+}
+"""Nodes whose value depends on every element of the list in this field."""
 
 
 def names(nodes: list[Node] | None) -> tuple[str, ...]:
@@ -57,8 +68,8 @@ class PostgresConditions:
             case "BoolExpr":
                 return self._boolean(body, scope, negated)
             case "A_Expr":
-                return self._comparison(body, scope)
-            case "ColumnRef":
+                return self._comparison(body, scope, negated)
+            case "ColumnRef" | "FuncCall":
                 return bool(self.columns(node, scope).target)
             case "NullTest":
                 return self._null_test(body, scope)
@@ -72,8 +83,6 @@ class PostgresConditions:
                 return self._case(body, scope, negated)
             case "TypeCast":
                 return self.constrains(body["arg"], scope, negated=negated)
-            case "FuncCall":
-                return bool(self.columns(node, scope).target)
             case "CurrentOfExpr":
                 return True
             case _:
@@ -86,7 +95,7 @@ class PostgresConditions:
         parts = [self.constrains(part, scope, negated=negated) for part in body["args"]]
         return any(parts) if (operator == "AND_EXPR") is not negated else all(parts)
 
-    def _comparison(self, body: Node, scope: Scope) -> bool:
+    def _comparison(self, body: Node, scope: Scope, negated: bool) -> bool:
         kind = body["kind"]
         operator = names(body["name"])[-1]
         left_node, right_node = body.get("lexpr"), body["rexpr"]
@@ -102,24 +111,25 @@ class PostgresConditions:
             return False
         left = self.columns(left_node, scope)
         if kind == "AEXPR_IN" or "BETWEEN" in kind:
-            return self._listed(kind, operator, left, right_node, scope)
+            every = operator == "=" if kind == "AEXPR_IN" else kind != "AEXPR_BETWEEN"
+            return self._listed(left, right_node, scope, every=every is not negated, always="SYM" in kind)
         if kind in {"AEXPR_OP_ANY", "AEXPR_OP_ALL"}:
-            return self._array(kind, operator, left, right_node, scope)
+            return self._array(operator, left, right_node, scope, every=(kind == "AEXPR_OP_ANY") is not negated)
         return varies(left, self.columns(right_node, scope), operator)
 
-    def _listed(self, kind: str, operator: str, left: Columns, right: Any, scope: Scope) -> bool:
+    def _listed(self, left: Columns, right: Any, scope: Scope, *, every: bool, always: bool) -> bool:
+        """IN and BETWEEN; either end of a symmetric BETWEEN may be the one that decides, so both must."""
         items = right["List"]["items"] if isinstance(right, dict) else right
         parts = [varies(left, self.columns(item, scope), "=") for item in items]
-        every = operator == "=" if kind == "AEXPR_IN" else kind in PAIRWISE_ALL
-        return all(parts) if every else any(parts)
+        return all(parts) if every or always else any(parts)
 
-    def _array(self, kind: str, operator: str, left: Columns, right: Node, scope: Scope) -> bool:
+    def _array(self, operator: str, left: Columns, right: Node, scope: Scope, *, every: bool) -> bool:
         array = right
         while "TypeCast" in array:
             array = array["TypeCast"]["arg"]
         if "A_ArrayExpr" in array:
             parts = [varies(left, self.columns(item, scope), operator) for item in array["A_ArrayExpr"].get("elements", ())]
-            return all(parts) if kind == "AEXPR_OP_ANY" else any(parts)
+            return bool(parts) and (all(parts) if every else any(parts))
         if "SubLink" in array:
             return self._member(left, array["SubLink"]["subselect"], operator, scope)
         return varies(left, self.columns(right, scope), operator)
@@ -145,10 +155,9 @@ class PostgresConditions:
 
     def _null_test(self, body: Node, scope: Scope) -> bool:
         argument = body["arg"]
-        if not {"ColumnRef", "FuncCall", "A_Expr", "TypeCast", "A_Indirection"} & argument.keys():
+        if not NULL_TESTED & argument.keys():
             return False
-        columns = self.columns(argument, scope).target
-        return bool(columns - {"ctid"})
+        return bool(self.columns(argument, scope).target - NEVER_NULL)
 
     def _boolean_test(self, body: Node, scope: Scope, negated: bool) -> bool:
         kind, argument = body["booltesttype"], body["arg"]
@@ -175,6 +184,7 @@ class PostgresConditions:
 
     def _exists(self, select: Node, scope: Scope) -> bool:
         """EXISTS constrains when its WHERE ties the table to what it reads, and it can find nothing."""
+        self.learn(select)
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
             return self._exists(select["larg"], scope) and self._exists(select["rarg"], scope)
         grouped = select.get("groupClause")
@@ -220,6 +230,7 @@ class PostgresConditions:
 
     def narrows(self, select: Node, scope: Scope) -> bool:
         """True unless the query gives back rows of the scope's own table that nothing narrowed."""
+        self.learn(select)
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
             return self.narrows(select["larg"], scope) and self.narrows(select["rarg"], scope)
         limit = select.get("limitCount")
@@ -228,6 +239,12 @@ class PostgresConditions:
             if not limit.get("A_Const", {}).get("isnull"):
                 return True
         return all(self._item_narrows(item, select, scope) for item in select.get("fromClause", ()))
+
+    def learn(self, statement: Node) -> None:
+        """Take in the queries that the WITH of `statement` names."""
+        if "withClause" in statement:
+            queries = [item["CommonTableExpr"] for item in statement["withClause"]["ctes"]]
+            self.ctes = {**self.ctes, **{query["ctename"]: query["ctequery"] for query in queries}}
 
     def _item_narrows(self, item: Node, select: Node, scope: Scope) -> bool:
         ((tag, body),) = item.items()
@@ -303,26 +320,18 @@ class PostgresConditions:
         if not node:
             return NOTHING
         ((tag, body),) = node.items()
+        if tag in PASSED_THROUGH:
+            return self.columns(body["arg"], scope)
+        if tag in LISTS:
+            return self.columns(body.get(LISTS[tag]), scope)
         match tag:
             case "ColumnRef":
                 parts = names(body["fields"])
                 return NOTHING if parts[-1] == "*" else scope.column(parts)
-            case "A_Const" | "ParamRef" | "SQLValueFunction":
-                return NOTHING
-            case "A_Expr":
-                if body["kind"] in {"AEXPR_OP", "AEXPR_NULLIF"} and not self._truth(names(body["name"])[-1]):
-                    return arithmetic(self.columns(body.get("lexpr"), scope), self.columns(body["rexpr"], scope))
+            case "A_Expr" if body["kind"] in {"AEXPR_OP", "AEXPR_NULLIF"} and names(body["name"])[-1] not in COMPARISONS:
+                return arithmetic(self.columns(body.get("lexpr"), scope), self.columns(body["rexpr"], scope))
+            case "A_Expr" | "BoolExpr" | "NullTest" | "BooleanTest":
                 return self._as_truth(node, scope)
-            case "BoolExpr" | "NullTest" | "BooleanTest":
-                return self._as_truth(node, scope)
-            case "TypeCast" | "CollateClause" | "NamedArgExpr" | "A_Indirection":
-                return self.columns(body["arg"], scope)
-            case "FuncCall" | "RowExpr" | "MinMaxExpr" | "XmlExpr":
-                return self.columns(body.get("args"), scope)
-            case "A_ArrayExpr":
-                return self.columns(body.get("elements"), scope)
-            case "List":
-                return self.columns(body.get("items"), scope)
             case "CoalesceExpr":
                 return self.columns(body["args"][0], scope)
             case "CaseExpr":
@@ -335,10 +344,6 @@ class PostgresConditions:
             case _:
                 return NOTHING
 
-    @staticmethod
-    def _truth(operator: str) -> bool:
-        return operator in {"=", "<", ">", "<=", ">=", "<>"}
-
     def _as_truth(self, node: Node, scope: Scope) -> Columns:
         """A condition used as a value: it varies with the row when it constrains, by a column without a name."""
-        return Columns(frozenset({"?"})) if self.constrains(node, scope) else NOTHING
+        return Columns(frozenset({TRUTH})) if self.constrains(node, scope) else NOTHING

@@ -1,0 +1,145 @@
+"""The second reader: sqlglot, on the canonical text that PostgreSQL's grammar prints from its own tree.
+
+It derives the kind of a statement, what it writes, and whether that is bounded, on its own. It must not be given the raw text: it
+reads white space, quotes and several statements otherwise than PostgreSQL does.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from dbshield.model import Operation
+from dbshield.sqltext.bounds import Scope, target_scope
+from dbshield.sqltext.glot_conditions import GlotConditions, queries_of, spread
+from dbshield.sqltext.statement import Trouble, Unreadable
+
+# Its warnings quote the statement, with everything that is in it.
+logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
+
+CURRENT_OF = re.compile(r" WHERE CURRENT OF (?:\"(?:[^\"]|\"\")+\"|[^ ]+)(?= RETURNING |$)")
+OVERRIDING = re.compile(r" OVERRIDING (?:SYSTEM|USER) VALUE(?= )")
+VIEW_OPTIONS = re.compile(r"^(CREATE (?:OR REPLACE )?VIEW [^ ]+) WITH \([^()]*\)(?= AS )")
+"""Clauses that sqlglot has no grammar for, cut from its text: a cut in the wrong place can only make the readers differ."""
+
+
+class Written(NamedTuple):
+    """One write: what it does to which table, and whether a condition bounds it."""
+
+    operation: Operation
+    schema: str
+    table: str
+    bounded: bool
+
+
+class Reading(NamedTuple):
+    """What sqlglot says of one statement. `kind` is the class of its tree in lower case (`delete`, `create`, `command`)."""
+
+    kind: str
+    object_kind: str
+    names: frozenset[tuple[str, str]]
+    destroys: bool
+    written: frozenset[Written]
+
+
+def read(text: str) -> Reading:
+    """The reading of one canonical statement. Raises Unreadable where sqlglot fails or sees several statements."""
+    for clause in (CURRENT_OF, OVERRIDING):
+        text = clause.sub("", text)
+    text = VIEW_OPTIONS.sub(r"\1", text)
+    try:
+        trees = [tree for tree in sqlglot.parse(text, dialect="postgres") if tree is not None]
+    except SqlglotError as error:
+        raise Unreadable(Trouble.SECOND_READER, "the second reader does not accept the statement") from error
+    if len(trees) != 1:
+        raise Unreadable(Trouble.DISAGREEMENT, f"the second reader sees {len(trees)} statements in one")
+    tree = trees[0]
+    return Reading(
+        kind=type(tree).__name__.lower(),
+        object_kind=str(tree.args.get("kind") or "").lower() if not isinstance(tree, (exp.Command, exp.Select)) else "",
+        names=frozenset(_names(tree)),
+        destroys=_destroys(tree),
+        written=frozenset(_written(tree)),
+    )
+
+
+def _table(node: exp.Expression | None) -> exp.Table | None:
+    """The table that a statement aims at, without its list of columns."""
+    if isinstance(node, exp.Schema):
+        node = node.this
+    return node if isinstance(node, exp.Table) else None
+
+
+def _names(tree: exp.Expression) -> Iterator[tuple[str, str]]:
+    """The objects that a definition names, as schema and name."""
+    if not isinstance(tree, (exp.Create, exp.Alter, exp.Drop, exp.Comment, exp.TruncateTable, exp.Copy)):
+        return
+    for node in [tree.this, *tree.expressions]:
+        table = _table(node)
+        if table is not None:
+            yield table.db, table.name
+
+
+def _destroys(tree: exp.Expression) -> bool:
+    """True when a definition drops or renames something, as sqlglot reads it."""
+    if not isinstance(tree, exp.Alter):
+        return False
+    return any(isinstance(action, (exp.Drop, exp.AlterRename, exp.RenameColumn)) for action in tree.args.get("actions") or ())
+
+
+def _written(tree: exp.Expression) -> Iterator[Written]:
+    conditions = GlotConditions(queries_of(tree))
+    for node in tree.find_all(exp.Insert, exp.Update, exp.Delete, exp.Merge):
+        table = _table(node.this)
+        if table is None:
+            continue  # An action inside MERGE, which the MERGE itself reads.
+        scope = target_scope(table.db, table.name, table.alias)
+        if isinstance(node, exp.Merge):
+            yield from _merged(node, table, conditions, scope)
+        elif isinstance(node, exp.Insert):
+            yield Written(Operation.INSERT, table.db, table.name, False)
+            conflict = node.args.get("conflict")
+            if conflict and str(conflict.args.get("action") or "").upper() == "DO UPDATE":
+                yield Written(Operation.UPDATE, table.db, table.name, True)
+        else:
+            yield _bounded(node, table, conditions, scope)
+
+
+def _bounded(node: exp.Expression, table: exp.Table, conditions: GlotConditions, scope: Scope) -> Written:
+    if isinstance(node, exp.Delete):
+        operation, items = Operation.DELETE, list(node.args.get("using") or [])
+    else:
+        operation = Operation.UPDATE
+        items = [node.args["from_"].this] if node.args.get("from_") else []
+        items += [join.this for join in table.args.get("joins") or ()]
+    where = node.args.get("where")
+    bounded = conditions.constrains(where.this if where else None, conditions.beside(spread(items), scope))
+    return Written(operation, table.db, table.name, bounded)
+
+
+def _merged(node: exp.Merge, table: exp.Table, conditions: GlotConditions, scope: Scope) -> Iterator[Written]:
+    scope = conditions.beside(spread([node.args["using"]]), scope)
+    joined = conditions.constrains(node.args.get("on"), scope)
+    for when in node.args["whens"].expressions:
+        action = when.args["then"]
+        if isinstance(action, exp.Insert):
+            yield Written(Operation.INSERT, table.db, table.name, False)
+            continue
+        word = str(action).upper() if isinstance(action, exp.Var) else ""
+        if isinstance(action, exp.Update):
+            operation = Operation.UPDATE
+        elif word == "DELETE":
+            operation = Operation.DELETE
+        elif word == "DO NOTHING":
+            continue
+        else:
+            raise Unreadable(Trouble.DISAGREEMENT, "the second reader sees another action in MERGE")
+        bounded = conditions.constrains(when.args.get("condition"), scope)
+        by_source = when.args.get("source") and not when.args.get("matched")
+        yield Written(operation, table.db, table.name, bounded or (joined and not by_source))

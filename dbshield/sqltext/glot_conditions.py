@@ -1,0 +1,313 @@
+"""Applies the laws of `bounds` to conditions in sqlglot's tree.
+
+It reads another tree by its own hand and shares only the laws, so that a mistake in reading one tree shows as a disagreement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sqlglot import exp
+
+from dbshield.sqltext.bounds import (
+    NEVER_NULL,
+    NO_NAMES,
+    NOTHING,
+    TRUTH,
+    Columns,
+    Scope,
+    arithmetic,
+    matches_everything,
+    target_scope,
+    varies,
+)
+
+COMPARISONS: dict[type[exp.Expression], str] = {
+    exp.EQ: "=",
+    exp.NEQ: "<>",
+    exp.LT: "<",
+    exp.LTE: "<=",
+    exp.GT: ">",
+    exp.GTE: ">=",
+    exp.NullSafeEQ: "is not distinct from",
+    exp.NullSafeNEQ: "is distinct from",
+    exp.ArrayContainsAll: "@>",
+    exp.ArrayContainedBy: "<@",
+    exp.ArrayOverlaps: "&&",
+}
+"""Comparisons that PostgreSQL's grammar spells as an operator; the name decides what holds between a value and itself."""
+
+PATTERNS = (exp.Like, exp.ILike, exp.SimilarTo, exp.RegexpLike, exp.RegexpILike)
+TRUTHS = (*tuple(COMPARISONS)[:8], *PATTERNS, exp.And, exp.Or, exp.Not, exp.Is, exp.In, exp.Between, exp.Exists)
+"""What is true or false where it stands as a value."""
+
+AGGREGATING = (exp.Func, exp.Anonymous)
+
+
+def queries_of(node: exp.Expression) -> Mapping[str, exp.Expression]:
+    """Every query that a WITH anywhere in `node` names."""
+    return {cte.alias: cte.this for cte in node.find_all(exp.CTE)}
+
+
+def select_of(node: exp.Expression | None) -> exp.Expression | None:
+    """The query inside parentheses and arrays; None where there is none."""
+    while isinstance(node, (exp.Subquery, exp.Paren)):
+        node = node.this
+    if isinstance(node, exp.Array) and len(node.expressions) == 1:
+        return select_of(node.expressions[0]) if isinstance(node.expressions[0], (exp.Query, exp.Paren)) else None
+    return node if isinstance(node, (exp.Query, exp.Values)) else None
+
+
+class GlotConditions:
+    """Conditions of one statement; `ctes` are the queries that WITH names."""
+
+    def __init__(self, ctes: Mapping[str, exp.Expression]) -> None:
+        self.ctes = ctes
+
+    # -- conditions
+
+    def constrains(self, node: exp.Expression | None, scope: Scope, *, negated: bool = False) -> bool:
+        """True when the condition constrains the table of `scope`, whatever its constants are."""
+        match node:
+            case None:
+                return False
+            case exp.Paren() | exp.Cast() | exp.Escape():
+                return self.constrains(node.this, scope, negated=negated)
+            case exp.And() | exp.Or():
+                parts = [self.constrains(part, scope, negated=negated) for part in (node.left, node.right)]
+                return any(parts) if isinstance(node, exp.And) is not negated else all(parts)
+            case exp.Not():
+                return self.constrains(node.this, scope, negated=not negated)
+            case exp.Is():
+                return self._is(node, scope, negated)
+            case exp.Exists():
+                return self._exists(node.this, scope)
+            case exp.Coalesce():
+                return self.constrains(node.this, scope, negated=negated)
+            case exp.Case():
+                results = [branch.args["true"] for branch in node.args["ifs"]]
+                results += [node.args["default"]] if node.args.get("default") else []
+                return all(self.constrains(result, scope, negated=negated) for result in results)
+            case exp.In() | exp.Between():
+                return self._listed(node, scope, negated)
+            case exp.Nullif() | exp.Subquery() | exp.Query():
+                return False
+            case _:
+                return self._leaf(node, scope, negated)
+
+    def _leaf(self, node: exp.Expression, scope: Scope, negated: bool) -> bool:
+        if isinstance(node, PATTERNS):
+            if self._blind_pattern(node.expression):
+                return False
+            return varies(self.columns(node.this, scope), self.columns(node.expression, scope), "~~")
+        if isinstance(node, exp.Operator) or (isinstance(node, exp.Binary) and not isinstance(node, exp.Dot)):
+            return self._comparison(node, scope, negated)
+        if isinstance(node, (exp.Column, exp.Func, exp.Unary, exp.Dot, exp.Bracket)):
+            return bool(self.columns(node, scope).target)
+        return False
+
+    def _comparison(self, node: exp.Expression, scope: Scope, negated: bool) -> bool:
+        operator = COMPARISONS.get(type(node), "")
+        if isinstance(node, exp.Operator):
+            operator = str(node.args["operator"]).rpartition(".")[2]
+        left, right = self.columns(node.this, scope), node.args.get("expression")
+        members, some = _members(right)
+        if members is not None:
+            every = some is not negated
+            select = select_of(members)
+            if select is not None:
+                return self._member(left, select, operator, scope)
+            if isinstance(members, exp.Array):
+                parts = [varies(left, self.columns(item, scope), operator) for item in members.expressions]
+                return bool(parts) and (all(parts) if every else any(parts))
+            right = members
+        return varies(left, self.columns(right, scope), operator)
+
+    def _listed(self, node: exp.Expression, scope: Scope, negated: bool) -> bool:
+        left = self.columns(node.this, scope)
+        if isinstance(node, exp.Between):
+            parts = [varies(left, self.columns(node.args[end], scope), "=") for end in ("low", "high")]
+            return all(parts) if negated or node.args.get("symmetric") else any(parts)
+        query = node.args.get("query")
+        if query is not None:
+            select = select_of(query)
+            return select is not None and self._member(left, select, "=", scope)
+        parts = [varies(left, self.columns(item, scope), "=") for item in node.expressions]
+        return any(parts) if negated else all(parts)
+
+    def _is(self, node: exp.Is, scope: Scope, negated: bool) -> bool:
+        argument = _bare(node.this)
+        if isinstance(node.expression, exp.Boolean):
+            return self.constrains(argument, scope, negated=negated is not (not node.expression.this))
+        if isinstance(argument, (exp.Coalesce, exp.Case, exp.Subquery)):
+            return False
+        return bool(self.columns(argument, scope).target - NEVER_NULL)
+
+    def _blind_pattern(self, node: exp.Expression) -> bool:
+        if any(node.find_all(exp.Parameter, exp.Placeholder, exp.Column, exp.Subquery)):
+            return False
+        return all(matches_everything(str(literal.this)) for literal in node.find_all(exp.Literal))
+
+    # -- subqueries
+
+    def _exists(self, query: exp.Expression, scope: Scope) -> bool:
+        select = select_of(query)
+        if isinstance(select, exp.SetOperation):
+            return self._exists(select.this, scope) and self._exists(select.expression, scope)
+        if not isinstance(select, exp.Select):
+            return False
+        group = select.args.get("group")
+        if group and any(True for _ in group.find_all(exp.GroupingSets, exp.Cube, exp.Rollup)):
+            return False
+        if group and any(isinstance(item, exp.Tuple) and not item.expressions for item in group.expressions):
+            return False
+        if not group and any(item.find(*AGGREGATING) for item in select.expressions):
+            return False
+        where = select.args.get("where")
+        return self.constrains(where.this if where else None, self._inner(select, scope))
+
+    def _member(self, left: Columns, select: exp.Expression, operator: str, scope: Scope) -> bool:
+        if not left.target:
+            return False
+        return varies(left, self._outer_columns(select, scope), operator) and self.narrows(select, scope)
+
+    def _outer_columns(self, select: exp.Expression | None, scope: Scope) -> Columns:
+        if isinstance(select, exp.SetOperation):
+            both = (select_of(select.this), select_of(select.expression))
+            return self._outer_columns(both[0], scope) | self._outer_columns(both[1], scope)
+        found = NOTHING
+        if isinstance(select, exp.Select):
+            inner = self._inner(select, scope)._replace(twins=NO_NAMES)
+            for item in select.expressions:
+                found |= self.columns(item, inner)
+        elif isinstance(select, exp.Values):
+            for item in select.expressions:
+                found |= self.columns(item, scope)
+        return found
+
+    def narrows(self, select: exp.Expression | None, scope: Scope) -> bool:
+        """True unless the query gives back rows of the scope's own table that nothing narrowed."""
+        if isinstance(select, exp.SetOperation):
+            return self.narrows(select_of(select.this), scope) and self.narrows(select_of(select.expression), scope)
+        if not isinstance(select, exp.Select):
+            return True
+        limit = select.args.get("limit")
+        if limit is not None and not isinstance(limit.args.get("expression"), exp.Null):
+            return True
+        items = list(from_items(select))
+        where = select.args.get("where")
+        for item in items:
+            if self.reads_again(item, scope):
+                own = target_scope(scope.schema, scope.table, item.alias or scope.table)
+                own = own._replace(alone=len(items) == 1 and isinstance(item, exp.Table))
+                if not self.constrains(where.this if where else None, own):
+                    return False
+        return True
+
+    def reads_again(self, item: exp.Expression, scope: Scope) -> bool:
+        """True when a FROM item gives rows of the scope's own table that nothing narrowed."""
+        if isinstance(item, exp.Table) and isinstance(item.this, exp.Identifier):
+            if not item.db and item.name in self.ctes:
+                inner = GlotConditions({key: query for key, query in self.ctes.items() if key != item.name})
+                query = select_of(self.ctes[item.name])
+                return query is not None and not inner.narrows(query, scope)
+            return scope.same_table(item.db, item.name)
+        if isinstance(item, exp.Subquery):
+            select = select_of(item)
+            return select is not None and not self.narrows(select, scope)
+        return False
+
+    def _inner(self, select: exp.Expression, scope: Scope) -> Scope:
+        return self.beside(from_items(select), scope, subquery=True)
+
+    def beside(self, items: Iterator[exp.Expression], scope: Scope, *, subquery: bool = False) -> Scope:
+        """`scope` with the relations of FROM, USING or a subquery's FROM beside the table."""
+        found: set[str] = set()
+        twins: set[str] = set()
+        for item in items:
+            own = item.alias or (item.name if isinstance(item, exp.Table) else "") or "?"
+            found.add(own)
+            if self.reads_again(item, scope):
+                twins.add(own)
+        if not subquery and found:
+            return scope._replace(twins=scope.twins | (frozenset(twins) - scope.names), alone=False)
+        return scope.inner(frozenset(found), frozenset(twins))
+
+    # -- values
+
+    def columns(self, node: exp.Expression | None, scope: Scope) -> Columns:
+        """The columns whose value really changes the value of `node`."""
+        match node:
+            case None | exp.Literal() | exp.Parameter() | exp.Null() | exp.Boolean() | exp.Identifier() | exp.DataType():
+                return NOTHING
+            case exp.Column():
+                parts = tuple(part.name for part in node.parts)
+                return NOTHING if isinstance(node.this, exp.Star) else scope.column(parts)
+            case exp.Nullif():
+                return arithmetic(self.columns(node.this, scope), self.columns(node.expression, scope))
+            case exp.Coalesce() | exp.Cast() | exp.Collate() | exp.Bracket() | exp.Kwarg() | exp.Dot() | exp.Escape():
+                return self.columns(node.this if not isinstance(node, exp.Kwarg) else node.expression, scope)
+            case exp.Case():
+                results = [branch.args["true"] for branch in node.args["ifs"]]
+                return self._union([*results, node.args.get("default")], scope)
+            case exp.Subquery() | exp.Query():
+                return self._outer_columns(select_of(node), scope)
+            case exp.Operator():
+                operator = str(node.args["operator"]).rpartition(".")[2]
+                if operator in COMPARISONS.values():
+                    return self._as_truth(node, scope)
+                return arithmetic(self.columns(node.this, scope), self.columns(node.args["expression"], scope))
+            case _ if isinstance(node, TRUTHS):
+                return self._as_truth(node, scope)
+            case exp.Binary():
+                return arithmetic(self.columns(node.left, scope), self.columns(node.right, scope))
+            case _:
+                return self._union(list(node.iter_expressions()), scope)
+
+    def _union(self, nodes: list[exp.Expression | None], scope: Scope) -> Columns:
+        found = NOTHING
+        for node in nodes:
+            found |= self.columns(node, scope)
+        return found
+
+    def _as_truth(self, node: exp.Expression, scope: Scope) -> Columns:
+        return Columns(frozenset({TRUTH})) if self.constrains(node, scope) else NOTHING
+
+
+def from_items(select: exp.Expression) -> Iterator[exp.Expression]:
+    """The relations of FROM and its joins, those that sqlglot hangs on a table included."""
+    clause = select.args.get("from_")
+    stack = [clause.this] if clause else []
+    stack += [join.this for join in select.args.get("joins") or ()]
+    stack += select.args.get("laterals") or []
+    yield from spread(stack)
+
+
+def spread(items: list[exp.Expression]) -> Iterator[exp.Expression]:
+    """`items` and the joins that hang on them; a join in parentheses is its parts."""
+    stack = list(items)
+    while stack:
+        item = stack.pop()
+        stack += [join.this for join in item.args.get("joins") or ()]
+        inner = item.this if isinstance(item, (exp.Subquery, exp.Paren)) else None
+        if isinstance(inner, exp.Table):
+            stack.append(inner)
+        else:
+            yield item
+
+
+def _bare(node: exp.Expression) -> exp.Expression:
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return node
+
+
+def _members(node: exp.Expression | None) -> tuple[exp.Expression | None, bool]:
+    """What ANY or ALL ranges over, and whether it was ANY; None for any other value."""
+    if isinstance(node, exp.Any):
+        return _bare(node.this), True
+    if isinstance(node, exp.All):
+        return _bare(node.this), False
+    if isinstance(node, exp.Anonymous) and str(node.this).upper() == "ALL" and node.expressions:
+        return _bare(node.expressions[0]), False
+    return None, False
