@@ -69,14 +69,14 @@ def read(text: str) -> Reading:
     )
 
 
-def _table(node: exp.Expression | None) -> exp.Table | None:
+def _table(node: exp.Expr | None) -> exp.Table | None:
     """The table that a statement aims at, without its list of columns."""
     if isinstance(node, exp.Schema):
         node = node.this
     return node if isinstance(node, exp.Table) else None
 
 
-def _names(tree: exp.Expression) -> Iterator[tuple[str, str]]:
+def _names(tree: exp.Expr) -> Iterator[tuple[str, str]]:
     """The objects that a definition names, as schema and name."""
     if not isinstance(tree, (exp.Create, exp.Alter, exp.Drop, exp.Comment, exp.TruncateTable, exp.Copy)):
         return
@@ -86,14 +86,14 @@ def _names(tree: exp.Expression) -> Iterator[tuple[str, str]]:
             yield table.db, table.name
 
 
-def _destroys(tree: exp.Expression) -> bool:
+def _destroys(tree: exp.Expr) -> bool:
     """True when a definition drops or renames something, as sqlglot reads it."""
     if not isinstance(tree, exp.Alter):
         return False
     return any(isinstance(action, (exp.Drop, exp.AlterRename, exp.RenameColumn)) for action in tree.args.get("actions") or ())
 
 
-def _written(tree: exp.Expression) -> Iterator[Written]:
+def _written(tree: exp.Expr) -> Iterator[Written]:
     conditions = GlotConditions(queries_of(tree))
     for node in tree.find_all(exp.Insert, exp.Update, exp.Delete, exp.Merge):
         table = _table(node.this)
@@ -111,7 +111,7 @@ def _written(tree: exp.Expression) -> Iterator[Written]:
             yield _bounded(node, table, conditions, scope)
 
 
-def _bounded(node: exp.Expression, table: exp.Table, conditions: GlotConditions, scope: Scope) -> Written:
+def _bounded(node: exp.Expr, table: exp.Table, conditions: GlotConditions, scope: Scope) -> Written:
     if isinstance(node, exp.Delete):
         operation, items = Operation.DELETE, list(node.args.get("using") or [])
     else:

@@ -22,7 +22,7 @@ from dbshield.sqltext.bounds import (
     varies,
 )
 
-COMPARISONS: dict[type[exp.Expression], str] = {
+COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=",
     exp.NEQ: "<>",
     exp.LT: "<",
@@ -44,12 +44,12 @@ TRUTHS = (*tuple(COMPARISONS)[:8], *PATTERNS, exp.And, exp.Or, exp.Not, exp.Is, 
 AGGREGATING = (exp.Func, exp.Anonymous)
 
 
-def queries_of(node: exp.Expression) -> Mapping[str, exp.Expression]:
+def queries_of(node: exp.Expr) -> Mapping[str, exp.Expr]:
     """Every query that a WITH anywhere in `node` names."""
     return {cte.alias: cte.this for cte in node.find_all(exp.CTE)}
 
 
-def select_of(node: exp.Expression | None) -> exp.Expression | None:
+def select_of(node: exp.Expr | None) -> exp.Expr | None:
     """The query inside parentheses and arrays; None where there is none."""
     while isinstance(node, (exp.Subquery, exp.Paren)):
         node = node.this
@@ -61,12 +61,12 @@ def select_of(node: exp.Expression | None) -> exp.Expression | None:
 class GlotConditions:
     """Conditions of one statement; `ctes` are the queries that WITH names."""
 
-    def __init__(self, ctes: Mapping[str, exp.Expression]) -> None:
+    def __init__(self, ctes: Mapping[str, exp.Expr]) -> None:
         self.ctes = ctes
 
     # -- conditions
 
-    def constrains(self, node: exp.Expression | None, scope: Scope, *, negated: bool = False) -> bool:
+    def constrains(self, node: exp.Expr | None, scope: Scope, *, negated: bool = False) -> bool:
         """True when the condition constrains the table of `scope`, whatever its constants are."""
         match node:
             case None:
@@ -95,7 +95,7 @@ class GlotConditions:
             case _:
                 return self._leaf(node, scope, negated)
 
-    def _leaf(self, node: exp.Expression, scope: Scope, negated: bool) -> bool:
+    def _leaf(self, node: exp.Expr, scope: Scope, negated: bool) -> bool:
         if isinstance(node, PATTERNS):
             if self._blind_pattern(node.expression):
                 return False
@@ -106,7 +106,7 @@ class GlotConditions:
             return bool(self.columns(node, scope).target)
         return False
 
-    def _comparison(self, node: exp.Expression, scope: Scope, negated: bool) -> bool:
+    def _comparison(self, node: exp.Expr, scope: Scope, negated: bool) -> bool:
         operator = COMPARISONS.get(type(node), "")
         if isinstance(node, exp.Operator):
             operator = str(node.args["operator"]).rpartition(".")[2]
@@ -123,7 +123,7 @@ class GlotConditions:
             right = members
         return varies(left, self.columns(right, scope), operator)
 
-    def _listed(self, node: exp.Expression, scope: Scope, negated: bool) -> bool:
+    def _listed(self, node: exp.Expr, scope: Scope, negated: bool) -> bool:
         left = self.columns(node.this, scope)
         if isinstance(node, exp.Between):
             parts = [varies(left, self.columns(node.args[end], scope), "=") for end in ("low", "high")]
@@ -143,14 +143,14 @@ class GlotConditions:
             return False
         return bool(self.columns(argument, scope).target - NEVER_NULL)
 
-    def _blind_pattern(self, node: exp.Expression) -> bool:
+    def _blind_pattern(self, node: exp.Expr) -> bool:
         if any(node.find_all(exp.Parameter, exp.Placeholder, exp.Column, exp.Subquery)):
             return False
         return all(matches_everything(str(literal.this)) for literal in node.find_all(exp.Literal))
 
     # -- subqueries
 
-    def _exists(self, query: exp.Expression, scope: Scope) -> bool:
+    def _exists(self, query: exp.Expr, scope: Scope) -> bool:
         select = select_of(query)
         if isinstance(select, exp.SetOperation):
             return self._exists(select.this, scope) and self._exists(select.expression, scope)
@@ -166,12 +166,12 @@ class GlotConditions:
         where = select.args.get("where")
         return self.constrains(where.this if where else None, self._inner(select, scope))
 
-    def _member(self, left: Columns, select: exp.Expression, operator: str, scope: Scope) -> bool:
+    def _member(self, left: Columns, select: exp.Expr, operator: str, scope: Scope) -> bool:
         if not left.target:
             return False
         return varies(left, self._outer_columns(select, scope), operator) and self.narrows(select, scope)
 
-    def _outer_columns(self, select: exp.Expression | None, scope: Scope) -> Columns:
+    def _outer_columns(self, select: exp.Expr | None, scope: Scope) -> Columns:
         if isinstance(select, exp.SetOperation):
             both = (select_of(select.this), select_of(select.expression))
             return self._outer_columns(both[0], scope) | self._outer_columns(both[1], scope)
@@ -185,7 +185,7 @@ class GlotConditions:
                 found |= self.columns(item, scope)
         return found
 
-    def narrows(self, select: exp.Expression | None, scope: Scope) -> bool:
+    def narrows(self, select: exp.Expr | None, scope: Scope) -> bool:
         """True unless the query gives back rows of the scope's own table that nothing narrowed."""
         if isinstance(select, exp.SetOperation):
             return self.narrows(select_of(select.this), scope) and self.narrows(select_of(select.expression), scope)
@@ -204,7 +204,7 @@ class GlotConditions:
                     return False
         return True
 
-    def reads_again(self, item: exp.Expression, scope: Scope) -> bool:
+    def reads_again(self, item: exp.Expr, scope: Scope) -> bool:
         """True when a FROM item gives rows of the scope's own table that nothing narrowed."""
         if isinstance(item, exp.Table) and isinstance(item.this, exp.Identifier):
             if not item.db and item.name in self.ctes:
@@ -217,10 +217,10 @@ class GlotConditions:
             return select is not None and not self.narrows(select, scope)
         return False
 
-    def _inner(self, select: exp.Expression, scope: Scope) -> Scope:
+    def _inner(self, select: exp.Expr, scope: Scope) -> Scope:
         return self.beside(from_items(select), scope, subquery=True)
 
-    def beside(self, items: Iterator[exp.Expression], scope: Scope, *, subquery: bool = False) -> Scope:
+    def beside(self, items: Iterator[exp.Expr], scope: Scope, *, subquery: bool = False) -> Scope:
         """`scope` with the relations of FROM, USING or a subquery's FROM beside the table."""
         found: set[str] = set()
         twins: set[str] = set()
@@ -235,7 +235,7 @@ class GlotConditions:
 
     # -- values
 
-    def columns(self, node: exp.Expression | None, scope: Scope) -> Columns:
+    def columns(self, node: exp.Expr | None, scope: Scope) -> Columns:
         """The columns whose value really changes the value of `node`."""
         match node:
             case None | exp.Literal() | exp.Parameter() | exp.Null() | exp.Boolean() | exp.Identifier() | exp.DataType():
@@ -264,17 +264,17 @@ class GlotConditions:
             case _:
                 return self._union(list(node.iter_expressions()), scope)
 
-    def _union(self, nodes: list[exp.Expression | None], scope: Scope) -> Columns:
+    def _union(self, nodes: list[exp.Expr | None], scope: Scope) -> Columns:
         found = NOTHING
         for node in nodes:
             found |= self.columns(node, scope)
         return found
 
-    def _as_truth(self, node: exp.Expression, scope: Scope) -> Columns:
+    def _as_truth(self, node: exp.Expr, scope: Scope) -> Columns:
         return Columns(frozenset({TRUTH})) if self.constrains(node, scope) else NOTHING
 
 
-def from_items(select: exp.Expression) -> Iterator[exp.Expression]:
+def from_items(select: exp.Expr) -> Iterator[exp.Expr]:
     """The relations of FROM and its joins, those that sqlglot hangs on a table included."""
     clause = select.args.get("from_")
     stack = [clause.this] if clause else []
@@ -283,7 +283,7 @@ def from_items(select: exp.Expression) -> Iterator[exp.Expression]:
     yield from spread(stack)
 
 
-def spread(items: list[exp.Expression]) -> Iterator[exp.Expression]:
+def spread(items: list[exp.Expr]) -> Iterator[exp.Expr]:
     """`items` and the joins that hang on them; a join in parentheses is its parts."""
     stack = list(items)
     while stack:
@@ -296,13 +296,13 @@ def spread(items: list[exp.Expression]) -> Iterator[exp.Expression]:
             yield item
 
 
-def _bare(node: exp.Expression) -> exp.Expression:
+def _bare(node: exp.Expr) -> exp.Expr:
     while isinstance(node, exp.Paren):
         node = node.this
     return node
 
 
-def _members(node: exp.Expression | None) -> tuple[exp.Expression | None, bool]:
+def _members(node: exp.Expr | None) -> tuple[exp.Expr | None, bool]:
     """What ANY or ALL ranges over, and whether it was ANY; None for any other value."""
     if isinstance(node, exp.Any):
         return _bare(node.this), True

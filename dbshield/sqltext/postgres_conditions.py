@@ -50,6 +50,11 @@ def names(nodes: list[Node] | None) -> tuple[str, ...]:
     return tuple(node["String"].get("sval", "") if "String" in node else "*" for node in nodes or ())
 
 
+def _computes(body: Node) -> bool:
+    """True for an operator whose value is not simply true or false."""
+    return body["kind"] == "AEXPR_OP" and names(body["name"])[-1] not in COMPARISONS | PATTERN_OPERATORS
+
+
 class PostgresConditions:
     """Conditions of one statement. `ctes` are the queries that WITH names; `literal` turns true when a constant was read."""
 
@@ -328,7 +333,7 @@ class PostgresConditions:
             case "ColumnRef":
                 parts = names(body["fields"])
                 return NOTHING if parts[-1] == "*" else scope.column(parts)
-            case "A_Expr" if body["kind"] in {"AEXPR_OP", "AEXPR_NULLIF"} and names(body["name"])[-1] not in COMPARISONS:
+            case "A_Expr" if body["kind"] == "AEXPR_NULLIF" or _computes(body):
                 return arithmetic(self.columns(body.get("lexpr"), scope), self.columns(body["rexpr"], scope))
             case "A_Expr" | "BoolExpr" | "NullTest" | "BooleanTest":
                 return self._as_truth(node, scope)
