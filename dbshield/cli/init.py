@@ -67,12 +67,11 @@ def init(
     say(
         f"control database ({'embedded' if settings.control.embedded else 'by URL'}): {'new' if before is None else 'up to date'}"
     )
-    if not settings.environments:
-        say(f"\nNext: describe the database to protect in {path}, then run `dbshield init` again.")
+    if settings.environments:
+        name = next(iter(settings.environments))
+        say(f"\nNext: dbshield agent create NAME --environment {name} --access read, then dbshield up")
     else:
-        say(
-            f"\nNext: dbshield agent create NAME --environment {next(iter(settings.environments))} --access read, then dbshield up"
-        )
+        say(f"\nNext: describe the database to protect in {path}, then run `dbshield init` again.")
 
 
 def _settings(environment: str, upstream: str, password_file: Path | None, password_env: str) -> dict[str, object]:

@@ -33,7 +33,7 @@ ITERATIONS = 4096
 """RFC 7677's minimum. More only slows logins down: stretching helps guessable passwords, and a token is none."""
 
 _TOKEN = re.compile(rf"{PREFIX}_(?P<environment>{NAME_PATTERN})_(?P<id>[a-z2-7]{{{ID_LENGTH}}})_(?P<secret>[a-z2-7]{{32}})")
-_DURATION = re.compile(r"(\d{1,6})(m|h|d|w)")
+_DURATION = re.compile(r"([0-9]{1,6})([mhdw])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 

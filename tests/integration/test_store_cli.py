@@ -1,0 +1,374 @@
+"""The commands that people type, against a real control database: by URL on both servers, and the embedded one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import structlog
+from support.control import empty_database
+from support.servers import Server
+
+from dbshield.cli.main import run
+from dbshield.cluster import Cluster, temporary_folder
+from dbshield.config import Config, EnvironmentConfig, load_config
+from dbshield.control.connection import control_dsn
+from dbshield.control.tokens import parse_token
+
+UPSTREAM = "postgresql://app@db.example.com/shop?sslmode=verify-full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+CommandLine = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in list(os.environ):
+        if name.startswith("DBSHIELD_") and "TEST" not in name:
+            monkeypatch.delenv(name)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """Runs a command in an empty folder; its exit code and what it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def call(*words: str) -> Result:
+        capfd.readouterr()
+        code = run(words)
+        said = capfd.readouterr()
+        assert "Traceback" not in said.err
+        return Result(code=code, out=said.out, err=said.err)
+
+    return call
+
+
+@pytest.fixture
+def shield(server: Server, cli: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
+    """The command line of an initialised dbshield with its control database on a server."""
+    with empty_database(server) as dsn:
+        (tmp_path / "dbshield.toml").write_text(
+            f"""
+            state = "state"
+            [control]
+            url = "{dsn}"
+            [environments.staging]
+            upstream = "{UPSTREAM}"
+            [environments.production]
+            upstream = "{UPSTREAM}"
+            token_ttl_max_days = 40
+            """,
+            encoding="utf-8",
+        )
+        assert cli("init").code == 0
+        yield cli
+
+
+def test_an_agent_from_its_creation_to_its_end(shield: CommandLine) -> None:
+    created = shield("agent", "create", "claude", "--environment", "staging", "--access", "write", "--json")
+    assert created.code == 0
+    assert list(created.json) == ["agent", "dsn", "token_id", "expires_at"]
+    match = re.fullmatch(r"postgresql://claude\.staging:(dbs_[a-z0-9_]+)@127\.0\.0\.1:6432/shop", created.json["dsn"])
+    assert match is not None
+    token = parse_token(match[1])
+    assert (token.id, token.environment) == (created.json["token_id"], "staging")
+    assert psycopg.conninfo.conninfo_to_dict(created.json["dsn"])["password"] == token.text
+
+    listed = shield("agent", "list", "--json").json
+    assert [(agent["agent"], agent["access"], agent["role"], agent["live_tokens"]) for agent in listed] == [
+        ("claude", "write", None, 1)
+    ]
+    assert token.secret not in shield("token", "list", "--json").out
+    issued = shield("token", "issue", "claude", "-e", "staging", "--ttl", "12h", "--json").json
+    revoked = shield("token", "revoke", token.id)
+    assert (revoked.code, revoked.out) == (0, f"Token {token.id} is revoked.\n")
+    assert shield("token", "revoke", token.id, "--json").json == {"token_id": token.id, "revoked": False}
+    states = {entry["token_id"]: entry["state"] for entry in shield("token", "list", "claude", "-e", "staging", "--json").json}
+    assert states == {token.id: "revoked", issued["token_id"]: "live"}
+    assert [entry["agents"] for entry in shield("environment", "list", "--json").json] == [1, 0]
+
+    asked = shield("agent", "remove", "claude", "-e", "staging")
+    assert (asked.code, "--yes" in asked.err) == (2, True)
+    removed = shield("agent", "remove", "claude", "-e", "staging", "--yes")
+    assert (removed.code, removed.out) == (0, "Agent claude is gone from staging, and 1 token with it.\n")
+    assert shield("agent", "list", "--json").json == []
+
+
+def test_people_read_the_same_in_words(shield: CommandLine) -> None:
+    created = shield("agent", "create", "claude", "-e", "staging", "-a", "read")
+    assert "Agent claude may read in staging until" in created.out
+    assert "shown this once" in created.out
+    assert created.out.count("dbs_staging_") == 1
+    assert shield("agent", "list").out.splitlines()[0].split() == ["agent", "environment", "access", "role", "tokens", "created"]
+    assert "claude" in shield("token", "list").out
+    assert "db.example.com:5432" in shield("environment", "list").out
+
+
+def test_a_role_of_its_own(shield: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pw").write_text("hunter2\n", encoding="utf-8")
+    monkeypatch.setenv("ROLE_PASSWORD", "hunter3")
+    create = ("agent", "create", "claude", "-a", "read", "--json", "--role", "claude_ro")
+    assert shield(*create, "-e", "staging", "--role-password-file", "pw").code == 0
+    assert shield(*create, "-e", "production", "--role-password-env", "ROLE_PASSWORD").code == 0
+    assert [agent["role"] for agent in shield("agent", "list", "--json").json] == ["claude_ro", "claude_ro"]
+    assert "absent cannot be read" in shield(*create, "-e", "staging", "--role-password-file", "absent").err
+    assert "ABSENT is not set" in shield(*create, "-e", "staging", "--role-password-env", "ABSENT").err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("agent create claude -e staging -a read", 1, "there is an agent claude in staging already"),
+        ("agent create Claude -e staging -a read", 2, '"Claude" is not a name'),
+        ("agent create gpt -e stagin -a read", 2, 'Did you mean "staging"?'),
+        ("agent create gpt -e staging -a admin", 2, "'read', 'write', 'migrate'"),
+        ("agent create gpt -e staging", 2, "--access"),
+        ("agent create gpt -e staging -a read --ttl soon", 2, '"soon" is no length of time'),
+        ("agent create gpt -e production -a read --ttl 41d", 1, "lives at most 40 days"),
+        ("agent create gpt -e staging -a read --role-password-env X", 2, "without --role"),
+        ("agent remove gpt -e staging --yes", 1, "there is no agent gpt in staging"),
+        ("token issue gpt -e staging", 1, "there is no agent gpt in staging"),
+        ("token revoke aaaaaaaaaaaa", 1, "there is no token aaaaaaaaaaaa"),
+        ("token list gpt -e staging", 1, "there is no agent gpt in staging"),
+        ("agent list --config absent.toml", 2, "absent.toml, which is no file"),
+        ("agent rename a b", 2, "No such command"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(shield: CommandLine, words: str, code: int, said: str) -> None:
+    shield("agent", "create", "claude", "-e", "staging", "-a", "read")
+    result = shield(*words.split())
+    assert result.code == code
+    assert said in result.err
+    assert result.out == ""
+
+
+def test_before_init_it_says_so(server: Server, cli: CommandLine, tmp_path: Path) -> None:
+    with empty_database(server) as dsn:
+        (tmp_path / "dbshield.toml").write_text(f'[control]\nurl = "{dsn}"\n', encoding="utf-8")
+        result = cli("agent", "list")
+        assert (result.code, result.err) == (2, "dbshield: the control database is empty\n  `dbshield init` makes its tables.\n")
+
+
+def test_a_control_database_that_is_away(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "dbshield.toml").write_text('[control]\nurl = "postgresql://c:hunter2@127.0.0.1:1/c"\n', encoding="utf-8")
+    result = cli("agent", "list")
+    assert result.code == 2
+    assert "does not answer" in result.err
+    assert "hunter2" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [
+        ('listen = ["unix:/run/dbshield:6432"]', "@/shop?host=%2Frun%2Fdbshield&port=6432"),
+        ('listen = ["[::1]:7000"]', "@[::1]:7000/shop"),
+        (
+            'advertise = "shield.example.com:443"\ntls_certificate = "c"\ntls_key = "k"',
+            "@shield.example.com:443/shop?sslmode=require",
+        ),
+        ('listen = ["0.0.0.0:6432"]\nallow_plaintext = true', f"@{os.uname().nodename}:6432/shop"),
+    ],
+)
+def test_the_connection_string_names_the_proxy(shield: CommandLine, tmp_path: Path, proxy: str, expected: str) -> None:
+    path = tmp_path / "dbshield.toml"
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n[proxy]\n{proxy}\n", encoding="utf-8")
+    dsn = shield("agent", "create", "claude", "-e", "staging", "-a", "read", "--json").json["dsn"]
+    assert dsn.endswith(expected)
+    assert psycopg.conninfo.conninfo_to_dict(dsn)["user"] == "claude.staging"
+
+
+def test_init_writes_a_file_that_holds_and_never_writes_over_it(
+    server: Server, cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pw").write_text("secret\n", encoding="utf-8")
+    with empty_database(server) as dsn:
+        monkeypatch.setenv("DBSHIELD_CONTROL__URL", dsn)
+        monkeypatch.setenv("DBSHIELD_STATE", str(tmp_path / "state"))
+        first = cli("init", "-e", "staging", "--upstream", UPSTREAM, "--password-file", "pw", "--json")
+        assert first.code == 0
+        assert first.json == {
+            "config": "dbshield.toml",
+            "config_written": True,
+            "state": str(tmp_path / "state"),
+            "key_made": True,
+            "revision_before": None,
+            "environments_registered": ["staging"],
+        }
+        text = (tmp_path / "dbshield.toml").read_text(encoding="utf-8")
+        assert stat.S_IMODE((tmp_path / "state").stat().st_mode) in {0o700, 0o711}
+        assert stat.S_IMODE((tmp_path / "state" / "secret.key").stat().st_mode) == 0o600
+        again = cli("init", "--json").json
+        assert (again["config_written"], again["key_made"], again["environments_registered"]) == (False, False, [])
+        other = cli("init", "-e", "production", "--upstream", UPSTREAM)
+        assert (other.code, "is there and is not written over" in other.err) == (2, True)
+        assert (tmp_path / "dbshield.toml").read_text(encoding="utf-8") == text
+        assert load_config().environments["staging"].password() == "secret"
+        assert cli("config", "check").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-e", "staging"), "--environment and --upstream go together"),
+        (("--password-env", "X"), "without --environment"),
+        (("-e", "staging", "--upstream", "postgresql://u:hunter2@h/d"), "has a password in it"),
+        (("-e", "Staging", "--upstream", UPSTREAM), "is not a name"),
+        (("-e", "staging", "--upstream", "postgresql://h/d"), "names no user"),
+        (("--config", "no/such/folder.toml"), "cannot be written"),
+    ],
+)
+def test_init_refuses_before_it_writes(cli: CommandLine, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    result = cli("init", *words)
+    assert (result.code, said in result.err, "hunter2" in result.err) == (2, True, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_setting_of_the_written_file_is_its_default(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dbshield.config.text import template  # noqa: PLC0415
+
+    text = template()
+    assert tomllib.loads(text) == {"control": {}, "proxy": {}, "audit": {}, "log": {}}
+    # Without the comment signs in front of settings and sections, everything stands there with its default.
+    bare = re.sub(r"^# (?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE)
+    path = tmp_path / "dbshield.toml"
+    path.write_text(bare, encoding="utf-8")
+    expected = Config(
+        environments={
+            "production": EnvironmentConfig(upstream="postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full")
+        }
+    )
+    assert load_config(path) == expected
+
+
+def test_config_check_and_show(cli: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "dbshield.toml"
+    path.write_text(
+        '[environments.staging]\nupstream = "postgresql://u:hunter2@127.0.0.1/d"\npassword_file = "absent"\n', encoding="utf-8"
+    )
+    checked = cli("config", "check", "--json")
+    assert checked.code == 1
+    assert checked.json["problems"] == [
+        f"[environments.staging] password: the file {tmp_path}/absent cannot be read: No such file or directory"
+    ]
+    assert checked.json["remarks"] == [
+        "[environments.staging] upstream holds a password in clear; use password_file or password_env"
+    ]
+    (tmp_path / "absent").write_text("pw", encoding="utf-8")
+    assert cli("config", "check").out == "dbshield.toml: fine\n"
+    shown = cli("config", "show")
+    assert "hunter2" not in shown.out + cli("config", "show", "--json").out
+    path.write_text(shown.out, encoding="utf-8")
+    assert cli("config", "show").out == shown.out
+    path.write_text("[proxi]\n", encoding="utf-8")
+    broken = cli("config", "check")
+    assert (broken.code, broken.out) == (
+        1,
+        'dbshield.toml: proxi: "proxi" is no setting here; did you mean "proxy"?\ndbshield.toml: 1 to mend\n',
+    )
+    assert cli("config", "check", "--config", "absent.toml").code == 2
+
+
+@pytest.fixture
+def embedded() -> Iterator[Config]:
+    """A state folder of its own, where the server's account may go."""
+    folder = temporary_folder()
+    folder.chmod(0o711)
+    try:
+        yield Config(state=folder)
+    finally:
+        Cluster(folder / "control").remove()
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+USER = """
+import sys
+from pathlib import Path
+from dbshield.config import Config
+from dbshield.control.connection import control_dsn
+with control_dsn(Config(state=Path(sys.argv[1]))):
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+class User:
+    """Another process that uses the embedded database until it is told to leave."""
+
+    def __init__(self, state: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", USER, str(state)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "in\n"
+
+    def leave(self) -> None:
+        self.process.communicate("\n", timeout=60)
+        assert self.process.returncode == 0
+
+    def die(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def running(state: Path) -> bool:
+    return Cluster(state / "control").running
+
+
+def test_the_embedded_database_runs_as_long_as_anybody_needs_it(embedded: Config) -> None:
+    starter = User(embedded.state)
+    with control_dsn(embedded) as dsn:
+        starter.leave()
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+    assert not running(embedded.state)
+
+
+def test_a_user_that_died_leaves_nothing_behind_after_the_next(embedded: Config) -> None:
+    User(embedded.state).die()
+    assert running(embedded.state)
+    other = User(embedded.state)
+    with control_dsn(embedded):
+        pass
+    assert running(embedded.state)
+    other.leave()
+    assert not running(embedded.state)
+
+
+def test_without_a_state_folder_it_names_init(tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBSHIELD_STATE", str(tmp_path / "absent"))
+    result = cli("agent", "list")
+    assert (result.code, "`dbshield init` makes it" in result.err) == (2, True)

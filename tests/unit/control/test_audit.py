@@ -1,0 +1,340 @@
+"""The audit: what a line says, what a batch costs nobody, and what a full disk does not lose."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbshield.control import audit as module
+from dbshield.control.audit import AuditedSession, AuditLog, judgement_fields
+from dbshield.errors import ConfigError
+from dbshield.model import (
+    Allow,
+    Deny,
+    Effect,
+    Finding,
+    Flag,
+    Hold,
+    Judgement,
+    Limit,
+    ObjectKind,
+    ObjectName,
+    Operation,
+)
+
+NOW = 1_777_777_777.123456
+READ = Judgement(
+    verdict=Allow(),
+    normal="select * from orders where id = $1",
+    effects=(Effect(operation=Operation.READ, kind=ObjectKind.TABLE, name=ObjectName(name="orders")),),
+)
+DROP = Judgement(
+    verdict=Hold(),
+    normal="drop table orders",
+    findings=(
+        Finding(rule="DS101", name="objects.drop", verdict=Hold(), message="m", hint="h"),
+        Finding(rule="DS101", name="objects.drop", verdict=Hold(), message="m", hint="h"),
+        Finding(rule="DS102", name="objects.cascade", verdict=Hold(), message="m", hint="h"),
+    ),
+    effects=(
+        Effect(
+            operation=Operation.DROP,
+            kind=ObjectKind.TABLE,
+            name=ObjectName(schema="shop", name="orders"),
+            flags=frozenset({Flag.CASCADE}),
+        ),
+    ),
+)
+
+
+def connect(log: AuditLog, **changes: Any) -> AuditedSession:
+    fields: dict[str, Any] = {
+        "agent": "claude",
+        "environment": "staging",
+        "database": "shop",
+        "session": 7,
+        "client": "10.0.0.1:5000",
+        "token_id": "abcdefgh2345",
+        "application_name": "psql",
+    }
+    return log.connected(NOW, **(fields | changes))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "audit.jsonl"
+
+
+def test_a_session_from_its_beginning_to_its_end(path: Path) -> None:
+    log = AuditLog(path)
+    session = connect(log)
+    session.statement(NOW + 1, READ)
+    session.statement(NOW + 2, DROP)
+    session.ended(NOW + 3, "the client went away")
+    log.connection_refused(NOW + 4, client="10.0.0.2:1", user="claude.staging", why="no live token")
+    log.close()
+    who = {
+        "agent": "claude",
+        "environment": "staging",
+        "database": "shop",
+        "session": 7,
+        "client": "10.0.0.1:5000",
+        "application": "psql",
+    }
+    assert lines(path) == [
+        {"ts": "2026-05-03T03:09:37.123456Z", "event": "connected", **who, "token": "abcdefgh2345"},
+        {
+            "ts": "2026-05-03T03:09:38.123456Z",
+            "event": "statement",
+            **who,
+            "statement": "select * from orders where id = $1",
+            "verdict": "allow",
+            "rules": [],
+            "effects": ["read table orders"],
+        },
+        {
+            "ts": "2026-05-03T03:09:39.123456Z",
+            "event": "statement",
+            **who,
+            "statement": "drop table orders",
+            "verdict": "hold",
+            "rules": ["DS101", "DS102"],
+            "effects": ["drop table shop.orders cascade"],
+        },
+        {"ts": "2026-05-03T03:09:40.123456Z", "event": "disconnected", **who, "reason": "the client went away"},
+        {
+            "ts": "2026-05-03T03:09:41.123456Z",
+            "event": "refused",
+            "user": "claude.staging",
+            "client": "10.0.0.2:1",
+            "reason": "no live token",
+        },
+    ]
+    assert list(lines(path)[1]) == ["ts", "event", *who, "statement", "verdict", "rules", "effects"]
+
+
+@given(st.lists(st.floats(0, 4e9), min_size=1, max_size=20))
+def test_time_is_written_to_the_microsecond(moments: list[float]) -> None:
+    log = AuditLog(None)
+    try:
+        text = log._render([(moment, 'Z","event":"x"}\n', None) for moment in moments])
+    finally:
+        log.close()
+    for moment, line in zip(moments, text.splitlines(), strict=True):
+        stamp = json.loads(line)["ts"]
+        written = datetime.fromisoformat(stamp)
+        assert abs(written - datetime(1970, 1, 1, tzinfo=UTC) - timedelta(seconds=moment)) <= timedelta(microseconds=2)
+        assert len(stamp) == len("2026-05-03T03:09:37.123456Z")
+
+
+@given(st.text(), st.text())
+def test_no_text_breaks_a_line(normal: str, agent: str) -> None:
+    text = judgement_fields(Judgement(verdict=Deny(), normal=normal))
+    assert text.isascii()
+    assert text.count("\n") == 1
+    assert json.loads("{" + text)["statement"] == normal
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"), [(Allow(), "allow"), (Limit(max_rows=3), "limit"), (Hold(), "hold"), (Deny(), "deny")]
+)
+def test_verdicts_have_their_words(verdict: Allow | Limit | Hold | Deny, word: str) -> None:
+    assert json.loads("{" + judgement_fields(Judgement(verdict=verdict)))["verdict"] == word
+
+
+def test_a_long_statement_is_cut_and_says_so(path: Path) -> None:
+    log = AuditLog(path)
+    connect(log).statement(NOW, Judgement(verdict=Deny(), normal="x" * (module.STATEMENT_MAX + 1)))
+    log.close()
+    line = lines(path)[1]
+    assert (len(line["statement"]), line["cut"]) == (module.STATEMENT_MAX, True)
+
+
+def test_nothing_is_written_before_a_flush_and_everything_after_a_batch(path: Path) -> None:
+    log = AuditLog(path)
+    session = connect(log)
+    for _ in range(module.BATCH - 2):
+        session.statement(NOW, READ)
+    assert path.read_bytes() == b""
+    session.statement(NOW, READ)
+    assert len(lines(path)) == module.BATCH
+    log.close()
+
+
+def test_the_cache_of_judgements_is_bounded_and_never_mixes_two_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHED_CHARACTERS", 2_000)
+    log = AuditLog(path)
+    session = connect(log)
+    for number in range(500):
+        # Each is garbage at once but for the log, so that identities would be used again.
+        session.statement(NOW, Judgement(verdict=Allow(), normal=f"select {number}"))
+        log.flush()
+        assert log._rendered_characters < 2_500
+    log.close()
+    assert [line["statement"] for line in lines(path)[1:]] == [f"select {number}" for number in range(500)]
+
+
+def test_the_file_is_for_its_owner_and_is_continued(path: Path) -> None:
+    for _ in range(2):
+        log = AuditLog(path)
+        connect(log)
+        log.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(lines(path)) == 2
+
+
+def test_a_file_that_cannot_be_opened_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        AuditLog(tmp_path)
+
+
+def test_after_a_rotation_it_goes_on_in_a_new_file(path: Path) -> None:
+    log = AuditLog(path)
+    session = connect(log)
+    session.statement(NOW, READ)
+    old = path.rename(path.with_suffix(".1"))
+    session.statement(NOW, DROP)
+    log.reopen()
+    session.statement(NOW, READ)
+    log.close()
+    assert [line.get("verdict") for line in lines(old)] == [None, "allow", "hold"]
+    assert [line.get("verdict") for line in lines(path)] == ["allow"]
+
+
+def test_where_the_new_file_cannot_be_opened_the_old_one_goes_on(path: Path) -> None:
+    log = AuditLog(path)
+    old = path.rename(path.with_suffix(".1"))
+    path.mkdir()
+    with structlog.testing.capture_logs() as logs:
+        log.reopen()
+    connect(log)
+    log.close()
+    assert [entry["event"] for entry in logs] == ["audit.not_reopened"]
+    assert len(lines(old)) == 1
+
+
+def test_standard_output_takes_it_too(capfd: pytest.CaptureFixture[str]) -> None:
+    log = AuditLog(None)
+    connect(log)
+    log.reopen()
+    log.close()
+    assert json.loads(capfd.readouterr().out)["event"] == "connected"
+
+
+class Disk:
+    """A disk that takes so many bytes more, then is full."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.real: Callable[[int, bytes], int] = os.write
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self.room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.real(descriptor, data[: self.room])
+        self.room -= written
+        return written
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(1 << 30)
+    monkeypatch.setattr("dbshield.control.audit.os.write", disk.write)
+    return disk
+
+
+def test_a_full_disk_is_said_once_and_loses_nothing(path: Path, disk: Disk) -> None:
+    log = AuditLog(path)
+    session = connect(log)
+    session.statement(NOW, READ)
+    disk.room = 300
+    with structlog.testing.capture_logs() as logs:
+        log.flush()
+        assert [log.healthy] == [False]
+        for _ in range(3):
+            session.statement(NOW, DROP)
+            log.flush()
+        assert [entry["event"] for entry in logs] == ["audit.not_written"]
+        assert logs[0]["reason"] == "No space left on device"
+        disk.room = 1 << 30
+        log.flush()
+        assert [log.healthy] == [True]
+        assert [entry["event"] for entry in logs] == ["audit.not_written", "audit.written_again"]
+    log.close()
+    assert [line.get("verdict") for line in lines(path)] == [None, "allow", "hold", "hold", "hold"]
+
+
+def test_a_line_that_a_full_disk_cut_stands_whole_in_the_new_file(path: Path, disk: Disk) -> None:
+    log = AuditLog(path)
+    connect(log)
+    log.flush()
+    disk.room = 50
+    connect(log, session=8)
+    connect(log, session=9)
+    log.flush()
+    disk.room = 10
+    log.flush()
+    old = path.rename(path.with_suffix(".1"))
+    log._healthy = True
+    disk.room = 0
+    log.reopen()
+    disk.room = 1 << 30
+    log.close()
+    assert [line["session"] for line in lines(path)] == [8, 9]
+    assert len(old.read_bytes().splitlines()) == 2
+
+
+def test_a_reload_without_a_rotation_goes_on_in_the_middle_of_the_line(path: Path, disk: Disk) -> None:
+    log = AuditLog(path)
+    disk.room = 50
+    connect(log)
+    log.flush()
+    log.reopen()
+    disk.room = 1 << 30
+    log.close()
+    assert [line["session"] for line in lines(path)] == [7]
+
+
+def test_what_does_not_fit_in_memory_is_counted(path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 1_000)
+    log = AuditLog(path)
+    session = connect(log)
+    disk.room = 0
+    for _ in range(20):
+        session.statement(NOW, READ)
+        log.flush()
+    lost = log.lost
+    assert 0 < lost < 20
+    disk.room = 1 << 30
+    log.flush()
+    session.statement(NOW, DROP)
+    log.close()
+    written = lines(path)
+    assert log.lost == 0
+    assert [line["event"] for line in written[-2:]] == ["audit-gap", "statement"]
+    assert written[-2]["lost"] == lost
+    assert len(written) == 1 + (20 - lost) + 2
+
+
+def test_what_cannot_be_written_at_the_end_is_said(path: Path, disk: Disk) -> None:
+    log = AuditLog(path)
+    connect(log)
+    disk.room = 0
+    with structlog.testing.capture_logs() as logs:
+        log.close()
+    assert logs[-1]["event"] == "audit.lost"
+    assert logs[-1]["events"] == 1
