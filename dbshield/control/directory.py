@@ -223,6 +223,7 @@ class _Upstreams:
 
     def __init__(self, environment: EnvironmentConfig, vault: Vault) -> None:
         self._environment = environment
+        self._server = environment.server
         self._vault = vault
         self._shared: Upstream | None = None
 
@@ -231,9 +232,9 @@ class _Upstreams:
         if row.role is not None:
             sealed = row.sealed_password
             password = self._vault.unseal(sealed, identity=password_identity(row.id)) if sealed is not None else None
-            return replace(self._environment.server, user=row.role, password=password)
+            return replace(self._server, user=row.role, password=password)
         if self._shared is None:
-            self._shared = replace(self._environment.server, password=self._environment.password())
+            self._shared = replace(self._server, password=self._environment.password())
         return self._shared
 
 
