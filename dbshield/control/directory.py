@@ -14,8 +14,8 @@ Source: PostgreSQL manual, LISTEN and NOTIFY (a listener that starts first and r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -36,7 +36,7 @@ APPLICATION_NAME = "dbshield directory"
 """What pg_stat_activity shows of the connection."""
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to the control database; a proxy that cannot know refuses rather sooner than later."""
-QUERY_TIMEOUT = 10.0
+QUERY_TIMEOUT = 5.0
 """Seconds for a load or a look whether the connection lives."""
 POLL = 3.0
 """Seconds between two looks at a silent connection; a server that vanished without a word is noticed after it."""
@@ -166,11 +166,21 @@ class Directory:
             if noticed:
                 await asyncio.sleep(GATHER)
                 await _wait_for_notice(connection, 0.0)
-            async with asyncio.timeout(QUERY_TIMEOUT):
+            async with self._in_time():
                 if noticed:
                     await self._load(connection)
                 else:
                     await connection.execute("select")
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Unavailable from the deadline on: psycopg takes its time to cancel a query whose server is gone."""
+        late = asyncio.get_running_loop().call_later(QUERY_TIMEOUT, self._lost, "it does not answer in time")
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                yield
+        finally:
+            late.cancel()
 
     async def _load(self, connection: Connection) -> None:
         async with connection.cursor(row_factory=class_row(LivingRow), binary=True) as cursor:

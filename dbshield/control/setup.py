@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from dbshield.config import Config
@@ -21,6 +22,8 @@ def make_state(config: Config) -> bool:
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
         if config.state.is_dir():
+            if config.state.stat().st_mode & stat.S_IWOTH:
+                raise StoreError(f"anybody may write in the state folder {config.state}", hint=f"chmod o-w {config.state}")
             return False
         config.state.mkdir(parents=True, mode=mode)
         # Whatever the umask was.
