@@ -11,6 +11,7 @@ its depth is known to be harmless: by its length (a level takes at least two byt
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import postgast
@@ -100,10 +101,13 @@ def deparse(tree: bytes) -> bytes:
         lib.pg_query_free_deparse_result(result)
 
 
-def scan(text: str) -> list[Token]:
-    """The tokens of `text` with its comments, as PostgreSQL's lexer sees them; GrammarError where it sees none."""
+def scan(text: str) -> Iterator[Token]:
+    """The tokens of `text` with its comments, as PostgreSQL's lexer sees them; GrammarError where it sees none.
+
+    They are made one by one, so that whoever has seen enough of a long text can stop.
+    """
     try:
         result = postgast.scan(text)
     except postgast.PgQueryError as error:
         raise GrammarError(str(error), 0) from error
-    return [Token(token.start, token.end, token.token) for token in result.tokens]
+    return (Token(token.start, token.end, token.token) for token in result.tokens)

@@ -35,8 +35,8 @@ HANDLERS = {**postgres_schema.HANDLERS, **postgres_session.HANDLERS}
 OPENING = frozenset({ord(character) for character in "(["})
 CLOSING = frozenset({ord(character) for character in ")]"})
 SEPARATORS = frozenset({ord(character) for character in ",;"})
-CONSTANTS = range(258, 268)
-"""Token numbers of names, constants and parameters (IDENT to PARAM), which make no level of their own."""
+CONSTANTS = frozenset({258, 259, 260, 261, 262, 263, 264, 266, 267})
+"""Token numbers of names, constants and parameters (IDENT to PARAM without Op), which make no level of their own."""
 
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
@@ -50,8 +50,8 @@ def read(text: bytes) -> tuple[Statement, ...]:
     except native.GrammarError as error:
         trouble = Trouble.TOO_DEEP if "memory exhausted" in error.message else Trouble.SYNTAX
         raise Unreadable(trouble, error.message) from error
-    if len(tree) > LONG_JSON and _depth(tree) > MAX_DEPTH:
-        raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
+    if len(tree) > LONG_JSON:
+        _check_depth(tree)
     try:
         statements = json.loads(tree)["stmts"]
         return tuple(_statement(item["stmt"]) for item in statements if "stmt" in item)
@@ -79,17 +79,17 @@ def _statement(node: Node) -> Statement:
     )
 
 
-def _depth(tree: bytes) -> int:
-    """How deep the brackets of a JSON text nest."""
-    deepest = depth = 0
+def _check_depth(tree: bytes) -> None:
+    """Stop a tree whose brackets nest deeper than MAX_DEPTH."""
+    depth = 0
     for match in _BRACKETS.finditer(tree):
         first = match[0][:1]
         if first in b"[{":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > MAX_DEPTH:
+                raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
         elif first != b'"':
             depth -= 1
-    return deepest
 
 
 def _count_levels(text: bytes) -> None:
