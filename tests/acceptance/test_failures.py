@@ -31,12 +31,13 @@ def lonely(server: servers.Server, worker_id: str) -> Iterator[Shield]:
 @pytest.fixture
 def mortal(server: servers.Server, worker_id: str) -> Iterator[Shield]:
     """A proxy whose server may be killed."""
-    own = servers.start(server.major, f"mortal-{worker_id}-{server.major}")
-    with running_shield(own, "mortal", servers.here() / f"shield-mortal-{worker_id}-{server.major}") as shield:
+    name = f"mortal-{worker_id}-{server.major}"
+    own = servers.start(server.major, name)
+    with running_shield(own, "mortal", servers.here() / f"shield-{name}") as shield:
         try:
             yield shield
         finally:
-            own.cluster.start()
+            servers.start(server.major, name)
 
 
 def kill(server: servers.Server) -> None:
@@ -61,7 +62,7 @@ def test_the_server_is_killed_in_the_middle_of_a_query(mortal: Shield, tls: bool
     with pytest.raises(psycopg.OperationalError, match="FATAL") as refused:
         mortal.connect("read", connect_timeout=20)
     assert "dbshield" in str(refused.value)
-    mortal.server.cluster.start()
+    servers.start(mortal.server.major, mortal.server.cluster.folder.name)
     assert until(lambda: _works(mortal))
 
 

@@ -15,7 +15,7 @@ from support.shield import Shield
 @pytest.mark.parametrize(
     "agent, function, args",
     [
-        ("read", "pg_catalog.upper(text)", ["abc"]),
+        ("read", "pg_catalog.abs(integer)", ["-7"]),
         ("read", "pg_catalog.length(text)", ["abc"]),
         ("read", "shop.order_count(integer)", ["5"]),
         ("migrate", "pg_catalog.lo_get(oid)", ["424242"]),

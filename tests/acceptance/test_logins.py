@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.shield import OTHER_ENVIRONMENT, Shield
+from support.shield import BRIEF_ENVIRONMENT, OTHER_ENVIRONMENT, Shield
 from support.waiting import until
 
 
@@ -52,9 +52,10 @@ def test_a_revoked_token_is_refused_within_a_second(shield: Shield) -> None:
 
 
 def test_an_expired_token(shield: Shield) -> None:
-    shield.agent("brief", "read", "--ttl", "2s")
-    assert _gets_in(shield, "brief")
-    assert until(lambda: not _gets_in(shield, "brief"), deadline=10)
+    """Its owner is told, having proved that it knows the token."""
+    dsn = psycopg.conninfo.make_conninfo(shield.agent("brief", "read", environment=BRIEF_ENVIRONMENT)["dsn"], sslmode="disable")
+    assert until(lambda: _is_refused(dsn))
+    assert "expired" in refused(dsn)
 
 
 def test_a_new_token_works_beside_the_old(shield: Shield) -> None:
@@ -136,6 +137,14 @@ def test_no_secret_is_logged(shield: Shield) -> None:
     assert written
     assert [secret for secret in secrets if secret in written] == []
     assert [secret for secret in shield.server.passwords.values() if secret in written] == []
+
+
+def _is_refused(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn).close()
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def _gets_in(shield: Shield, agent: str) -> bool:

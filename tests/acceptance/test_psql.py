@@ -10,12 +10,14 @@ import pytest
 from support.shield import Shield, libpq_environment
 
 
-def psql(shield: Shield, agent: str, *commands: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def psql(
+    shield: Shield, agent: str, *commands: str, stdin: str | None = None, footer: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run psql, over TLS where its libpq can."""
     program = shield.server.cluster.binaries.program("psql")
     words = [word for command in commands for word in ("-c", command)]
     return subprocess.run(
-        [program, "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", *words],
+        [program, "-X", "-A", *([] if footer else ["-t"]), "-v", "ON_ERROR_STOP=1", *words],
         env=libpq_environment(shield.dsn(agent, tls=shield.server.tls)),
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
@@ -51,12 +53,12 @@ def test_a_query(shield: Shield) -> None:
         (r"\dp shop.secrets", "own_rows"),
         (r"\ds shop.*", "invoice_number"),
         (r"\dx", "plpgsql"),
-        (r"\conninfo", "agent"),
+        (r"\conninfo", "read.test"),
         (r"\sf shop.order_count", "customer_id"),
     ],
 )
 def test_the_meta_commands(shield: Shield, command: str, shows: str) -> None:
-    assert shows in good(psql(shield, "read", command))
+    assert shows in good(psql(shield, "read", command, footer=True))
 
 
 def test_copy_out_to_a_file(shield: Shield, tmp_path: Path) -> None:

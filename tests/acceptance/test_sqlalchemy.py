@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -34,7 +34,7 @@ class Order(Base):
     customer_id: Mapped[int] = mapped_column(sa.ForeignKey("shop.customers.id"))
     status: Mapped[str]
     total: Mapped[Decimal]
-    placed_at: Mapped[Any] = mapped_column(sa.DateTime(timezone=True), server_default=sa.func.now())
+    placed_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
     customer: Mapped[Customer] = relationship(back_populates="orders")
 
 
@@ -82,7 +82,9 @@ def reflect(conn: sa.Connection) -> None:
 def work(session: Session) -> None:
     customer = session.scalars(sa.select(Customer).where(Customer.id == 5)).one()
     assert [order.id for order in customer.orders] == [4, 2004, 4004]
-    session.add(Order(id=9001, customer=customer, status="new", total=Decimal("12.50")))
+    session.add(
+        Order(id=9001, customer=customer, status="new", total=Decimal("12.50"), placed_at=datetime(2026, 7, 1, tzinfo=UTC))
+    )
     customer.name = "Renamed"
     session.flush()
     assert session.execute(sa.text("select name from shop.customers where id = 5")).scalar_one() == "Renamed"

@@ -49,6 +49,10 @@ SETTINGS = {
     "max_wal_size": "4GB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    # A query that a failed test leaves behind shall not run on for hours.
+    "statement_timeout": "120s",
+    # A backend in the middle of a query sees that its client is gone, so that the tests can see that it is.
+    "client_connection_check_interval": "200ms",
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
 }
@@ -181,8 +185,12 @@ def start(major: int, name: str) -> Server:
         settings = dict(SETTINGS)
         if major == 15:
             settings |= {"ssl": "on", "ssl_cert_file": str(certificate.certificate), "ssl_key_file": str(certificate.key)}
-        cluster = Cluster(folder, binaries=SOURCES[major](), listen=True, settings=settings)
+        port = here() / f"{name}.port"
+        # A server that is started again keeps its port, as those who connect to it expect.
+        known = int(port.read_text()) if port.exists() else None
+        cluster = Cluster(folder, binaries=SOURCES[major](), listen=True, settings=settings, port=known)
         cluster.start()
+        port.write_text(str(cluster.port))
         _started.append(cluster)
         secret = here() / f"{name}.secret"
         if not secret.exists():

@@ -23,6 +23,8 @@ from support.waiting import until
 
 ENVIRONMENT = "test"
 OTHER_ENVIRONMENT = "other"
+BRIEF_ENVIRONMENT = "brief"
+"""Its tokens live three seconds."""
 COMMAND = [sys.executable, "-c", "import sys; from dbshield.cli import main; sys.exit(main())"]
 CLI_TIMEOUT = 60.0
 SECRET = "ROLE_PASSWORD"
@@ -86,12 +88,13 @@ class Shield:
         lines = [f'state = "{self.folder / "state"}"']
         lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}", "[proxy]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in proxy.items()]
-        for environment in (ENVIRONMENT, OTHER_ENVIRONMENT):
+        for environment in (ENVIRONMENT, OTHER_ENVIRONMENT, BRIEF_ENVIRONMENT):
             lines += [
                 f"[environments.{environment}]",
                 f"upstream = {json.dumps(self.upstream())}",
                 f"databases = {json.dumps([self.database])}",
             ]
+        lines.append(f"token_ttl_days = {3 / 86400:.8f}")
         self.config.write_text("\n".join(lines) + "\n")
 
     def upstream(self) -> str:
