@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dbshield.cli.options import ConfigOption, JsonOption, read_settings
-from dbshield.cli.output import answer, say
+from dbshield.cli.output import answer, remark, say
 from dbshield.config import check_name, conninfo, find_config
 from dbshield.config.load import FILE_NAME
 from dbshield.config.text import template
@@ -62,6 +62,8 @@ def init(
             }
         )
         return
+    for sentence in settings.remarks():
+        remark(f"remark: {sentence}")
     say(f"{path}: {'written' if written else 'kept as it is'}")
     say(f"{settings.state}: {'made' if new_state else 'kept'}; {settings.secret_key}: {'made' if new_key else 'kept'}")
     say(
