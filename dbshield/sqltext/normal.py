@@ -47,7 +47,7 @@ def _check_odd(text: bytes, characters: str) -> None:
     try:
         tokens = native.scan(characters)
     except native.GrammarError as error:
-        raise Unreadable(Trouble.SYNTAX, error.message) from error
+        raise Unreadable(Trouble.CHARACTERS, f"white space outside ASCII, and {error.message}") from error
     allowed = bytearray(len(text))
     for token in tokens:
         if token.token in STRING_TOKENS or (token.token == IDENTIFIER and text[token.start : token.start + 1] == b'"'):

@@ -206,6 +206,7 @@ class Extension(Rule):
 
     Stopped:
         CREATE EXTENSION dblink
+        CREATE LANGUAGE plperlu
         alter extension hstore update
     Allowed:
         SELECT * FROM pg_extension
@@ -249,7 +250,7 @@ class Server(Rule):
         CREATE DATABASE other
         ALTER DATABASE shop CONNECTION LIMIT 0
         ALTER SYSTEM SET archive_command = 'id'
-        CREATE LANGUAGE plperlu
+        CREATE TABLESPACE fast LOCATION '/mnt/x'
     Allowed:
         SHOW archive_command
     """

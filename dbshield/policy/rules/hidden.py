@@ -81,7 +81,7 @@ class ListedFunction(Rule):
         SELECT query_to_xml('select 1', true, false, '')
         SELECT pg_terminate_backend(1)
         SELECT lo_unlink(424242)
-        SELECT U&"pg_re\\\\0061d_file"('x')
+        SELECT U&"pg_re\\0061d_file"('x')
         SELECT shop.dblink_exec('dbname=x', 'drop table t')
         SELECT lo_open(424242, 131072)
     Allowed:
