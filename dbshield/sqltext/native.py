@@ -28,12 +28,14 @@ MAX_LEVELS = 8_000
 
 
 class GrammarError(Exception):
-    """PostgreSQL's grammar does not accept the text; `message` is what PostgreSQL would say of it."""
+    """PostgreSQL's grammar does not accept the text; `message` is what PostgreSQL would say of it, without what it quotes:
+    the word at fault may be a password. `position` counts characters from 1; 0 where it is not known."""
 
     def __init__(self, message: str, position: int) -> None:
-        super().__init__(message)
-        self.message = message
+        reason = message.partition(" at or near ")[0]
+        self.message = f"{reason} at character {position}" if position else reason
         self.position = position
+        super().__init__(self.message)
 
 
 class Token(NamedTuple):
@@ -109,5 +111,5 @@ def scan(text: str) -> Iterator[Token]:
     try:
         result = postgast.scan(text)
     except postgast.PgQueryError as error:
-        raise GrammarError(str(error), 0) from error
+        raise GrammarError(str(error), getattr(error, "cursorpos", 0)) from error
     return (Token(token.start, token.end, token.token) for token in result.tokens)
