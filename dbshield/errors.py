@@ -40,6 +40,9 @@ class Refused(DbshieldError):
 class StoreError(DbshieldError):
     """The control database is away, or does not hold what was asked for."""
 
+    sqlstate = "57P03"
+    """cannot_connect_now: for a client whose login had to wait for it."""
+
 
 class ClusterError(DbshieldError):
     """PostgreSQL's binaries are missing or wrong, or a cluster could not be made, started or stopped."""

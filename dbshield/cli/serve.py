@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 
@@ -36,7 +37,7 @@ def proxy(config: ConfigOption = None) -> None:
     Example: dbshield proxy --config /etc/dbshield/dbshield.toml
     """
     settings = load_config(config)
-    configure_logging(level=settings.log.level, format=settings.log.format)
+    _start_logging(settings)
     with control_dsn(settings) as dsn:
         raise typer.Exit(Proxy(settings, lambda: load_config(config), dsn).run())
 
@@ -49,13 +50,20 @@ def up(config: ConfigOption = None) -> None:
     Example: dbshield up
     """
     settings = load_config(config)
-    configure_logging(level=settings.log.level, format=settings.log.format)
+    _start_logging(settings)
     make_state(settings)
     make_key(settings.secret_key)
     with _environments(settings) as complete, control_dsn(complete) as dsn:
         make_tables(complete, dsn)
         _greet(complete, dsn)
         raise typer.Exit(Proxy(complete, _reload(config, complete), dsn).run())
+
+
+def _start_logging(settings: Config) -> None:
+    configure_logging(level=settings.log.level, format=settings.log.format)
+    log = structlog.get_logger("dbshield.config")
+    for remark in settings.remarks():
+        log.warning(remark)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from dbshield.wire.authentication import AuthenticationOk
 from dbshield.wire.backend import BackendKeyData, ParameterStatus, ReadyForQuery, TransactionStatus
 
 LOGIN_TIMED_OUT = "08006"
+CANNOT_CONNECT_NOW = "57P03"
 LONG_KEYS_SINCE = (3, 2)
 """The protocol version whose cancel keys may be longer than four bytes."""
 
@@ -98,6 +99,12 @@ class _Login:
     async def run(self) -> None:
         """Returns when the relay has taken over. Raises what ends the connection."""
         who = await self._authenticate()
+        if not self.state.audit.healthy:
+            raise Refused(
+                "the audit cannot be written, so no session may begin",
+                sqlstate=CANNOT_CONNECT_NOW,
+                hint="Tell whoever runs dbshield: its log says what is wrong with the audit's file or disk.",
+            )
         place = self.state.sessions.admit(who.login)
         try:
             await self._open(who, place)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from dbshield.errors import ProtocolError, Refused
 from dbshield.model import Upstream
@@ -25,7 +26,9 @@ from dbshield.wire.startup import CancelRequest, SSLRequest
 
 CANNOT_CONNECT = "08001"
 """sqlclient_unable_to_establish_sqlconnection"""
-CONNECTION_FAILURE = "08006"
+
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+"""Seconds (the last one milliseconds) after which the kernel gives a silent server up: about a minute. Source: tcp(7)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ async def open_transport(upstream: Upstream) -> tuple[asyncio.Transport, Inbox]:
             transport, inbox = await loop.create_unix_connection(Inbox, path)
         else:
             transport, inbox = await loop.create_connection(Inbox, upstream.host, upstream.port)
+            _notice_when_gone(transport.get_extra_info("socket"))
     except OSError as error:
         raise _unreachable(upstream, error.strerror or type(error).__name__) from error
     if context is None:
@@ -71,6 +75,14 @@ async def open_transport(upstream: Upstream) -> tuple[asyncio.Transport, Inbox]:
     except BaseException:
         transport.abort()
         raise
+
+
+def _notice_when_gone(sock: socket.socket) -> None:
+    """A server that vanishes without a word must not leave a client waiting for ever."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
 async def _start_tls(

@@ -20,11 +20,11 @@ def refusal(judgement: Judgement) -> bytes:
     """
     match judgement.verdict:
         case Deny():
-            what = "refused"
+            what = "refused this statement; nothing was executed"
         case Hold():
-            what = "held: a human must approve this statement"
+            what = "holds this statement for a human; nothing was executed"
         case Limit(max_rows=max_rows):
-            what = f"refused: this session cannot yet count up to {max_rows} rows"
+            what = f"refused this statement; this session cannot count up to {max_rows} rows"
         case Allow():
             raise ValueError("an allowed statement has no refusal")
         case never:
