@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from dbshield.model import AccessLevel, Deny
@@ -12,7 +14,7 @@ from dbshield.sqltext.statement import Statement
 
 MIB = 1 << 20
 
-DEEP = {
+DEEP: dict[str, Callable[[int], bytes]] = {
     "parentheses": lambda n: b"select " + b"(" * n + b"1" + b")" * n,
     "operators": lambda n: b"select " + b"||".join([b"1"] * n),
     "casts": lambda n: b"select 1" + b"::a" * n,

@@ -1,0 +1,86 @@
+"""Which settings an agent may change, and to what."""
+
+from __future__ import annotations
+
+import pytest
+
+from dbshield.policy.judge import Judge
+
+PASS = """
+set statement_timeout = 0
+set local work_mem = '64MB'
+set search_path = shop, public
+set search_path = pg_catalog, shop
+set search_path = shop, pg_temp
+set search_path = ''
+set search_path to default
+select set_config('search_path', '', false)
+select set_config('app.tenant', $1, true)
+set names 'utf-8'
+set client_encoding = UTF8
+set standard_conforming_strings = on
+set enable_seqscan = off
+set time zone 'UTC'
+set datestyle = iso, mdy
+set myapp.tenant = '42'
+set default_transaction_read_only = off
+set transaction isolation level serializable, read only
+set session characteristics as transaction read write
+set transaction snapshot 'x'
+begin isolation level repeatable read read write deferrable
+reset all
+reset role
+reset session_replication_role
+set session authorization default
+discard all
+show all
+""".strip().splitlines()
+
+REFUSED = """
+set session_replication_role = replica
+set standard_conforming_strings = off
+set standard_conforming_strings = 'OFF'
+set client_encoding = sjis
+set names 'latin1'
+set search_path = shop, pg_catalog
+set search_path = pg_temp, shop
+set search_path = pg_temp
+set search_path = 'shop, pg_catalog'
+select set_config('search_path', 'pg_temp, shop', false)
+select set_config('search_path', $1, false)
+select set_config($1, $2, false)
+select set_config(name, 'off', false) from pg_settings
+select pg_catalog.set_config('client_encoding', 'SJIS', true)
+select set_config('STANDARD_conforming_strings', 'off', false)
+set role app_owner
+set role none
+set session authorization app_owner
+set track_counts = off
+set event_triggers = off
+set synchronous_commit = off
+set zero_damaged_pages = on
+set allow_system_table_mods = on
+set local_preload_libraries = 'x'
+set dynamic_library_path = 'x'
+set backslash_quote = on
+set transform_null_equals = on
+set lo_compat_privileges = on
+set plpgsql.extra_errors = 'none'
+set dbshield.bypass = on
+set no_such_setting = 1
+alter system set work_mem = '1GB'
+alter role all set search_path = x
+alter database d set search_path = x
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("text", PASS)
+def test_a_setting_that_passes(judge: Judge, text: str) -> None:
+    assert judge.judge(text.encode()).findings == ()
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_setting_that_is_refused(judge: Judge, text: str) -> None:
+    judgement = judge.judge(text.encode())
+    assert judgement.verdict.word == "deny"
+    assert {finding.rule for finding in judgement.findings} <= {"DS302", "DS303", "DS304", "DS310"}
