@@ -21,6 +21,7 @@ VOLATILE_ALLOWED: dict[str, tuple[AccessLevel, str]] = {
     "currval": (READ, "reads the session's own last number"),
     "lastval": (READ, "reads the session's own last number"),
     "nextval": (WRITE, "takes the next number, as every insert does"),
+    "pg_get_sequence_data": (READ, "reads a sequence"),
     "pg_sequence_last_value": (READ, "reads a sequence"),
     "current_query": (READ, "reads the session's own text"),
     "pg_sleep": (READ, "waits in the session's own connection; statement_timeout bounds it"),

@@ -29,6 +29,7 @@ from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.rules.base import Context, Rule
+from dbshield.policy.settings import KNOWN_TEXTS
 from dbshield.sqltext import normal
 from dbshield.sqltext.agreement import agree, needs_second_reader
 from dbshield.sqltext.native import GrammarError
@@ -159,6 +160,8 @@ class Judge:
         logged = shape.decode() if shape is not None and shaped else normal.redacted(text[:MAX_CACHED_TEXT])
         shape_only = shape is not None and shaped and not any(statement.literal for statement in statements)
         judgement = self._judgement(statements, logged, shape_only=shape_only)
+        if text in KNOWN_TEXTS:
+            return replace(judgement, verdict=Allow(), findings=())
         if isinstance(judgement.verdict, (Allow, Limit)) and any(map(needs_second_reader, statements)):
             try:
                 agree(text, statements)

@@ -53,6 +53,7 @@ HARMLESS: dict[str, str] = {
     "row_security": "off makes a query fail where rows would be hidden, it shows none",
     "seed": "the session's own random numbers",
     "statement_timeout": "the session's own time",
+    "synchronize_seqscans": "planner",
     "tcp_keepalives_count": "the session's own connection",
     "tcp_keepalives_idle": "the session's own connection",
     "tcp_keepalives_interval": "the session's own connection",
@@ -125,6 +126,12 @@ def safe_search_path(value: str) -> bool:
     parts = [part.strip().strip('"') for piece in value.split("\n") for part in piece.split(",")]
     return "pg_catalog" not in parts[1:] and "pg_temp" not in parts[:-1] and parts != ["pg_temp"]
 
+
+KNOWN_TEXTS: dict[bytes, str] = {
+    b"SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings "
+    b"WHERE name = 'restrict_nonsystem_relation_kind'": "pg_dump since 17 sends it; its condition names the setting",
+}
+"""Whole texts of well-known clients that set a setting in a roundabout way, each with the reason that it is harmless."""
 
 LOOKED_AT: dict[str, tuple[Callable[[str], bool], str]] = {
     "client_encoding": (utf8, "the server and the shield must read the same bytes; only UTF8 passes"),

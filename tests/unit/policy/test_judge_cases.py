@@ -67,6 +67,33 @@ def test_harmless(case: dict[str, Any], judges: dict[AccessLevel, Judge]) -> Non
         assert not found
 
 
+WRAPPERS = [
+    "begin; {}; commit",
+    "prepare wrapped as {}",
+    "explain analyze {}",
+    "explain (verbose, analyze true) {}",
+    "with wrapped as ({}) select 1",
+    "copy ({}) to stdout",
+    "create temp table wrapped as {}",
+    "/* lead */ {}",
+    "select 1; {}; select 2",
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in load("attacks.jsonl") if case.values[0]["layer"] == "text" and case.id not in PASSES_FOR_NOW],
+)
+def test_an_attack_in_a_wrapper(case: Any, wrapper: str, judges: dict[AccessLevel, Judge]) -> None:
+    """Whatever carries a stopped statement is stopped as well, if only because it is no SQL any more."""
+    judge = judges[AccessLevel(case["access"])]
+    for step in case["steps"]:
+        text = step.get("sql", "").strip().rstrip(";")
+        if text and stopped(judge.judge(text.encode())):
+            assert stopped(judge.judge(wrapper.format(text).encode()))
+
+
 def test_the_lists_name_cases_that_exist() -> None:
     names = {case.id for name in ("attacks.jsonl", "harmless.jsonl") for case in load(name)}
     assert {*HELD_FOR_NOW, *PASSES_FOR_NOW, *OTHER_PASSES} <= names

@@ -34,6 +34,7 @@ reset session_replication_role
 set session authorization default
 discard all
 show all
+SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'
 """.strip().splitlines()
 
 REFUSED = """
