@@ -118,13 +118,17 @@ def _function(row: Sequence[str | None]) -> tuple[int, Function]:
 
 @cache
 def _built_in() -> tuple[Mapping[str, Function], Mapping[int, Function]]:
-    """PostgreSQL's own functions by name (schema-qualified outside pg_catalog) and by OID, from the data file."""
+    """PostgreSQL's own functions by name (schema-qualified outside pg_catalog) and by OID, from the data file.
+
+    A number that two versions give to functions of different names is left out, so that it counts as unknown.
+    """
     names: dict[str, Function] = {}
-    oids: dict[int, Function] = {}
+    known: dict[int, list[Function]] = {}
     for line in (files("dbshield.policy") / "data" / "functions.txt").read_text("utf-8").splitlines():
         key, volatility, *numbers = line.split(" ")
         schema, _, name = key.rpartition(".")
         function = Function(schema=schema or "pg_catalog", name=name, volatility=Volatility(volatility))
         names[key] = function
-        oids.update((int(number), function) for number in numbers)
-    return names, oids
+        for number in map(int, numbers):
+            known.setdefault(number, []).append(function)
+    return names, {number: functions[0] for number, functions in known.items() if len(functions) == 1}

@@ -2,7 +2,7 @@
 
 One judge serves every session of one access level in one environment and database, so it holds their verdict cache. A text is
 looked up as it is, then by its shape (its tokens with the constants blanked), and only then read. What may be kept by shape, and
-why that is safe, stands in docs/decisions/verdict-cache.md.
+why that is safe, stands in docs/decisions/0006-verdict-cache.md.
 """
 
 from __future__ import annotations

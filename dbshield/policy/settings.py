@@ -101,7 +101,12 @@ FOREIGN_PREFIXES = frozenset(
         "plperl",
         "plpgsql",
         "plpython",
+        "pljava",
+        "pllua",
+        "plr",
+        "plrust",
         "pltcl",
+        "plv8",
         "postgres_fdw",
         "sepgsql",
         "supautils",
@@ -123,7 +128,8 @@ def safe_search_path(value: str) -> bool:
     """pg_catalog first or unnamed, pg_temp last or unnamed: otherwise somebody else's function or table comes first."""
     if "?" in value.split("\n"):
         return False
-    parts = [part.strip().strip('"') for piece in value.split("\n") for part in piece.split(",")]
+    # The server folds what stands without quotes, in the text of set_config too; a quoted name in capitals is nobody's loss.
+    parts = [part.strip().strip('"').lower() for piece in value.split("\n") for part in piece.split(",")]
     return "pg_catalog" not in parts[1:] and "pg_temp" not in parts[:-1] and parts != ["pg_temp"]
 
 

@@ -1,0 +1,68 @@
+"""What real servers say of their functions is what the judge relies on."""
+
+from __future__ import annotations
+
+from support.servers import Server
+
+from dbshield.model import AccessLevel
+from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
+from dbshield.policy.judge import Judge
+
+FIRST_OF_INITDB = 10_000
+"""Numbers from here on are given out by initdb (src/include/access/transam.h), so no list can know them."""
+
+OWN = """
+create function shop.lower(shop.customers) returns text language sql volatile as 'select null::text';
+create function shop.lower(text) returns text language sql volatile as 'select null::text';
+create function shop.forget(shop.customers) returns text language sql volatile as 'select null::text';
+create function shop.full(shop.customers) returns text language sql immutable as 'select null::text';
+create function shop.anything(anyelement) returns text language sql volatile as 'select null::text';
+"""
+
+
+def test_the_catalogue_of_a_server(server: Server, database: str) -> None:
+    with server.connect(database) as connection:
+        connection.execute(OWN)
+        rows = [tuple(str(value) for value in row) for row in connection.execute(CATALOGUE_QUERY)]
+    catalogue = FunctionCatalogue.from_rows(rows)
+    judge = Judge(access=AccessLevel.WRITE, functions=catalogue)
+
+    def verdict(text: str) -> str:
+        return judge.judge(text.encode()).verdict.word
+
+    assert verdict("select shop.order_count(1)") == "allow"
+    assert verdict("select shop.purge_cancelled()") == "hold"
+    assert verdict("select wipe_customers()") == "hold"
+    assert verdict("select shop.lower('a')") == "hold"
+    assert verdict("select c.forget from shop.customers c") == "hold"
+    assert verdict("select (c).anything from shop.customers c") == "hold"
+    assert verdict("select c.full from shop.customers c") == "allow"
+    shadowed = {function.shadowed for function in catalogue.named("shop", "lower")}
+    assert shadowed == {True, False}
+    assert {"forget", "full", "anything"} <= catalogue.row_functions
+
+
+def test_the_catalogue_query_runs_under_any_search_path(server: Server, database: str) -> None:
+    """Somebody's own operator or function must not answer in place of pg_catalog's."""
+    with server.connect(database) as connection:
+        connection.execute("create function shop.pg_get_userbyid(oid) returns name language sql as 'select ''mine''::name'")
+        plain = {tuple(row) for row in connection.execute(CATALOGUE_QUERY)}
+        connection.execute("set search_path = shop, pg_catalog")
+        assert {tuple(row) for row in connection.execute(CATALOGUE_QUERY)} == plain
+
+
+def test_the_shipped_list_knows_every_function_of_the_server(server: Server) -> None:
+    """A function that is not in it would be held, a softer volatility in it would let one pass."""
+    builtin = FunctionCatalogue.builtin()
+    query = "select oid::bigint, proname::text, provolatile::text from pg_proc where pronamespace = 'pg_catalog'::regnamespace"
+    with server.connect() as connection:
+        functions = connection.execute(query).fetchall()
+    assert len(functions) > 3_000
+    unknown = 0
+    for oid, name, volatility in functions:
+        (known,) = builtin.named("pg_catalog", str(name))
+        assert "isv".index(known.volatility) >= "isv".index(str(volatility))
+        numbered = builtin.numbered(int(str(oid)))
+        assert numbered is None or numbered.name == name
+        unknown += numbered is None and int(str(oid)) < FIRST_OF_INITDB
+    assert unknown < 20, "only numbers that versions use for different functions may be unknown"
