@@ -17,6 +17,7 @@ from bench import machine, report
 from bench.contenders import Contender, Direct, PgBouncer, Shield
 from bench.database import Database
 from bench.goals import outcomes
+from bench.measure import Neighbours
 from bench.model import BenchError, Name, Result, Row, Run, Setup
 from bench.workloads import rows
 from dbshield.cluster import temporary_folder
@@ -99,7 +100,9 @@ def _bench(options: argparse.Namespace, arguments: Sequence[str], stack: ExitSta
         )
         contenders, absent = _contenders(folder, database, stack, status.update)
         header = machine.header(arguments, [one.version for one in contenders], seconds=seconds, rounds=rounds, load=load)
+        neighbours = Neighbours()
         results = _run(wanted, contenders, setup, rounds, status.update)
+        header.append(machine.noise(neighbours.share()))
     reached = outcomes(results)
     report.print_report(_output(), header, results, absent, reached)
     if options.json is not None:

@@ -12,6 +12,9 @@ import uvloop
 
 from bench.database import SCALE, SETTINGS
 
+QUIET = 0.05
+"""The share of the machine that others may take before the report warns; our own choice."""
+
 
 def header(arguments: Sequence[str], versions: Sequence[str], *, seconds: int, rounds: int, load: float) -> list[str]:
     """Lines for the top of the report."""
@@ -27,6 +30,12 @@ def header(arguments: Sequence[str], versions: Sequence[str], *, seconds: int, r
         f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
         " medians; ratios are medians of each round's own",
     ]
+
+
+def noise(share: float) -> str:
+    """The line about other programs; a quiet machine has a percent or two."""
+    advice = "" if share < QUIET else ": the rates are not to be trusted, the ratios a little, the CPU ratios most"
+    return f"noise     other programs took {share:.0%} of all CPU time meanwhile{advice}"
 
 
 def _cpu_name() -> str:

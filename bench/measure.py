@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -39,6 +40,31 @@ class Processes:
             return [self._root, *self._root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+
+class Neighbours:
+    """What other programs took of the machine since this was made: they are the noise in every rate."""
+
+    def __init__(self) -> None:
+        self._ours = Processes(os.getpid())
+        self._before = self._read()
+
+    def share(self) -> float:
+        """Their part of all CPU time that there was, from 0 to 1; steal by other machines on the same host is in it."""
+        total, busy, ours = (now - then for now, then in zip(self._read(), self._before, strict=True))
+        return others(total, busy, ours)
+
+    def _read(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        # Guest time is in user time already (proc(5)).
+        counted = {name: value for name, value in times._asdict().items() if not name.startswith("guest")}
+        total = sum(counted.values())
+        return total, total - counted["idle"] - counted.get("iowait", 0.0), self._ours.cpu_seconds()
+
+
+def others(total: float, busy: float, ours: float) -> float:
+    """The part of `total` that was neither idle nor ours. The kernel's clocks differ by a tick, so it is kept within 0 and 1."""
+    return min(1.0, max(0.0, busy - ours) / total) if total > 0 else 0.0
 
 
 def median(values: Sequence[float]) -> float | None:

@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 
-from bench.measure import Processes
+import pytest
+
+from bench.machine import noise
+from bench.measure import Neighbours, Processes, others
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
 
@@ -38,3 +41,22 @@ def test_a_process_that_is_gone_costs_nothing() -> None:
     child.communicate(b"\n")
     assert processes.cpu_seconds() == 0.0
     assert processes.resident_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    ("total", "busy", "ours", "share"),
+    [(20.0, 10.0, 9.0, 0.05), (20.0, 10.0, 10.01, 0.0), (20.0, 20.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0)],
+)
+def test_neighbours_have_what_is_busy_and_not_ours(total: float, busy: float, ours: float, share: float) -> None:
+    assert others(total, busy, ours) == pytest.approx(share)
+
+
+def test_neighbours_are_read_from_this_machine() -> None:
+    neighbours = Neighbours()
+    subprocess.run([sys.executable, "-c", BURN], check=True)
+    assert 0.0 <= neighbours.share() < 1.0
+
+
+def test_a_busy_machine_is_told() -> None:
+    assert "not to be trusted" in noise(0.4)
+    assert noise(0.02) == "noise     other programs took 2% of all CPU time meanwhile"
