@@ -43,6 +43,9 @@ set standard_conforming_strings = off
 set standard_conforming_strings = 'OFF'
 set client_encoding = sjis
 set names 'latin1'
+select set_config('search_path', 'evil, PG_CATALOG', false)
+select set_config('Search_Path', 'pg_Temp, shop', false)
+set plv8.start_proc = 'x'
 set search_path = shop, pg_catalog
 set search_path = pg_temp, shop
 set search_path = pg_temp
