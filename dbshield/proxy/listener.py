@@ -59,6 +59,8 @@ def _listen_unix(path: Path) -> socket.socket:
         path.unlink()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.bind(str(path))
+    # The token decides who gets in, as on TCP; who may come near decides the folder (PostgreSQL: unix_socket_permissions).
+    path.chmod(0o777)
     return sock
 
 
@@ -99,12 +101,18 @@ def _nothing_waits(sock: socket.socket) -> bool:
     return False
 
 
+def is_local(sock: socket.socket) -> bool:
+    """Whether nobody can listen between the peers: a Unix socket, on which no client of PostgreSQL speaks TLS."""
+    return sock.family == socket.AF_UNIX
+
+
 async def accept(sock: socket.socket, context: ssl.SSLContext | None, inbox: Inbox) -> asyncio.Transport:
     """Negotiate encryption on an accepted socket and hand it to the inbox, with what was read of the startup packet.
 
     Raises ProtocolError or ConnectionError; the socket is then the caller's to close.
     """
     loop = asyncio.get_running_loop()
+    context = None if is_local(sock) else context
     first = await _peek(sock)
     if first is None:
         raise ConnectionResetError("the client closed the connection")

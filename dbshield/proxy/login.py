@@ -17,7 +17,7 @@ from dbshield.model import AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.proxy import listener, upstream
 from dbshield.proxy.inbox import Inbox
-from dbshield.proxy.pair import Pair, fatal
+from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
 from dbshield.proxy.sessions import Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
@@ -38,16 +38,14 @@ class _Gone(Exception):
 
 async def serve(sock: socket.socket, state: WorkerState) -> None:
     """Log one client in and start its relay. Never raises; every failure is logged and ends the connection."""
-    peer = listener.peer_name(sock)
+    peer = ""
     inbox = Inbox()
     transport: asyncio.Transport | None = None
-    task = asyncio.current_task()
-    assert task is not None
     try:
+        peer = listener.peer_name(sock)
         async with asyncio.timeout(state.config.proxy.login_timeout):
             transport = await listener.accept(sock, state.tls, inbox)
-            inbox.on_lost = partial(_cancel_login, task)
-            await _Login(state, transport, inbox, peer).run()
+            await _Login(state, transport, inbox, peer, local=listener.is_local(sock)).run()
     except _Gone:
         pass
     except TimeoutError:
@@ -71,10 +69,6 @@ async def serve(sock: socket.socket, state: WorkerState) -> None:
     sock.close()
 
 
-def _cancel_login(task: asyncio.Task[None]) -> None:
-    task.cancel()
-
-
 def _refuse(transport: asyncio.Transport | None, error: DbshieldError) -> None:
     if transport is not None and not transport.is_closing():
         transport.write(fatal(error))
@@ -83,7 +77,7 @@ def _refuse(transport: asyncio.Transport | None, error: DbshieldError) -> None:
 class _Login:
     """One login on a transport that is encrypted, or is not going to be."""
 
-    def __init__(self, state: WorkerState, transport: asyncio.Transport, inbox: Inbox, peer: str) -> None:
+    def __init__(self, state: WorkerState, transport: asyncio.Transport, inbox: Inbox, peer: str, *, local: bool) -> None:
         self.state = state
         self.transport = transport
         self.inbox = inbox
@@ -92,25 +86,39 @@ class _Login:
         self.machine = ClientLogin(
             nonce=secrets.token_urlsafe(24),
             mock_secret=state.mock_secret,
-            encrypted=transport.get_extra_info("ssl_object") is not None,
+            encrypted=local or transport.get_extra_info("ssl_object") is not None,
             tls_required=state.config.proxy.tls_required,
         )
 
     async def run(self) -> None:
         """Returns when the relay has taken over. Raises what ends the connection."""
         who = await self._authenticate()
-        if not self.state.audit.healthy:
-            raise Refused(
-                "the audit cannot be written, so no session may begin",
-                sqlstate=CANNOT_CONNECT_NOW,
-                hint="Tell whoever runs dbshield: its log says what is wrong with the audit's file or disk.",
-            )
+        self._stop_when_the_client_goes()
+        self._require_audit()
         place = self.state.sessions.admit(who.login)
         try:
             await self._open(who, place)
         except BaseException:
             place.release()
             raise
+
+    def _stop_when_the_client_goes(self) -> None:
+        """From here on the server is waited for. Not before: a client may send a cancel request and close at once."""
+        if self.inbox.lost:
+            raise ConnectionResetError("the client went away")
+        task = asyncio.current_task()
+        assert task is not None
+        self.inbox.on_lost = partial(_cancel_login, task)
+
+    def _require_audit(self) -> None:
+        """What was recorded is written now, so that no session begins on a disk that takes nothing."""
+        self.state.audit.flush()
+        if not self.state.audit.healthy:
+            raise Refused(
+                "the audit cannot be written, so no session may begin",
+                sqlstate=CANNOT_CONNECT_NOW,
+                hint="Tell whoever runs dbshield: its log says what is wrong with the audit's file or disk.",
+            )
 
     async def _authenticate(self) -> Authenticated:
         while True:
@@ -142,7 +150,13 @@ class _Login:
         server = await upstream.connect(who.login.upstream, database=who.database, settings=who.settings)
         try:
             judge = await state.judges.judge(who.login, who.database, server)
+            self._warn_of_superuser(who.login, server)
             session, key = self._session(who, server, judge, place)
+            try:
+                self._require_audit()
+            except Refused as error:
+                session.pair.end(error.message)
+                raise
         except BaseException:
             server.transport.abort()
             raise
@@ -154,6 +168,17 @@ class _Login:
             + ReadyForQuery(status=TransactionStatus.IDLE).encode()
         )
         self._join(session.pair, server)
+
+    def _warn_of_superuser(self, login: AgentLogin, server: upstream.Server) -> None:
+        """A superuser passes by every right that the server knows; once for each agent is enough to say so."""
+        if server.parameters.get("is_superuser") == "on" and login.user not in self.state.warned:
+            self.state.warned.add(login.user)
+            self.state.log.warning(
+                "the agent's database role is a superuser: the server itself would stop nothing",
+                agent=login.user,
+                role=login.upstream.user,
+                hint="Give the agent a role of its own that holds only the rights that it needs.",
+            )
 
     def _session(self, who: Authenticated, server: upstream.Server, judge: Judge, place: Place) -> tuple[Session, bytes]:
         """The session, and the secret of its cancel key. What it holds is given back when it ends."""
@@ -208,8 +233,14 @@ class _Login:
         ):
             if early:
                 cast(asyncio.Protocol, end.get_protocol()).data_received(early)
-        if self.inbox.lost or server.inbox.lost:
-            pair.end("a peer went away during the login")
+        if self.inbox.lost:
+            pair.end("the client went away during its login")
+        elif server.inbox.lost:
+            pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
+
+
+def _cancel_login(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def _cancel(login: AgentLogin, server: upstream.Server, state: WorkerState) -> None:

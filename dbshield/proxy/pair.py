@@ -14,6 +14,10 @@ from dbshield.model import Judgement
 from dbshield.session.relay import IDLE, Relay
 from dbshield.wire.backend import ErrorResponse
 
+LINGER = 10.0
+"""Seconds that a peer gets to take what was still on its way to it when the session ended; then its connection is cut, since
+one that never reads would keep the buffer and the descriptor for ever."""
+
 SERVER_GONE = "08006"
 """connection_failure"""
 SHUTTING_DOWN = "57P01"
@@ -52,16 +56,17 @@ class Pair:
         server.set_protocol(ServerEnd(self, client))
 
     def end(self, reason: str, error: DbshieldError | None = None, *, sqlstate: str = INTERNAL) -> None:
-        """Close both ends; the client reads `error` as FATAL before, unless the server has told it a FATAL of its own."""
+        """Close both ends; the client reads `error` as FATAL before, unless the server has told it a FATAL of its own, or is in
+        the middle of a message, whose rest the error would be taken for."""
         if self._on_end is None:
             return
         on_end, self._on_end = self._on_end, None
         if self.client and not self.client.is_closing():
-            if error is not None and not self.relay.fatal:
+            if error is not None and not self.relay.fatal and not self.relay.in_answer:
                 self.client.write(fatal(error, sqlstate=sqlstate))
-            self.client.close()
+            _close(self.client)
         if self.server:
-            self.server.abort() if error is not None else self.server.close()
+            self.server.abort() if error is not None else _close(self.server)
         on_end(reason)
 
     def drain(self) -> None:
@@ -76,6 +81,13 @@ class Pair:
     @property
     def in_transaction(self) -> bool:
         return self.relay.status != IDLE
+
+
+def _close(transport: asyncio.Transport) -> None:
+    """Close, and cut what has not gone out in time."""
+    transport.close()
+    if transport.get_write_buffer_size():
+        asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
 
 class ClientEnd(asyncio.Protocol):
@@ -102,6 +114,10 @@ class ClientEnd(asyncio.Protocol):
                     self._record(now, judgement)
                 self._judged.clear()
         except DbshieldError as error:
+            # What was judged before the message that ends the session was attempted all the same.
+            for judgement in self._judged:
+                self._record(time.time(), judgement)
+            self._judged.clear()
             pair.end(error.message, error, sqlstate=getattr(error, "sqlstate", INTERNAL))
             return
         except Exception as error:  # noqa: BLE001 - a bug must stop the session, not let it pass

@@ -17,7 +17,7 @@ from dbshield.proxy.sessions import Sessions
 
 @dataclass(slots=True, kw_only=True)
 class WorkerState:
-    """Of these only `config` and `tls` ever change: at a reload, for logins that come after it.
+    """Of these only `config` and `tls` are ever exchanged: at a reload, for logins that come after it.
 
     `mock_secret` makes the salt of users that do not exist; every worker must have the same, or a client could tell them
     apart by asking twice.
@@ -31,4 +31,6 @@ class WorkerState:
     sessions: Sessions
     cancel_keys: CancelKeys
     log: Any
+    warned: set[str] = field(default_factory=set)
+    """The agents whose role was found to be a superuser, so that the log says it once."""
     mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

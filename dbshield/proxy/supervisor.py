@@ -6,6 +6,7 @@ A single worker needs no supervisor and runs in the process itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -41,12 +42,17 @@ class Supervisor:
         pid = os.fork()
         if pid:
             self._running[pid] = worker
+            if self._stopping:  # the signal came while there was no such process yet
+                os.kill(pid, signal.SIGTERM)
             return
         for number in FORWARDED:
-            signal.signal(number, signal.SIG_DFL)
+            # A worker that has not begun to listen to signals has nothing to drain and nothing old to reload.
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
         code = 2
         try:
             code = self._work(worker)
+        except Exception:  # noqa: BLE001 - the child's own end: said here or nowhere
+            self._log.exception("bug in a worker", worker=worker)
         finally:
             os._exit(code)
 
@@ -54,7 +60,8 @@ class Supervisor:
         if number != signal.SIGHUP:
             self._stopping = True
         for pid in self._running:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it died, and is about to be noticed
+                os.kill(pid, number)
 
     def _wait(self) -> int:
         code = 0

@@ -24,7 +24,8 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
     try:
-        context.load_cert_chain(certificate, key)
+        # A password of our own, since OpenSSL would ask the terminal for one, and everything would wait for it.
+        context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"proxy.tls_certificate {certificate} and proxy.tls_key {key} cannot be used: {error}",

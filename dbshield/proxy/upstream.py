@@ -62,7 +62,7 @@ async def open_transport(upstream: Upstream) -> tuple[asyncio.Transport, Inbox]:
             transport, inbox = await loop.create_unix_connection(Inbox, path)
         else:
             transport, inbox = await loop.create_connection(Inbox, upstream.host, upstream.port)
-            _notice_when_gone(transport.get_extra_info("socket"))
+            notice_when_gone(transport.get_extra_info("socket"))
     except OSError as error:
         raise _unreachable(upstream, error.strerror or type(error).__name__) from error
     if context is None:
@@ -77,8 +77,8 @@ async def open_transport(upstream: Upstream) -> tuple[asyncio.Transport, Inbox]:
         raise
 
 
-def _notice_when_gone(sock: socket.socket) -> None:
-    """A server that vanishes without a word must not leave a client waiting for ever."""
+def notice_when_gone(sock: socket.socket) -> None:
+    """A peer that vanishes without a word must leave neither a client waiting for ever, nor a session with its locks."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, seconds in KEEPALIVE.items():
         if (option := getattr(socket, name, None)) is not None:
@@ -166,6 +166,17 @@ def _as_refused(error: ErrorResponse, *, ours: bool = False) -> Refused:
 
 async def query(server: Server, text: str) -> list[tuple[str | None, ...]]:
     """Ask the idle server something on dbshield's own behalf; the rows in text format. Raises Refused."""
+    try:
+        return await _query(server, text)
+    except ConnectionError as error:
+        raise Refused(
+            "the protected server closed the connection during the login",
+            sqlstate=CANNOT_CONNECT,
+            hint="Nothing was executed. Try again, or tell whoever runs the server.",
+        ) from error
+
+
+async def _query(server: Server, text: str) -> list[tuple[str | None, ...]]:
     server.transport.write(Query(query=text.encode()).encode())
     frames = FrameReader()
     rows: list[tuple[str | None, ...]] = []

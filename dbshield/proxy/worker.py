@@ -7,17 +7,19 @@ while sessions stand changes for those that come, and a configuration that is no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from dbshield.config import Config
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.tls import server_context
+from dbshield.proxy.upstream import notice_when_gone
 
 AUDIT_FLUSH: Final = 0.2
 """Seconds between two writes of the audit."""
@@ -45,10 +47,10 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         await state.directory.start()
         await state.cancel_keys.start()
-        timers = [asyncio.create_task(_every(AUDIT_FLUSH, self._flush))]
+        timers = [asyncio.create_task(_every(AUDIT_FLUSH, self._flush, state.log))]
         if state.config.proxy.idle_timeout:
             # Two rounds of silence make one timeout at the least.
-            timers.append(asyncio.create_task(_every(state.config.proxy.idle_timeout, self._end_idle)))
+            timers.append(asyncio.create_task(_every(state.config.proxy.idle_timeout, self._end_idle, state.log)))
         self._listen()
         try:
             await self._stopping.wait()
@@ -79,8 +81,9 @@ class Worker:
                 continue
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                with contextlib.suppress(OSError):  # gone already, which the login finds out
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    notice_when_gone(sock)
             task = asyncio.create_task(login.serve(sock, self._state))
             self._logins.add(task)
             task.add_done_callback(self._logins.discard)
@@ -129,10 +132,13 @@ class Worker:
         state.audit.close()
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, work: Callable[[], Awaitable[None]], log: Any) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
             await work()
         except DbshieldError:
             continue  # reported where it arose; the next round tries again
+        except Exception:
+            # A timer that died of a bug would leave the audit unwritten, or idle sessions open, without a word.
+            log.exception("bug in a timer")

@@ -61,6 +61,10 @@ _NAME: Final = re.compile(r"[a-z_][a-z0-9_$.]*")
 _ASIDE: Final = frozenset({"user", "database", "options"})
 """Parameters of the packet that are no settings."""
 
+UNSAID_ENCODING: Final = "sql_ascii"
+"""What libpq names as client_encoding where the locale is C: bytes of no encoding in particular. It is taken at start-up as
+if nothing had been said, so that psql works under LC_ALL=C; the server is told UTF8 all the same, and the client that it is."""
+
 _WHERE_ELSE: Final[Mapping[str, str]] = MappingProxyType(
     {"client_encoding": "; psql takes it from PGCLIENTENCODING or the locale"}
 )
@@ -98,6 +102,8 @@ def _judge(name: str, value: str) -> str:
     if _NAME.fullmatch(folded) is None:
         message = f'startup parameter "{printable(name)}" is refused: it is no name of a setting'
         raise Refused(message, sqlstate=UNDEFINED_OBJECT, hint=_LEAVE_OUT)
+    if folded == "client_encoding" and value.lower() == UNSAID_ENCODING:
+        return folded
     # A search_path that comes as one text is folded by the server, outside of quotes; folding all of it finds no less.
     why = settings.refusal(folded, value.lower() if folded == "search_path" else value)
     if why is None:

@@ -48,8 +48,11 @@ PREPARED_BY_NAME: Final = Judgement(verdict=Allow(), normal="(a statement prepar
 """For a name that no Parse of this session registered: SQL PREPARE made it, and its body was judged then."""
 
 IDLE: Final = ord("I")
-QUERY, SYNC, FUNCTION = range(3)
-"""What a ReadyForQuery is awaited for."""
+QUERY, SYNC, FUNCTION, SYNC_BEFORE_END = range(4)
+"""What a ReadyForQuery is awaited for. The last one is a Sync behind which the client has ended a COPY."""
+
+NAME_BYTES: Final = 63
+"""Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
 
 _length_at: Final = Struct("!i").unpack_from
 
@@ -81,6 +84,7 @@ class Relay:
         "_client_held",
         "_client_need",
         "_client_rest",
+        "_copying",
         "_cycles",
         "_discarding",
         "_judge",
@@ -93,6 +97,7 @@ class Relay:
         "_server_need",
         "_server_rest",
         "_statements",
+        "_unsynced",
         "fatal",
         "judged",
         "status",
@@ -113,6 +118,8 @@ class Relay:
         self._refusals: dict[bytes, bytes] = {}
         self._serial = 0
         self._discarding = False
+        self._unsynced = False
+        self._copying = False
         self._client_held = bytearray()
         self._client_need = 0
         self._client_rest = 0
@@ -127,13 +134,19 @@ class Relay:
 
     @property
     def busy(self) -> bool:
-        """Whether the server owes an answer, as far as the session knows."""
-        return bool(self._cycles)
+        """Whether the server may be at work, as far as the session knows: it owes an answer, was asked to execute something
+        that no Sync has followed yet, or takes the data of a COPY."""
+        return bool(self._cycles) or self._unsynced or self._copying
 
     @property
     def idle(self) -> bool:
         """Whether the server has answered all that it was asked and no transaction is open."""
-        return self.status == IDLE and not (self._cycles or self._client_held or self._client_rest)
+        return self.status == IDLE and not (self.busy or self._client_held or self._client_rest)
+
+    @property
+    def in_answer(self) -> bool:
+        """Whether the client was sent a part of a message, so that anything put behind it would be taken for the rest."""
+        return bool(self._server_rest)
 
     def from_client(self, data: bytes) -> bytes:
         """Take what the client sent; give what the server gets, which may be nothing yet."""
@@ -313,13 +326,15 @@ def _query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 
 def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    name_end = _text_end(data, pos + HEADER, end)
-    text_end = _text_end(data, name_end + 1, end)
+    name_end = data.find(0, pos + HEADER, end)
+    text_end = data.find(0, name_end + 1, end) if name_end >= 0 else -1
+    if text_end < 0:
+        raise ProtocolError("a string in a Parse has no end")
     judgement = relay._judge.judge(data[name_end + 1 : text_end])
     if type(judgement.verdict) is not Allow:
         return relay._refuse(judgement, extended=True)
     statements = relay._statements
-    statements[data[pos + HEADER : name_end]] = judgement
+    statements[data[pos + HEADER : name_end][:NAME_BYTES]] = judgement
     if len(statements) > MAX_NAMES:
         del statements[next(iter(statements))]
     return None
@@ -327,20 +342,36 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def _bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     """A Bind is what makes one execution of a statement, so it is what the audit counts."""
-    name = _text_end(data, pos + HEADER, end) + 1
-    judgement = relay._statements.get(data[name : _text_end(data, name, end)])
-    relay.judged.append(judgement or PREPARED_BY_NAME)
+    portal_end = data.find(0, pos + HEADER, end)
+    name_end = data.find(0, portal_end + 1, end) if portal_end >= 0 else -1
+    if name_end < 0:
+        raise ProtocolError("a string in a Bind has no end")
+    name = data[portal_end + 1 : name_end]
+    judgement = relay._statements.get(name)
+    if judgement is None:
+        judgement = relay._statements.get(name[:NAME_BYTES], PREPARED_BY_NAME)
+    relay.judged.append(judgement)
+    relay._unsynced = True
     return None
 
 
 def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if data[pos + HEADER : pos + HEADER + 1] == b"S":
-        relay._statements.pop(data[pos + HEADER + 1 : _text_end(data, pos + HEADER + 1, end)], None)
+        relay._statements.pop(data[pos + HEADER + 1 : _text_end(data, pos + HEADER + 1, end)][:NAME_BYTES], None)
     return None
 
 
 def _sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    relay._unsynced = False
     relay._cycles.append(SYNC)
+    return None
+
+
+def _copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """CopyDone or CopyFail: the next Sync is one that the server answers. It may come before we know that there is a COPY."""
+    relay._copying = False
+    if relay._cycles and relay._cycles[-1] == SYNC:
+        relay._cycles[-1] = SYNC_BEFORE_END
     return None
 
 
@@ -371,7 +402,7 @@ def _drop(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 
 def _sync_ends_discarding(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    relay._discarding = False
+    relay._discarding = relay._unsynced = False
     relay._cycles.append(SYNC)
     return _SYNC_MESSAGE
 
@@ -393,6 +424,7 @@ def _ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | N
 
 def _error_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     frame = data[pos:end]
+    relay._copying = False
     if b"\0VFATAL\0" in frame or b"\0VPANIC\0" in frame:
         relay.fatal = True
         return None
@@ -417,9 +449,15 @@ def _parameter_status(relay: Relay, data: bytes, pos: int, end: int) -> bytes | 
 
 
 def _copy_in_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    """In the extended protocol the server swallows the Syncs that came behind the Execute (CopyGetData in copyfromparse.c)."""
-    if relay._cycles and relay._cycles[0] == SYNC:
-        relay._cycles.clear()
+    """In the extended protocol the server swallows the Syncs between the Execute and the end of the data (CopyGetData in
+    copyfromparse.c). A simple Query answers for itself, whatever comes between."""
+    cycles = relay._cycles
+    if cycles and cycles[0] == QUERY:
+        return None
+    while cycles:
+        if cycles.popleft() == SYNC_BEFORE_END:
+            return None
+    relay._copying = True
     return None
 
 
@@ -442,7 +480,9 @@ _CLIENT: Final = _table(
     S=_sync,
     F=_function_call,
     X=_terminate,
-    **dict.fromkeys("DEHdcf"),
+    c=_copy_ends,
+    f=_copy_ends,
+    **dict.fromkeys("DEHd"),
 )
 _DISCARDING: Final = _table(_unknown_from_client, S=_sync_ends_discarding, X=_terminate, **dict.fromkeys("QPBCDEHFdcf", _drop))
 _SERVER: Final = _table(

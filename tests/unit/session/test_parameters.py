@@ -99,7 +99,14 @@ def test_client_encoding_is_utf8_in_any_spelling(value: str) -> None:
     assert settings(("client_encoding", value))["client_encoding"] == "UTF8"
 
 
-@pytest.mark.parametrize("value", ["SJIS", "GBK", "BIG5", "LATIN1", "auto", "", "SQL_ASCII", "UTF16", "ＵＴＦ８"])
+@pytest.mark.parametrize("value", ["SQL_ASCII", "sql_ascii"])
+def test_no_encoding_in_particular_is_utf8(value: str) -> None:
+    """What psql brings under LC_ALL=C; only at start-up, not in a SET."""
+    assert settings(("client_encoding", value))["client_encoding"] == "UTF8"
+    assert policy.refusal("client_encoding", value) is not None
+
+
+@pytest.mark.parametrize("value", ["SJIS", "GBK", "BIG5", "LATIN1", "auto", "", "UTF16", "ＵＴＦ８"])
 def test_another_client_encoding_is_refused(value: str) -> None:
     for pair in (("client_encoding", value), ("CLIENT_ENCODING", value), ("options", f"-c client_encoding={value}")):
         with pytest.raises(Refused, match="client_encoding") as caught:

@@ -1,0 +1,131 @@
+"""The end of a session, over real sockets: what the client still reads, and that nothing lingers."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvloop
+
+from dbshield.model import AccessLevel, Judgement
+from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.proxy import pair as pair_module
+from dbshield.proxy.inbox import Inbox
+from dbshield.proxy.pair import Pair
+from dbshield.session.relay import Relay
+from dbshield.wire.backend import DataRow, ErrorResponse
+from dbshield.wire.frontend import Query
+
+
+@dataclass
+class Ends:
+    """A pair, and the far ends of its two connections."""
+
+    pair: Pair
+    client: socket.socket
+    server: socket.socket
+    reasons: list[str]
+    judged: list[Judgement] = field(default_factory=list)
+
+    async def client_reads(self, count: int = 1 << 16) -> bytes:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.client, count), 10)
+
+    async def client_reads_all(self) -> bytes:
+        data = b""
+        while more := await self.client_reads():
+            data += more
+        return data
+
+
+def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs the test on the loop that the proxy runs on."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(test(**fixtures))
+
+    return run
+
+
+@asynccontextmanager
+async def ends() -> AsyncIterator[Ends]:
+    loop = asyncio.get_running_loop()
+    judge = Judge(access=AccessLevel.WRITE, functions=FunctionCatalogue.builtin())
+    client, client_near = socket.socketpair()
+    server, server_near = socket.socketpair()
+    for sock in (client, server, client_near, server_near):
+        sock.setblocking(False)
+    reasons: list[str] = []
+    judged: list[Judgement] = []
+    pair = Pair(Relay(judge=judge, marker="dbshield_test"), lambda _, judgement: judged.append(judgement), reasons.append)
+    near = [(await loop.connect_accepted_socket(Inbox, sock))[0] for sock in (client_near, server_near)]
+    pair.join(near[0], near[1], max_pending=1 << 16)
+    try:
+        yield Ends(pair, client, server, reasons, judged)
+    finally:
+        for transport in near:
+            transport.abort()
+        client.close()
+        server.close()
+
+
+async def until(what: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not what():  # noqa: ASYNC110 - polls what has no event
+            await asyncio.sleep(0)
+
+
+@on_uvloop
+async def test_regression_an_error_is_never_taken_for_the_rest_of_a_row() -> None:
+    """The server dies in the middle of a row: what the client has of it stays a part, and no value is made up."""
+    async with ends() as both:
+        row = DataRow(values=(b"x" * 1_000,)).encode()
+        both.server.send(row[:900])
+        assert await both.client_reads(900) == row[:900]
+        both.server.close()
+        assert await both.client_reads_all() == b""
+        assert both.reasons == ["the server closed the connection"]
+
+
+@on_uvloop
+async def test_between_messages_the_client_reads_why() -> None:
+    async with ends() as both:
+        both.server.close()
+        told = await both.client_reads_all()
+        error = ErrorResponse.decode(told[5:])
+        assert (error.sqlstate, int.from_bytes(told[1:5], "big") + 1) == ("08006", len(told))
+
+
+@on_uvloop
+async def test_regression_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session is over and its place free, so its buffer and descriptor must not stay for as long as it likes."""
+    monkeypatch.setattr(pair_module, "LINGER", 0.05)
+    async with ends() as both:
+        transport = both.pair.client
+        assert transport is not None
+        row = DataRow(values=(b"x" * 100_000,)).encode()
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(both.server, row * 50))
+        await until(transport.get_write_buffer_size)
+        both.client.send(b"?\0\0\0\4")
+        await until(lambda: both.reasons)
+        await until(lambda: transport.get_write_buffer_size() == 0)
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert "invalid frontend message type" in both.reasons[0]
+
+
+@on_uvloop
+async def test_regression_what_was_tried_before_a_broken_message_is_recorded() -> None:
+    async with ends() as both:
+        both.client.send(Query(query=b"drop table shop.orders").encode() + b"?\0\0\0\4")
+        await until(lambda: both.reasons)
+        assert [judgement.verdict.word for judgement in both.judged] != ["allow"]
+        assert len(both.judged) == 1

@@ -1,0 +1,129 @@
+"""Whether the relay knows that the server is at work: what drain, idle_timeout and cancel requests go by. And what a session
+may keep, and what it must not send. Trap numbers are those of docs/explanation/protocol-traps.md."""
+
+from __future__ import annotations
+
+import pytest
+from support.conversation import IDLE, SELECTED, Conversation, other_error, refused, syntax_error
+
+from dbshield.session.relay import MAX_NAMES, NAME_BYTES
+from dbshield.wire.backend import BindComplete, CommandComplete, CopyInResponse, DataRow, ParseComplete
+from dbshield.wire.copying import CopyData, CopyDone
+from dbshield.wire.frontend import Bind, Close, CopyFail, Execute, Flush, Parse, Query, Sync, Target
+from dbshield.wire.message import Message
+
+COPY = (Parse(query=b"copy shop.settings from stdin"), Bind(), Execute())
+COPY_BEGINS = (ParseComplete(), BindComplete(), CopyInResponse(format=0, column_formats=(0, 0)))
+DATA = CopyData(data=b"a\tb\n")
+
+
+class TestCopyIn:
+    """Trap 5 and 8: in the extended protocol the server swallows the Sync behind the Execute."""
+
+    @pytest.mark.parametrize("end", [CopyDone(), CopyFail(reason=b"enough")])
+    def test_it_is_at_work_until_the_last_sync_is_answered(self, end: Message) -> None:
+        talk = Conversation()
+        talk.client(*COPY, Sync())
+        talk.server(*COPY_BEGINS)
+        assert talk.relay.busy
+        assert not talk.relay.idle
+        talk.client(DATA, end)
+        talk.client(Sync())
+        assert not talk.relay.idle
+        talk.server(CommandComplete(tag="COPY 1"), IDLE)
+        assert talk.relay.idle
+
+    def test_data_sent_ahead_of_the_answer(self) -> None:
+        talk = Conversation()
+        talk.client(*COPY, Sync(), DATA, CopyDone(), Sync())
+        talk.server(*COPY_BEGINS)
+        assert not talk.relay.idle
+        talk.server(CommandComplete(tag="COPY 1"), IDLE)
+        assert talk.relay.idle
+
+    def test_a_refusal_behind_it_is_exchanged(self) -> None:
+        talk = Conversation()
+        talk.client(*COPY, Sync(), DATA, CopyDone(), Sync(), Parse(query=b"drop table shop.orders"), Sync())
+        talk.server(*COPY_BEGINS, CommandComplete(tag="COPY 1"), IDLE)
+        assert refused(talk.server(syntax_error(), IDLE))
+        assert talk.relay.idle
+
+    def test_without_a_sync(self) -> None:
+        talk = Conversation()
+        talk.client(*COPY, Flush())
+        talk.server(*COPY_BEGINS)
+        assert not talk.relay.idle
+        talk.client(DATA, CopyDone(), Sync())
+        talk.server(CommandComplete(tag="COPY 1"), IDLE)
+        assert talk.relay.idle
+
+    def test_the_server_gives_up_midway(self) -> None:
+        talk = Conversation()
+        talk.client(*COPY, Sync())
+        talk.server(*COPY_BEGINS, other_error())
+        talk.client(DATA, CopyDone(), Sync())
+        assert not talk.relay.idle
+        talk.server(IDLE)
+        assert talk.relay.idle
+
+
+class TestWithoutASync:
+    """Trap 5: clients that only flush."""
+
+    def test_it_is_at_work_until_the_sync_is_answered(self) -> None:
+        talk = Conversation()
+        talk.client(Parse(query=b"select 1"), Bind(), Execute(), Flush())
+        assert talk.relay.busy
+        talk.server(ParseComplete(), BindComplete(), SELECTED)
+        assert not talk.relay.idle
+        talk.client(Sync())
+        talk.server(IDLE)
+        assert talk.relay.idle
+        assert not talk.relay.busy
+
+    def test_a_refusal_in_it(self) -> None:
+        talk = Conversation()
+        talk.client(Parse(query=b"select 1"), Bind(), Execute(), Parse(query=b"drop table shop.orders"), Flush())
+        assert refused(talk.server(ParseComplete(), BindComplete(), SELECTED, syntax_error())[3:])
+        talk.client(Sync())
+        talk.server(IDLE)
+        assert talk.relay.idle
+
+
+class TestNames:
+    """The server looks at 63 bytes of a statement's name."""
+
+    LONG = b"n" * NAME_BYTES
+
+    @pytest.mark.parametrize("parsed, bound", [(b"", b"x"), (b"x", b""), (b"x", b"y")])
+    def test_what_a_long_name_executes_is_known_to_the_audit(self, parsed: bytes, bound: bytes) -> None:
+        talk = Conversation()
+        talk.client(Parse(name=self.LONG + parsed, query=b"select 1"), Bind(statement=self.LONG + bound), Execute(), Sync())
+        assert [judgement.normal for judgement in talk.relay.judged] == ["select $1"]
+
+    def test_long_names_take_no_more_than_short_ones(self) -> None:
+        talk = Conversation()
+        for number in range(3):
+            talk.client(Parse(name=b"%d" % number + b"x" * 50_000, query=b"select 1"))
+        assert max(map(len, talk.relay._statements)) == NAME_BYTES
+
+    def test_closing_by_a_long_name(self) -> None:
+        talk = Conversation()
+        talk.client(Parse(name=self.LONG, query=b"select 1"), Close(target=Target.STATEMENT, name=self.LONG + b"x"))
+        assert talk.relay._statements == {}
+
+    def test_many_names(self) -> None:
+        talk = Conversation()
+        for number in range(MAX_NAMES + 10):
+            talk.client(Parse(name=b"%d" % number, query=b"select 1"))
+        assert len(talk.relay._statements) == MAX_NAMES
+
+
+def test_in_the_middle_of_a_row_nothing_may_be_put_behind() -> None:
+    talk = Conversation()
+    talk.client(Query(query=b"select 1"))
+    row = DataRow(values=(b"x" * 1_000,)).encode()
+    talk.relay.from_server(row[:500])
+    assert talk.relay.in_answer
+    talk.relay.from_server(row[500:])
+    assert not talk.relay.in_answer
