@@ -166,10 +166,10 @@ class Cluster:
             if self.running:
                 self._wait(time.monotonic() + START_TIMEOUT)
                 return
-            files.forget_stale(self.data)
+            sockets = files.socket_folder(self.folder, self.account)
+            files.forget_stale(self.data, sockets)
             files.roll(self.log)
             files.write_hba(self.data, self.account, self.superuser, self._hba)
-            sockets = files.socket_folder(self.folder, self.account)
             self._launch(sockets, tethered=tethered, throwaway=throwaway)
 
     def stop(self, mode: str = "fast") -> None:

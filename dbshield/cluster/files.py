@@ -67,11 +67,14 @@ def _works_in(pid: int, data: Path) -> bool:
         return False
 
 
-def forget_stale(data: Path) -> None:
-    """Remove a postmaster.pid whose number now belongs to a process that is no server of this folder.
+def forget_stale(data: Path, sockets: Path) -> None:
+    """Remove lock files whose number now belongs to a process that is no server of this folder, or to one that has ended.
 
-    PostgreSQL itself sees through a number that nobody has, and refuses to start while anybody has it.
+    PostgreSQL itself sees through a number that nobody has, and refuses to start while anybody has it. Call it only while
+    no server runs: the folder of the socket is the cluster's own, so whatever lies in it then is stale.
     """
+    for left in sockets.glob(".s.PGSQL.*"):
+        left.unlink(missing_ok=True)
     try:
         pid = abs(int((data / "postmaster.pid").read_text().split("\n", 1)[0]))
     except FileNotFoundError:

@@ -118,6 +118,19 @@ def test_a_pid_file_whose_number_now_belongs_to_a_stranger_is_no_server(cluster:
         stranger.wait()
 
 
+def test_a_server_that_died_and_was_not_reaped_is_no_server(made: Path) -> None:
+    """Its number still answers to kill(pid, 0), so PostgreSQL takes it for a running one; here it is another object's child."""
+    first, second = Cluster(made, settings=FAST), Cluster(made, settings=FAST)
+    try:
+        first.start()
+        second.kill()
+        second.start()
+        assert second.running
+    finally:
+        second.stop("immediate")
+        first.stop("immediate")
+
+
 def test_only_root_and_the_owner_reach_the_socket(cluster: Cluster) -> None:
     cluster.start()
     found = cluster.socket_folder.stat()
