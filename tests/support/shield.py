@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,15 @@ class Shield:
         self._dsn: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def set_up(self) -> None:
-        """Write the configuration, make the control database, and create the agents."""
+    def set_up(self, agents: Sequence[str] = ACCESS) -> None:
+        """Write the configuration, make the control database, and create agents named after their access level."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.server.drop(self.control)
         with self.server.connect() as admin:
             admin.execute(f'create database "{self.control}"')
         self.write_config()
         self.cli("init")
-        for access in ACCESS:
+        for access in agents:
             self.agent(access, access)
 
     def agent(self, name: str, access: str, *options: str, environment: str = ENVIRONMENT) -> dict[str, Any]:
@@ -164,11 +164,11 @@ class Shield:
         """What the proxy has logged so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def rss(self) -> int:
-        """Bytes of memory that the proxy and its workers hold."""
+    def memory(self) -> int:
+        """Bytes of memory that the proxy and its workers hold; what they share counts once (PSS)."""
         assert self._process is not None
         found = psutil.Process(self._process.pid)
-        return sum(process.memory_info().rss for process in [found, *found.children(recursive=True)])
+        return sum(process.memory_full_info().pss for process in [found, *found.children(recursive=True)])
 
     def dsn(self, agent: str = "write", *, tls: bool = False, **changed: Any) -> str:
         """The connection string that the agent was given, over TLS (CA and name checked) or in clear text."""
@@ -194,11 +194,13 @@ class Shield:
 
 
 @contextlib.contextmanager
-def running_shield(server: Server, database: str, folder: Path, **proxy: Any) -> Iterator[Shield]:
+def running_shield(
+    server: Server, database: str, folder: Path, *, agents: Sequence[str] = ACCESS, **proxy: Any
+) -> Iterator[Shield]:
     """A shield over a fresh clone of the seeded database; at the end it has to stop in order and to have logged no bug."""
     server.clone(database)
     shield = Shield(server, database, folder, proxy=proxy)
-    shield.set_up()
+    shield.set_up(agents)
     shield.start()
     try:
         yield shield
