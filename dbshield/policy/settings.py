@@ -116,6 +116,10 @@ FOREIGN_PREFIXES = frozenset(
 """Settings before whose dot one of these stands belong to an extension or the shield; others with a dot are an application's."""
 
 
+OWN_SCHEMA = "dbshield"
+"""The schema of the guard, which is only reached by its name, so that rules about it see it."""
+
+
 def utf8(value: str) -> bool:
     return value.lower().replace("-", "").replace("_", "").strip("' ") in {"utf8", "unicode"}
 
@@ -130,7 +134,9 @@ def safe_search_path(value: str) -> bool:
         return False
     # The server folds what stands without quotes, in the text of set_config too; a quoted name in capitals is nobody's loss.
     parts = [part.strip().strip('"').lower() for piece in value.split("\n") for part in piece.split(",")]
-    return "pg_catalog" not in parts[1:] and "pg_temp" not in parts[:-1] and parts != ["pg_temp"]
+    if OWN_SCHEMA in parts or parts == ["pg_temp"]:
+        return False
+    return "pg_catalog" not in parts[1:] and "pg_temp" not in parts[:-1]
 
 
 KNOWN_TEXTS: dict[bytes, str] = {
@@ -142,7 +148,7 @@ KNOWN_TEXTS: dict[bytes, str] = {
 LOOKED_AT: dict[str, tuple[Callable[[str], bool], str]] = {
     "client_encoding": (utf8, "the server and the shield must read the same bytes; only UTF8 passes"),
     "standard_conforming_strings": (on, "the server and the shield must read the same strings; only on passes"),
-    "search_path": (safe_search_path, "pg_catalog comes first and pg_temp last, or neither is named"),
+    "search_path": (safe_search_path, "pg_catalog comes first and pg_temp last, or neither is named, and never dbshield"),
 }
 """Settings whose value decides."""
 

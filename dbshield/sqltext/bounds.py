@@ -7,7 +7,7 @@ constrains a table when it compares a column of that table with something that i
 - A whole row, or a system column other than ctid, is not a column.
 - Where other relations stand beside the table, a column without a qualifier may be theirs, so it does not count.
 - A second reading of the same table (a self-join, a subquery) equals the first one on the same column, so equality between
-  the two constrains nothing.
+  the two constrains nothing; neither does what a subquery only hands down from the row outside.
 
 The one exception to the first sentence are patterns: LIKE '%' is common and matches everything, so a pattern is read, and the
 verdict then holds for the exact text alone.
@@ -36,13 +36,26 @@ BLIND_PATTERNS = frozenset({".*", "^", "$", ".", ".+", "^.*", ".*$", "^.*$", "(.
 
 
 class Columns(NamedTuple):
-    """The columns that a value depends on: of the table itself, and of a second reading of the same table."""
+    """The columns that a value depends on.
+
+    `target` are columns of the table that surely change the value, `touched` all that may (a value on the other side that may
+    be the column itself makes a comparison say nothing), `twin` columns of a second reading of the same table. `given` is true
+    when the value may have been handed down from the very row that it is compared with.
+    """
 
     target: frozenset[str] = NO_NAMES
     twin: frozenset[str] = NO_NAMES
+    touched: frozenset[str] = NO_NAMES
+    given: bool = False
 
     def __or__(self, other: Columns) -> Columns:
-        return Columns(self.target | other.target, self.twin | other.twin)
+        return Columns(
+            self.target | other.target, self.twin | other.twin, self.touched | other.touched, self.given or other.given
+        )
+
+    def uncertain(self) -> Columns:
+        """The same, where none of the columns need change the value."""
+        return self._replace(target=NO_NAMES, touched=self.touched | self.target)
 
 
 NOTHING = Columns()
@@ -50,7 +63,9 @@ NOTHING = Columns()
 
 def varies(left: Columns, right: Columns, operator: str) -> bool:
     """True when comparing the two values can differ from row to row."""
-    if not (left.target or right.target) or left.target & right.target:
+    if not (left.target or right.target) or left.given or right.given:
+        return False
+    if (left.target | left.touched) & (right.target | right.touched):
         return False
     if operator in SELF_EQUAL:
         return not (left.target & right.twin or right.target & left.twin)
@@ -59,7 +74,8 @@ def varies(left: Columns, right: Columns, operator: str) -> bool:
 
 def arithmetic(left: Columns, right: Columns) -> Columns:
     """What the value of `left operator right` depends on; `id - id` depends on nothing."""
-    return NOTHING if left.target & right.target else left | right
+    both = left | right
+    return both.uncertain() if (left.target | left.touched) & (right.target | right.touched) else both
 
 
 def matches_everything(pattern: str) -> bool:
@@ -71,7 +87,8 @@ class Scope(NamedTuple):
     """How names resolve inside one condition.
 
     `names` are the qualifiers that mean the table (`o`, or `orders` and `shop.orders`), `twins` those of a second reading of
-    it. `alone` is true when a column without a qualifier can only be the table's. `schema` and `table` are the table's name.
+    it, `given` those of relations that were made from the table's own row. `alone` is true when a column without a qualifier
+    can only be the table's. `schema` and `table` are the table's name.
     """
 
     schema: str
@@ -79,6 +96,7 @@ class Scope(NamedTuple):
     names: frozenset[str]
     twins: frozenset[str] = NO_NAMES
     alone: bool = True
+    given: frozenset[str] = NO_NAMES
 
     def same_table(self, schema: str, table: str) -> bool:
         """True when the name may mean the same table; a missing schema may be any."""
@@ -90,19 +108,26 @@ class Scope(NamedTuple):
         if name in SYSTEM_COLUMNS:
             return NOTHING
         if len(parts) == 1:
-            return Columns(frozenset({name})) if self.alone and name not in self.names else NOTHING
+            if self.alone and name not in self.names:
+                return Columns(frozenset({name}))
+            return Columns(given=bool(self.given))
         qualifier = ".".join(parts[:-1])
+        if qualifier in self.given:
+            return Columns(given=True)
         if qualifier in self.names:
             return Columns(frozenset({name}))
         if qualifier in self.twins:
             return Columns(twin=frozenset({name}))
         return NOTHING
 
-    def inner(self, names: frozenset[str], twins: frozenset[str]) -> Scope:
-        """The scope inside a subquery whose FROM gives `names`; `twins` of them read the table a second time."""
+    def inner(self, names: frozenset[str], twins: frozenset[str], given: frozenset[str] = NO_NAMES) -> Scope:
+        """The scope inside a subquery whose FROM gives `names`; `twins` of them read the table a second time, `given` are made
+        from the row outside."""
         if not names:
             return self
-        return self._replace(names=self.names - names, twins=(self.twins - names) | twins, alone=False)
+        return self._replace(
+            names=self.names - names, twins=(self.twins - names) | twins, given=(self.given - names) | given, alone=False
+        )
 
 
 def target_scope(schema: str, table: str, alias: str) -> Scope:

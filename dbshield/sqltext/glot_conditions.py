@@ -58,6 +58,17 @@ def select_of(node: exp.Expr | None) -> exp.Expr | None:
     return node if isinstance(node, (exp.Query, exp.Values)) else None
 
 
+def refers(node: exp.Expr | None, qualifiers: frozenset[str]) -> bool:
+    """True when anything in `node` names a column by one of `qualifiers`, or by none where there is no FROM of its own."""
+    for column in node.find_all(exp.Column) if node else ():
+        parts = tuple(part.name for part in column.parts)
+        select = column.find_ancestor(exp.Query)
+        bare = len(parts) == 1 and isinstance(select, exp.Select) and not select.args.get("from_")
+        if ".".join(parts[:-1]) in qualifiers or bare:
+            return True
+    return False
+
+
 class GlotConditions:
     """Conditions of one statement; `ctes` are the queries that WITH names."""
 
@@ -146,7 +157,8 @@ class GlotConditions:
     def _blind_pattern(self, node: exp.Expr) -> bool:
         if any(node.find_all(exp.Parameter, exp.Placeholder, exp.Column, exp.Subquery)):
             return False
-        return all(matches_everything(str(literal.this)) for literal in node.find_all(exp.Literal))
+        literals = list(node.find_all(exp.Literal))
+        return bool(literals) and all(matches_everything(str(literal.this)) for literal in literals)
 
     # -- subqueries
 
@@ -192,14 +204,15 @@ class GlotConditions:
         if not isinstance(select, exp.Select):
             return True
         limit = select.args.get("limit")
-        if limit is not None and not isinstance(limit.args.get("expression"), exp.Null):
+        if limit is not None and not isinstance(limit.args.get("expression"), exp.Null) and not refers(select, scope.names):
             return True
         items = list(from_items(select))
         where = select.args.get("where")
         for item in items:
             if self.reads_again(item, scope):
                 own = target_scope(scope.schema, scope.table, item.alias or scope.table)
-                own = own._replace(alone=len(items) == 1 and isinstance(item, exp.Table))
+                alone = len(items) == 1 and isinstance(item, exp.Table)
+                own = own._replace(alone=alone, twins=scope.names | scope.twins)
                 if not self.constrains(where.this if where else None, own):
                     return False
         return True
@@ -224,14 +237,30 @@ class GlotConditions:
         """`scope` with the relations of FROM, USING or a subquery's FROM beside the table."""
         found: set[str] = set()
         twins: set[str] = set()
+        given: set[str] = set()
         for item in items:
             own = item.alias or (item.name if isinstance(item, exp.Table) else "") or "?"
             found.add(own)
             if self.reads_again(item, scope):
                 twins.add(own)
+            if self._handed_down(item, scope):
+                given.add(own)
         if not subquery and found:
             return scope._replace(twins=scope.twins | (frozenset(twins) - scope.names), alone=False)
-        return scope.inner(frozenset(found), frozenset(twins))
+        return scope.inner(frozenset(found), frozenset(twins), frozenset(given))
+
+    def _handed_down(self, item: exp.Expr, scope: Scope) -> bool:
+        """True when a FROM item is made from the row outside: a subquery, a function or a WITH query that refers to it."""
+        if isinstance(item, exp.Table) and isinstance(item.this, exp.Identifier):
+            return not item.db and item.name in self.ctes and refers(self.ctes[item.name], scope.names)
+        return refers(item, scope.names)
+
+    def _scalar(self, select: exp.Expr | None, scope: Scope) -> Columns:
+        """A subquery as a value: it may find the very row outside when it looks for it in the same table."""
+        found = self._outer_columns(select, scope)
+        where = select.args.get("where") if select else None
+        again = refers(where, scope.names) and not self.narrows(select, scope)
+        return found._replace(given=True) if again else found
 
     # -- values
 
@@ -245,13 +274,16 @@ class GlotConditions:
                 return NOTHING if isinstance(node.this, exp.Star) else scope.column(parts)
             case exp.Nullif():
                 return arithmetic(self.columns(node.this, scope), self.columns(node.expression, scope))
-            case exp.Coalesce() | exp.Cast() | exp.Collate() | exp.Bracket() | exp.Kwarg() | exp.Dot() | exp.Escape():
+            case exp.Coalesce():
+                return self.columns(node.this, scope) | self._union(list(node.expressions), scope).uncertain()
+            case exp.Cast() | exp.Collate() | exp.Bracket() | exp.Kwarg() | exp.Dot() | exp.Escape():
                 return self.columns(node.this if not isinstance(node, exp.Kwarg) else node.expression, scope)
             case exp.Case():
                 results = [branch.args["true"] for branch in node.args["ifs"]]
-                return self._union([*results, node.args.get("default")], scope)
+                decided = self._union([branch.this for branch in node.args["ifs"]], scope)
+                return self._union([*results, node.args.get("default")], scope) | decided.uncertain()
             case exp.Subquery() | exp.Query():
-                return self._outer_columns(select_of(node), scope)
+                return self._scalar(select_of(node), scope)
             case exp.Operator():
                 operator = str(node.args["operator"]).rpartition(".")[2]
                 if operator in COMPARISONS.values():
@@ -271,7 +303,8 @@ class GlotConditions:
         return found
 
     def _as_truth(self, node: exp.Expr, scope: Scope) -> Columns:
-        return Columns(frozenset({TRUTH})) if self.constrains(node, scope) else NOTHING
+        inside = NOTHING if node.find(exp.Query) else self._union(list(node.iter_expressions()), scope).uncertain()
+        return inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)
 
 
 def from_items(select: exp.Expr) -> Iterator[exp.Expr]:

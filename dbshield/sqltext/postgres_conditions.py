@@ -55,6 +55,23 @@ def _computes(body: Node) -> bool:
     return body["kind"] == "AEXPR_OP" and names(body["name"])[-1] not in COMPARISONS | PATTERN_OPERATORS
 
 
+def refers(node: Any, qualifiers: frozenset[str]) -> bool:
+    """True when anything in `node` names a column by one of `qualifiers`, or by none where there is no FROM of its own."""
+    stack = [(node, False)]
+    while stack:
+        item, bare = stack.pop()
+        if isinstance(item, list):
+            stack += [(inner, bare) for inner in item]
+        elif isinstance(item, dict):
+            if "ColumnRef" in item:
+                parts = names(item["ColumnRef"]["fields"])
+                if ".".join(parts[:-1]) in qualifiers or (bare and len(parts) == 1):
+                    return True
+            inner_bare = "fromClause" not in item if "limitOption" in item else bare
+            stack += [(value, inner_bare) for value in item.values()]
+    return False
+
+
 class PostgresConditions:
     """Conditions of one statement. `ctes` are the queries that WITH names; `literal` turns true when a constant was read."""
 
@@ -156,7 +173,7 @@ class PostgresConditions:
                     return False
                 elif isinstance(body, (dict, list)):
                     stack.append(body)
-        return all(matches_everything(piece) for piece in pieces)
+        return bool(pieces) and all(matches_everything(piece) for piece in pieces)
 
     def _null_test(self, body: Node, scope: Scope) -> bool:
         argument = body["arg"]
@@ -220,6 +237,12 @@ class PostgresConditions:
         given = self._outer_columns(select, scope)
         return varies(left, given, operator) and self.narrows(select, scope)
 
+    def _scalar(self, select: Node, scope: Scope) -> Columns:
+        """A subquery as a value: it may find the very row outside when it looks for it in the same table."""
+        found = self._outer_columns(select, scope)
+        again = refers(select.get("whereClause"), scope.names) and not self.narrows(select, scope)
+        return found._replace(given=True) if again else found
+
     def _outer_columns(self, select: Node, scope: Scope) -> Columns:
         """What the result of a subquery depends on of the row outside."""
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
@@ -239,7 +262,7 @@ class PostgresConditions:
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
             return self.narrows(select["larg"], scope) and self.narrows(select["rarg"], scope)
         limit = select.get("limitCount")
-        if limit is not None:
+        if limit is not None and not refers(select, scope.names):
             self.literal = True
             if not limit.get("A_Const", {}).get("isnull"):
                 return True
@@ -262,7 +285,7 @@ class PostgresConditions:
         alias = body.get("alias", {}).get("aliasname", "")
         own = target_scope(scope.schema, scope.table, alias or scope.table)
         alone = len(select.get("fromClause", ())) == 1 and tag == "RangeVar"
-        return self.constrains(select.get("whereClause"), own._replace(alone=alone))
+        return self.constrains(select.get("whereClause"), own._replace(alone=alone, twins=scope.names | scope.twins))
 
     def reads_again(self, item: Node, scope: Scope) -> bool:
         """True when a FROM item gives rows of the scope's own table that nothing narrowed."""
@@ -286,12 +309,14 @@ class PostgresConditions:
         return inner
 
     def _inner(self, select: Node, scope: Scope) -> Scope:
+        self.learn(select)
         return self.beside(select.get("fromClause", ()), scope, subquery=True)
 
     def beside(self, items: Any, scope: Scope, *, subquery: bool = False) -> Scope:
         """`scope` with the relations of FROM, USING or a subquery's FROM beside the table."""
         found: set[str] = set()
         twins: set[str] = set()
+        given: set[str] = set()
         stack = list(items)
         while stack:
             item = stack.pop()
@@ -309,9 +334,18 @@ class PostgresConditions:
             found |= own
             if self.reads_again(item, scope):
                 twins |= own
+            if self._handed_down(item, scope):
+                given |= own
         if not subquery and found:
             return scope._replace(twins=scope.twins | (frozenset(twins) - scope.names), alone=False)
-        return scope.inner(frozenset(found), frozenset(twins))
+        return scope.inner(frozenset(found), frozenset(twins), frozenset(given))
+
+    def _handed_down(self, item: Node, scope: Scope) -> bool:
+        """True when a FROM item is made from the row outside: a subquery, a function or a WITH query that refers to it."""
+        if "RangeVar" in item:
+            name = item["RangeVar"]["relname"]
+            return "schemaname" not in item["RangeVar"] and name in self.ctes and refers(self.ctes[name], scope.names)
+        return refers(item, scope.names)
 
     # -- values
 
@@ -338,17 +372,32 @@ class PostgresConditions:
             case "A_Expr" | "BoolExpr" | "NullTest" | "BooleanTest":
                 return self._as_truth(node, scope)
             case "CoalesceExpr":
-                return self.columns(body["args"][0], scope)
+                return self.columns(body["args"][0], scope) | self.columns(body["args"][1:], scope).uncertain()
             case "CaseExpr":
                 results = [when["CaseWhen"]["result"] for when in body["args"]]
-                return self.columns([*results, body.get("defresult")], scope)
+                decided = self.columns([when["CaseWhen"]["expr"] for when in body["args"]], scope)
+                return self.columns([*results, body.get("defresult")], scope) | decided.uncertain()
             case "SubLink":
                 if body["subLinkType"] in {"EXPR_SUBLINK", "ARRAY_SUBLINK"} and "SelectStmt" in body["subselect"]:
-                    return self._outer_columns(body["subselect"]["SelectStmt"], scope)
+                    return self._scalar(body["subselect"]["SelectStmt"], scope)
                 return self._as_truth(node, scope)
-            case _:
+            case "A_Const" | "ParamRef" | "SQLValueFunction" | "TypeName":
                 return NOTHING
+            case _:
+                return self._inside(body, scope).uncertain()
+
+    def _inside(self, body: Any, scope: Scope) -> Columns:
+        """What stands anywhere inside a node that nothing better is known of."""
+        found = NOTHING
+        for value in body.values():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, dict) and item:
+                    tagged = len(item) == 1 and next(iter(item))[0].isupper()
+                    found |= self.columns(item, scope) if tagged else self._inside(item, scope)
+        return found
 
     def _as_truth(self, node: Node, scope: Scope) -> Columns:
         """A condition used as a value: it varies with the row when it constrains, by a column without a name."""
-        return Columns(frozenset({TRUTH})) if self.constrains(node, scope) else NOTHING
+        ((_, body),) = node.items()
+        inside = NOTHING if "subselect" in body else self._inside(body, scope).uncertain()
+        return inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dbshield.model import Flag, ObjectKind, ObjectName, Operation
+from dbshield.sqltext.bounds import target_scope
 from dbshield.sqltext.collector import Collector, object_name, relation_flags, relation_name
 from dbshield.sqltext.postgres_conditions import Node, names
 
@@ -233,27 +234,14 @@ def alter_sequence(collector: Collector, body: Node) -> str:
 
 
 def create_policy(collector: Collector, body: Node) -> str:
-    """A permissive policy whose condition names no column opens every row."""
+    """A policy whose condition constrains nothing opens every row, or closes every row."""
     table = relation_name(body["table"])
     conditions = [body[key] for key in ("qual", "with_check") if body.get(key)]
-    open_to_all = body.get("permissive", False) and not (conditions and all(_names_column(item) for item in conditions))
-    detail = "open" if open_to_all else ""
+    scope = target_scope(table.schema, table.name, "")
+    detail = "" if conditions and all(collector.conditions.constrains(item, scope) for item in conditions) else "open"
     collector.add(Operation.CREATE, ObjectKind.POLICY, _member_name(table, body["policy_name"]), frozenset(), detail)
     collector.walk(conditions)
     return "create policy"
-
-
-def _names_column(node: Node) -> bool:
-    stack: list[Any] = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            if "ColumnRef" in item:
-                return True
-            stack.extend(item.values())
-    return False
 
 
 def create_trigger(collector: Collector, body: Node) -> str:

@@ -247,7 +247,6 @@ def _simples() -> dict[str, Handler]:
         "AlterDatabaseStmt": ("alter database", o.ALTER, k.DATABASE, "", "dbname"),
         "AlterDefaultPrivilegesStmt": ("alter default privileges", o.GRANT, k.OTHER, "default privileges", ""),
         "AlterDomainStmt": ("alter domain", o.ALTER, k.TYPE, "domain", "typeName"),
-        "AlterEnumStmt": ("alter type", o.ALTER, k.TYPE, "enum", "typeName"),
         "AlterEventTrigStmt": ("alter event trigger", o.ALTER, k.OTHER, "event trigger", "trigname"),
         "AlterExtensionContentsStmt": ("alter extension", o.ALTER, k.EXTENSION, "", "extname"),
         "AlterExtensionStmt": ("alter extension", o.ALTER, k.EXTENSION, "", "extname"),
@@ -311,6 +310,12 @@ def _simples() -> dict[str, Handler]:
     return {node: _simple(*row) for node, row in table.items()}
 
 
+def alter_enum(collector: Collector, body: Node) -> str:
+    detail = "rename" if "oldVal" in body else "enum"
+    collector.add(Operation.ALTER, ObjectKind.TYPE, object_name(dotted(body["typeName"])), frozenset(), detail)
+    return "alter type"
+
+
 def define(collector: Collector, body: Node) -> str:
     """CREATE AGGREGATE, OPERATOR, base TYPE, COLLATION and text search objects."""
     what = body["kind"].removeprefix("OBJECT_").lower().replace("_", " ")
@@ -320,6 +325,7 @@ def define(collector: Collector, body: Node) -> str:
 
 HANDLERS: dict[str, Callable[[Collector, Node], str]] = {
     **_simples(),
+    "AlterEnumStmt": alter_enum,
     "CallStmt": call,
     "ClosePortalStmt": close,
     "CopyStmt": copy,

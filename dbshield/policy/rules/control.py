@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbshield.model import Effect, Finding, ObjectKind, Operation
+from dbshield.model import Effect, Finding, Flag, ObjectKind, Operation
 from dbshield.policy.allowed import LEVELS, least_access
 from dbshield.policy.rules.base import ASK, DENY, HOLD, Context, Rule
 from dbshield.policy.settings import refusal
@@ -295,6 +295,7 @@ class DefinedBehaviour(Rule):
         CREATE RULE r AS ON INSERT TO shop.settings DO ALSO DELETE FROM shop.orders
         CREATE OPERATOR shop.= (leftarg = integer, rightarg = integer, function = shop.same)
         CREATE CAST (shop.parcel AS text) WITH FUNCTION shop.parcel_text(shop.parcel)
+        CREATE TYPE span AS RANGE (subtype = integer, subtype_diff = shop.f)
         CREATE TEMP VIEW settings AS SELECT * FROM shop.orders
     Allowed:
         CREATE VIEW shop.open_orders AS SELECT * FROM shop.orders
@@ -312,5 +313,6 @@ class DefinedBehaviour(Rule):
             return None
         behaviour = effect.kind in {ObjectKind.TRIGGER, ObjectKind.RULE}
         hidden = effect.kind is ObjectKind.OTHER and effect.detail in self.DETAILS
-        shadow = effect.kind is ObjectKind.VIEW and "temporary" in {str(flag) for flag in effect.flags}
+        hidden = hidden or (effect.kind is ObjectKind.TYPE and effect.detail == "range")
+        shadow = effect.kind is ObjectKind.VIEW and Flag.TEMPORARY in effect.flags
         return self.finding(effect) if behaviour or hidden or shadow else None

@@ -6,13 +6,11 @@ import re
 
 from dbshield.model import Effect, Finding, ObjectKind, Operation
 from dbshield.policy.rules.base import ASK, DENY, Context, Rule
+from dbshield.policy.settings import OWN_SCHEMA
 
 NOBODY = "Nobody runs this through the shield. Whoever administers the server changes guards over a connection of their own."
 
 TRIGGERS = re.compile(r"(en|dis)able (always |replica )?(trig|rule)")
-
-OWN_SCHEMA = "dbshield"
-"""The schema that holds the guard; nothing in it is an agent's to touch."""
 
 
 class EventTrigger(Rule):
@@ -64,6 +62,8 @@ class RowSecurity(Rule):
         ALTER TABLE shop.secrets NO FORCE ROW LEVEL SECURITY
         ALTER POLICY own_rows ON shop.secrets USING (true)
         CREATE POLICY everybody ON shop.secrets USING (true)
+        CREATE POLICY everybody ON shop.secrets USING (id = id)
+        CREATE POLICY nobody ON shop.secrets AS RESTRICTIVE USING (false)
     Allowed:
         ALTER TABLE shop.notes ENABLE ROW LEVEL SECURITY
         CREATE POLICY own_notes ON shop.notes USING (owner_name = current_user)

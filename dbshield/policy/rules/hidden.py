@@ -14,6 +14,11 @@ LARGE_OBJECT_READ = 0x40000
 """INV_READ of src/include/libpq/libpq-fs.h; anything with another bit (INV_WRITE, 0x20000) may write."""
 
 
+KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pltcl", "plv8"})
+"""Languages in which STABLE means something: the server enforces it, or a superuser vouched for it. What the untrusted ones
+(plpython3u, plperlu) do, nobody enforces."""
+
+
 class DoBlock(Rule):
     """DO runs a program whose statements are not read yet.
 
@@ -170,7 +175,7 @@ def stopped_for_volatility(function: Function, context: Context) -> bool:
         return True
     if function.language == "c" and function.name in EXTENSIONS_ALLOWED:
         return False
-    return function.volatility is Volatility.VOLATILE
+    return function.volatility is Volatility.VOLATILE or function.language not in KEPT_TO_THEIR_WORD
 
 
 def opens_for_reading(detail: str) -> bool:

@@ -22,7 +22,6 @@ ADDITIVE_ALTER = frozenset(
         "add index",
         "add index constraint",
         "add value",
-        "alter constraint",
         "column default",
         "cooked column default",
         "comment",
@@ -179,6 +178,7 @@ class MoveAway(Rule):
         ALTER TABLE shop.settings RENAME TO settings_old
         alter table shop.products set schema archive
         alter table t rename column a to b
+        alter type mood rename value 'sad' to 'blue'
     Allowed:
         CREATE VIEW shop.settings_new AS SELECT * FROM shop.settings
     """

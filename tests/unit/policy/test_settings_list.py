@@ -49,6 +49,7 @@ set plv8.start_proc = 'x'
 set search_path = shop, pg_catalog
 set search_path = pg_temp, shop
 set search_path = pg_temp
+set search_path = public, dbshield
 set search_path = 'shop, pg_catalog'
 select set_config('search_path', 'pg_temp, shop', false)
 select set_config('search_path', $1, false)

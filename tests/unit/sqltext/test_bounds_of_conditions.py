@@ -41,6 +41,12 @@ payload ->> 'k' = 'v'
 payload ? 'n'
 total > paid
 (a, b) = (1, 2)
+coalesce(a, b) = 1
+case when a = 1 then b else c end = 1
+(id = 5) = true
+id = (select o.t_id from other o where o.t_id = t.id)
+id in (select o.t_id from other o where o.at < now() limit 5)
+email in (select x.email from t x where x.id <> t.id and x.spam)
 a is not distinct from b
 coalesce(active, false)
 coalesce(email, '') = 'x'
@@ -129,6 +135,27 @@ length('x') > 0
 (select true)
 $1::integer is null or id = $1::integer
 id = 5 or (select true)
+id = coalesce(null, id)
+id = nullif(id, id)
+id = (select coalesce(null, t.id) from other)
+id = (select x.id from t x where x.id = t.id)
+email = (select x.email from t x where x.id = t.id)
+email in (select x.email from t x where x.id = t.id)
+id in (select x.id from t x where x.id = t.id limit 1)
+id = any (array(select x.id from t x where x.id = t.id limit 1))
+id in (select z from (select t.id as z) s)
+id in (select s.z from (select id as z) s)
+id in (with w as (select t.id as z) select z from w)
+id in (select v.z from (values (t.id)) v(z))
+id in (select g from unnest(array[t.id]) g)
+exists (select 1 from (select t.id as z) s where s.z = t.id)
+exists (select 1 from generate_series(t.id, t.id) g where g = t.id)
+exists (select 1 from other o where t.id = coalesce(null, t.id))
+payload = json_query(payload, '$')
+(id = 5) = (id = 5)
+(select count(*) from t) > 0
+id = case when id > 0 then id else id end
+id = greatest(id, id)
 """.strip().splitlines()
 
 BESIDE_BOUNDED = [
