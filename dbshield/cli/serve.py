@@ -29,27 +29,31 @@ TRIAL_TTL = datetime.timedelta(days=1)
 """The trial's token is made anew at each start, so it need not live longer."""
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes that share the port; proxy.workers otherwise.", min=1, max=256, show_default=False),
+]
 
 
-def proxy(config: ConfigOption = None) -> None:
+def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     """Run the proxy: where agents connect. SIGTERM lets running statements finish, SIGHUP reads the configuration again.
 
-    Example: dbshield proxy --config /etc/dbshield/dbshield.toml
+    Example: dbshield proxy --config /etc/dbshield/dbshield.toml --workers 4
     """
-    settings = load_config(config)
+    settings = _load(config, workers)
     _start_logging(settings)
     with control_dsn(settings) as dsn:
         raise typer.Exit(Proxy(settings, lambda: load_config(config), dsn).run())
 
 
-def up(config: ConfigOption = None) -> None:
+def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     """Run everything on this machine: the control database, the proxy and, where no environment is configured, a database to try.
 
     Makes what is missing: state folder, keys, tables.
 
     Example: dbshield up
     """
-    settings = load_config(config)
+    settings = _load(config, workers)
     _start_logging(settings)
     make_state(settings)
     make_key(settings.secret_key)
@@ -57,6 +61,14 @@ def up(config: ConfigOption = None) -> None:
         make_tables(complete, dsn)
         _greet(complete, dsn)
         raise typer.Exit(Proxy(complete, _reload(config, complete), dsn).run())
+
+
+def _load(config: Path | None, workers: int | None) -> Config:
+    """The configuration, with what the command line says on top."""
+    settings = load_config(config)
+    if workers is None:
+        return settings
+    return settings.model_copy(update={"proxy": settings.proxy.model_copy(update={"workers": workers})})
 
 
 def _start_logging(settings: Config) -> None:
