@@ -69,6 +69,7 @@ PLAIN = frozenset(
         "JsonValueExpr",
         "List",
         "LockingClause",
+        "MergeSupportFunc",
         "MergeWhenClause",
         "MinMaxExpr",
         "MultiAssignRef",

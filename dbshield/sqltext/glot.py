@@ -16,6 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from dbshield.model import Operation
+from dbshield.sqltext import native
 from dbshield.sqltext.bounds import Scope, target_scope
 from dbshield.sqltext.glot_conditions import GlotConditions, queries_of, spread
 from dbshield.sqltext.statement import Trouble, Unreadable
@@ -27,6 +28,23 @@ CURRENT_OF = re.compile(r" WHERE CURRENT OF (?:\"(?:[^\"]|\"\")+\"|[^ ]+)(?= RET
 OVERRIDING = re.compile(r" OVERRIDING (?:SYSTEM|USER) VALUE(?= )")
 VIEW_OPTIONS = re.compile(r"^(CREATE (?:OR REPLACE )?VIEW [^ ]+) WITH \([^()]*\)(?= AS )")
 """Clauses that sqlglot has no grammar for, cut from its text: a cut in the wrong place can only make the readers differ."""
+
+
+FAILURES = (SqlglotError, TypeError, ValueError, AttributeError, LookupError)
+"""What sqlglot raises on texts that it was not written for."""
+
+OPERATOR_TOKEN = 265
+"""The grammar's number for an operator that has no token of its own (Op)."""
+
+KEPT_OPERATORS = frozenset({b"||", b"->", b"->>", b"~", b"~*", b"!~", b"!~*"})
+"""Operators that the conditions look at, or that every version of sqlglot reads."""
+
+NO_OPERAND = frozenset({b"(", b"[", b",", b"=", b"<", b">", b"<=", b">=", b"<>", b"+", b"-", b"*", b"/", b"%", b"^"})
+BEFORE_OPERAND = frozenset(
+    b"all and any as between by case distinct else from having ilike in is like limit not offset on or returning select set then "
+    b"using values when where".split()
+)
+"""After these an operator stands before its only operand."""
 
 
 class Written(NamedTuple):
@@ -54,9 +72,9 @@ def read(text: str) -> Reading:
         text = clause.sub("", text)
     text = VIEW_OPTIONS.sub(r"\1", text)
     try:
-        trees = [tree for tree in sqlglot.parse(text, dialect="postgres") if tree is not None]
-    except SqlglotError as error:
-        raise Unreadable(Trouble.SECOND_READER, "the second reader does not accept the statement") from error
+        trees = _parse(text)
+    except FAILURES:
+        trees = _parse_spelled_out(text)
     if len(trees) != 1:
         raise Unreadable(Trouble.DISAGREEMENT, f"the second reader sees {len(trees)} statements in one")
     tree = trees[0]
@@ -67,6 +85,33 @@ def read(text: str) -> Reading:
         destroys=_destroys(tree),
         written=frozenset(_written(tree)),
     )
+
+
+def _parse(text: str) -> list[exp.Expr]:
+    return [tree for tree in sqlglot.parse(text, dialect="postgres") if tree is not None]
+
+
+def _parse_spelled_out(text: str) -> list[exp.Expr]:
+    """A second try, with operators that sqlglot has no token for in the form OPERATOR(pg_catalog.name)."""
+    try:
+        return _parse(_spelled_out(text.encode()).decode())
+    except (*FAILURES, native.GrammarError) as error:
+        raise Unreadable(Trouble.SECOND_READER, "the second reader does not accept the statement") from error
+
+
+def _spelled_out(text: bytes) -> bytes:
+    """`text` with its rarer operators spelled out; one before its operand becomes a minus, which depends on the same columns."""
+    pieces: list[bytes] = []
+    position = 0
+    operand = False
+    for start, end, token in native.scan(text.decode()):
+        word = text[start:end]
+        if token == OPERATOR_TOKEN and word not in KEPT_OPERATORS:
+            pieces += (text[position:start], b" OPERATOR(pg_catalog." + word + b") " if operand else b"- ")
+            position = end
+        operand = token != OPERATOR_TOKEN and word not in NO_OPERAND and word.lower() not in BEFORE_OPERAND
+    pieces.append(text[position:])
+    return b"".join(pieces)
 
 
 def _table(node: exp.Expr | None) -> exp.Table | None:

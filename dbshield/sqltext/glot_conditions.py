@@ -175,8 +175,8 @@ class GlotConditions:
             return False
         if not group and any(item.find(*AGGREGATING) for item in select.expressions):
             return False
-        where = select.args.get("where")
-        return self.constrains(where.this if where else None, self._inner(select, scope))
+        inner = self._inner(select, scope)
+        return any(self.constrains(condition, inner) for condition in conditions_of(select))
 
     def _member(self, left: Columns, select: exp.Expr, operator: str, scope: Scope) -> bool:
         if not left.target:
@@ -207,13 +207,12 @@ class GlotConditions:
         if limit is not None and not isinstance(limit.args.get("expression"), exp.Null) and not refers(select, scope.names):
             return True
         items = list(from_items(select))
-        where = select.args.get("where")
         for item in items:
             if self.reads_again(item, scope):
                 own = target_scope(scope.schema, scope.table, item.alias or scope.table)
-                alone = len(items) == 1 and isinstance(item, exp.Table)
+                alone = len(items) == 1 and isinstance(item, (exp.Table, exp.Subquery))
                 own = own._replace(alone=alone, twins=scope.names | scope.twins)
-                if not self.constrains(where.this if where else None, own):
+                if not any(self.constrains(condition, own) for condition in conditions_of(select)):
                     return False
         return True
 
@@ -305,6 +304,17 @@ class GlotConditions:
     def _as_truth(self, node: exp.Expr, scope: Scope) -> Columns:
         inside = NOTHING if node.find(exp.Query) else self._union(list(node.iter_expressions()), scope).uncertain()
         return inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)
+
+
+def conditions_of(select: exp.Expr) -> list[exp.Expr]:
+    """What every row of a query's FROM fulfils: its WHERE and the conditions of its inner joins."""
+    where = select.args.get("where")
+    found = [where.this] if where else []
+    clause = select.args.get("from_")
+    joins = list(select.args.get("joins") or ())
+    joins += (clause.this.args.get("joins") or ()) if clause else ()
+    inner = not any(join.side for join in joins)
+    return found + [join.args["on"] for join in joins if inner and join.args.get("on")]
 
 
 def from_items(select: exp.Expr) -> Iterator[exp.Expr]:

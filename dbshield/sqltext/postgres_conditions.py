@@ -72,6 +72,18 @@ def refers(node: Any, qualifiers: frozenset[str]) -> bool:
     return False
 
 
+def conditions_of(select: Node) -> list[Node]:
+    """What every row of a query's FROM fulfils: its WHERE and the conditions of its inner joins."""
+    found = [select["whereClause"]] if select.get("whereClause") else []
+    stack = list(select.get("fromClause", ()))
+    while stack:
+        join = stack.pop().get("JoinExpr")
+        if join and join["jointype"] == "JOIN_INNER":
+            stack += [join["larg"], join["rarg"]]
+            found += [join["quals"]] if join.get("quals") else []
+    return found
+
+
 class PostgresConditions:
     """Conditions of one statement. `ctes` are the queries that WITH names; `literal` turns true when a constant was read."""
 
@@ -214,7 +226,8 @@ class PostgresConditions:
             return False
         if not grouped and any(self._calls(item) for item in select.get("targetList", ())):
             return False
-        return self.constrains(select.get("whereClause"), self._inner(select, scope))
+        inner = self._inner(select, scope)
+        return any(self.constrains(condition, inner) for condition in conditions_of(select))
 
     def _calls(self, node: Node) -> bool:
         """True when a function, perhaps an aggregate, is called anywhere in `node`."""
@@ -284,8 +297,9 @@ class PostgresConditions:
             return True
         alias = body.get("alias", {}).get("aliasname", "")
         own = target_scope(scope.schema, scope.table, alias or scope.table)
-        alone = len(select.get("fromClause", ())) == 1 and tag == "RangeVar"
-        return self.constrains(select.get("whereClause"), own._replace(alone=alone, twins=scope.names | scope.twins))
+        alone = len(select.get("fromClause", ())) == 1 and tag in {"RangeVar", "RangeSubselect"} and "JoinExpr" not in item
+        own = own._replace(alone=alone and item is select["fromClause"][0], twins=scope.names | scope.twins)
+        return any(self.constrains(condition, own) for condition in conditions_of(select))
 
     def reads_again(self, item: Node, scope: Scope) -> bool:
         """True when a FROM item gives rows of the scope's own table that nothing narrowed."""

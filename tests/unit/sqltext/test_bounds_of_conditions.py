@@ -42,6 +42,12 @@ payload ? 'n'
 total > paid
 (a, b) = (1, 2)
 coalesce(a, b) = 1
+id in (select id from (select id, row_number() over (partition by email order by id) as n from t) x where n > 1)
+id in (select x.id from t x join other o on o.id = x.other and o.at > now())
+exists (select 1 from other o join another a on a.id = o.id and o.t_id = t.id)
+ip <<= '10.0.0.0/8'::cidr
+embedding <#> $1 < 5
+a -|- b and |/ c = 2
 case when a = 1 then b else c end = 1
 (id = 5) = true
 id = (select o.t_id from other o where o.t_id = t.id)
@@ -135,6 +141,9 @@ length('x') > 0
 (select true)
 $1::integer is null or id = $1::integer
 id = 5 or (select true)
+id in (select x.id from t x left join other o on o.id = x.other)
+id in (select x.id from other o left join t x on o.id = x.other and false)
+id <<= id
 id = coalesce(null, id)
 id = nullif(id, id)
 id = (select coalesce(null, t.id) from other)
@@ -169,6 +178,11 @@ BESIDE_BOUNDED = [
     "merge into t using u on true when matched and t.id = 1 then delete",
     "update t set a = 1 where current of c returning id",
     "with w as (delete from u where id = 1 returning id) delete from t where id in (select id from w)",
+]
+BESIDE_BOUNDED += [
+    "with recursive w as (select id from t where id = $1 union all select c.id from t c join w on c.parent = w.id) "
+    "delete from t where id in (select id from w)",
+    "merge into t using u on t.id = u.id when matched then delete returning merge_action(), t.*",
 ]
 BESIDE_UNBOUNDED = [
     "delete from t using u where u.name = 'x'",
