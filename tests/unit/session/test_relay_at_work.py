@@ -25,8 +25,7 @@ class TestCopyIn:
         talk = Conversation()
         talk.client(*COPY, Sync())
         talk.server(*COPY_BEGINS)
-        assert talk.relay.busy
-        assert not talk.relay.idle
+        assert (talk.relay.busy, talk.relay.idle) == (True, False)
         talk.client(DATA, end)
         talk.client(Sync())
         assert not talk.relay.idle
@@ -73,13 +72,11 @@ class TestWithoutASync:
     def test_it_is_at_work_until_the_sync_is_answered(self) -> None:
         talk = Conversation()
         talk.client(Parse(query=b"select 1"), Bind(), Execute(), Flush())
-        assert talk.relay.busy
         talk.server(ParseComplete(), BindComplete(), SELECTED)
-        assert not talk.relay.idle
+        assert (talk.relay.busy, talk.relay.idle) == (True, False)
         talk.client(Sync())
         talk.server(IDLE)
-        assert talk.relay.idle
-        assert not talk.relay.busy
+        assert (talk.relay.busy, talk.relay.idle) == (False, True)
 
     def test_a_refusal_in_it(self) -> None:
         talk = Conversation()
