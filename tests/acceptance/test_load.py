@@ -24,7 +24,7 @@ LINE = b"0123456789abcdef" * 511 + b"0123456789abcde\n"
 """8 KiB, so that the server is not the slow part."""
 
 SMALL = pytest.param(128 * MIB, id="128MiB")
-LARGE = pytest.param(1024 * MIB, id="1GiB", marks=pytest.mark.long)
+LARGE = pytest.param(1024 * MIB, id="1GiB")
 
 
 @pytest.fixture
