@@ -67,11 +67,13 @@ class FunctionCatalogue:
         self._own: dict[str, list[Function]] = {}
         self._by_oid: dict[int, Function] = {}
         self.row_functions: set[str] = set()
+        """Names that may be called without looking like it: `row.name`, and `name()` for what newer servers have as syntax."""
         for oid, function in functions:
             self._own.setdefault(function.name, []).append(function)
             self._by_oid[oid] = function
             if function.of_row:
                 self.row_functions.add(function.name)
+            self.row_functions.add(f"{function.name}()")
 
     @classmethod
     def builtin(cls) -> FunctionCatalogue:

@@ -187,10 +187,11 @@ class Judge:
         )
 
     def _row_calls(self, statement: Statement) -> tuple[Effect, ...]:
-        """`row.name` is a call where a function of that name takes such a row."""
+        """`row.name` is a call where a function of that name takes such a row, and so is syntax that the server does not know."""
         names = statement.attributes & self.functions.row_functions
         return tuple(
-            Effect(operation=Operation.CALL, kind=ObjectKind.FUNCTION, name=ObjectName(name=name)) for name in sorted(names)
+            Effect(operation=Operation.CALL, kind=ObjectKind.FUNCTION, name=ObjectName(name=name.removesuffix("()")))
+            for name in sorted(names)
         )
 
     def _findings(self, effects: tuple[Effect, ...], statement: Statement) -> list[Finding]:

@@ -345,6 +345,32 @@ def _locking(collector: Collector, body: Node, scope: Names) -> None:
     collector.add(Operation.LOCK, ObjectKind.TABLE, ObjectName(name=""), frozenset(), "rows")
 
 
+SYNTAX_FUNCTIONS = {
+    "JsonArrayAgg": ("json_arrayagg",),
+    "JsonArrayConstructor": ("json_array",),
+    "JsonArrayQueryConstructor": ("json_array",),
+    "JsonFuncExpr": ("json_exists", "json_query", "json_value"),
+    "JsonObjectAgg": ("json_objectagg",),
+    "JsonObjectConstructor": ("json_object",),
+    "JsonParseExpr": ("json",),
+    "JsonScalarExpr": ("json_scalar",),
+    "JsonSerializeExpr": ("json_serialize",),
+    "JsonTable": ("json_table",),
+    "MergeSupportFunc": ("merge_action",),
+}
+"""Syntax of newer servers that an older one takes for a call of a function with that name."""
+
+
+def _syntax_function(node: str) -> Handler:
+    marked = tuple(f"{name}()" for name in SYNTAX_FUNCTIONS[node])
+
+    def handler(collector: Collector, body: Any, scope: Names) -> None:
+        collector.attributes.update(marked)
+        collector.later(body, scope)
+
+    return handler
+
+
 def _nothing(collector: Collector, body: Any, scope: Names) -> None:
     """A field that holds names only."""
 
@@ -366,5 +392,6 @@ HANDLERS: dict[str, Handler] = {
     "operName": _operator,
     "alias": _nothing,
     "useOp": _operator,
+    **{node: _syntax_function(node) for node in SYNTAX_FUNCTIONS},
 }
 """What is read where it is met, by node type or by the field that holds a node of one type."""

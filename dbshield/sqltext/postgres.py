@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
 
-from dbshield.sqltext import native, postgres_schema, postgres_session
+from dbshield.model import ObjectKind, ObjectName, Operation
+from dbshield.sqltext import blocks, native, postgres_schema, postgres_session
 from dbshield.sqltext.collector import Collector
 from dbshield.sqltext.postgres_conditions import Node
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
@@ -30,7 +31,28 @@ QUERIES = {
 }
 """Statements that the collector reads wherever it meets them."""
 
-HANDLERS = {**postgres_schema.HANDLERS, **postgres_session.HANDLERS}
+Handler = Callable[[Collector, Node], str]
+
+
+def do_block(collector: Collector, body: Node) -> str:
+    """A DO block that can be read does what its statements do; any other is EXECUTE of a function named `do`."""
+    given = postgres_session.options(body["args"])
+    read_body = blocks.statements_of(given.get("as", "")) if given.get("language", "plpgsql") == "plpgsql" else None
+    if read_body is None:
+        name = ObjectName(name="do")
+        collector.add(Operation.EXECUTE, ObjectKind.FUNCTION, name, frozenset(), given.get("language", "plpgsql"))
+        return "do"
+    statements, expressions = read_body
+    for text in (*statements, *(f"select {expression}" for expression in expressions)):
+        inner = _tree(text.encode())
+        if len(inner) != 1 or "stmt" not in inner[0]:
+            collector.unknown("several statements in one of a DO block")
+        for item in inner:
+            _collect(collector, item["stmt"])
+    return "do"
+
+
+HANDLERS: dict[str, Handler] = {**postgres_schema.HANDLERS, **postgres_session.HANDLERS, "DoStmt": do_block}
 
 OPENING = frozenset({ord(character) for character in "(["})
 CLOSING = frozenset({ord(character) for character in ")]"})
@@ -43,6 +65,14 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 def read(text: bytes) -> tuple[Statement, ...]:
     """The statements of `text` (valid UTF-8 without NUL; empty ones do not count). Raises Unreadable."""
+    try:
+        return tuple(_statement(item["stmt"]) for item in _tree(text) if "stmt" in item)
+    except RecursionError as error:
+        raise Unreadable(Trouble.TOO_DEEP, "deeper than what can be walked") from error
+
+
+def _tree(text: bytes) -> list[Node]:
+    """The raw statements of `text`. Raises Unreadable."""
     if len(text) > native.MAX_UNCOUNTED_BYTES:
         _count_levels(text)
     try:
@@ -52,25 +82,26 @@ def read(text: bytes) -> tuple[Statement, ...]:
         raise Unreadable(trouble, error.message) from error
     if len(tree) > LONG_JSON:
         _check_depth(tree)
-    try:
-        statements = json.loads(tree)["stmts"]
-        return tuple(_statement(item["stmt"]) for item in statements if "stmt" in item)
-    except RecursionError as error:
-        raise Unreadable(Trouble.TOO_DEEP, "deeper than what can be walked") from error
+    statements: list[Node] = json.loads(tree)["stmts"]
+    return statements
+
+
+def _collect(collector: Collector, node: Node) -> str:
+    """Collect the effects of one statement; its kind."""
+    ((tag, body),) = node.items()
+    if tag in QUERIES:
+        collector.walk(node)
+        return QUERIES[tag]
+    handler = HANDLERS.get(tag)
+    if handler is not None:
+        return handler(collector, body)
+    collector.unknown(tag)
+    return "unknown"
 
 
 def _statement(node: Node) -> Statement:
-    ((tag, body),) = node.items()
     collector = Collector()
-    handler: Any = HANDLERS.get(tag)
-    if tag in QUERIES:
-        collector.walk(node)
-        kind = QUERIES[tag]
-    elif handler is not None:
-        kind = handler(collector, body)
-    else:
-        collector.unknown(tag)
-        kind = "unknown"
+    kind = _collect(collector, node)
     return Statement(
         kind=kind,
         effects=tuple(collector.effects),

@@ -198,15 +198,6 @@ def reindex(collector: Collector, body: Node) -> str:
     return "reindex"
 
 
-def do_block(collector: Collector, body: Node) -> str:
-    language = "plpgsql"
-    for item in body["args"]:
-        if item["DefElem"]["defname"] == "language":
-            language = constant(item["DefElem"]["arg"])
-    collector.add(Operation.EXECUTE, ObjectKind.FUNCTION, ObjectName(name="do"), frozenset(), language)
-    return "do"
-
-
 def call(collector: Collector, body: Node) -> str:
     function = body["funccall"]
     name = object_name(names(function["funcname"]))
@@ -332,7 +323,6 @@ HANDLERS: dict[str, Callable[[Collector, Node], str]] = {
     "DeallocateStmt": deallocate,
     "DeclareCursorStmt": declare,
     "DefineStmt": define,
-    "DoStmt": do_block,
     "ExecuteStmt": execute,
     "ExplainStmt": explain,
     "FetchStmt": fetch,

@@ -36,8 +36,12 @@ class Unreadable(DbshieldError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """One SQL statement. `kind` is its command word (`select`, `create table`); `attributes` are the names after a dot, which
-    PostgreSQL may resolve to a function of the row. `literal` is true when a constant decided anything here."""
+    """One SQL statement.
+
+    `kind` is its command word (`select`, `create table`). `attributes` are the names after a dot, which PostgreSQL may resolve to a
+    function of the row, and, marked with `()`, names of syntax that an older server takes for a function. `literal` is true when
+    a constant decided anything here.
+    """
 
     kind: str
     effects: tuple[Effect, ...]

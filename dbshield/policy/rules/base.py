@@ -32,7 +32,7 @@ class Context:
     attributes: frozenset[str] = frozenset()
 
 
-ASK = "or propose it for approval by a human"
+ASK = "or ask a human to run it"
 
 
 def short(text: str) -> str:

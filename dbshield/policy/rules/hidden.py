@@ -20,11 +20,15 @@ KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pl
 
 
 class DoBlock(Rule):
-    """DO runs a program whose statements are not read yet.
+    """DO runs a program. Only the plain blocks of migration tools are read; in any other, nobody sees what it does.
 
     Stopped:
         DO $$ BEGIN DELETE FROM orders; END $$
+        DO $$ BEGIN EXECUTE 'drop ' || 'table orders'; END $$
+        DO $$ DECLARE t text; BEGIN ALTER TABLE orders ADD COLUMN a text; END $$
     Allowed:
+        DO $$ BEGIN ALTER TABLE orders ADD COLUMN a text; EXCEPTION WHEN duplicate_column THEN null; END $$
+        DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_type) THEN CREATE TYPE mood AS ENUM ('sad'); END IF; END $$
         SELECT 'do $$ begin end $$'
     """
 

@@ -83,7 +83,7 @@ class DropOwned(Rule):
     id = "DS102"
     name = "objects.drop-owned"
     verdict = DENY
-    hint = "Nobody runs this through the shield. Name single objects and propose them for approval by a human."
+    hint = "Nobody runs this through the shield. Name single objects and ask a human to drop them."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is Operation.DROP and effect.kind is ObjectKind.ROLE and effect.detail == "owned":

@@ -21,6 +21,7 @@ ROWS = (
     ("20008", "other", "twice", "v", "f", "sql", "owner", "f", "f"),
     ("20009", "public", "uuid_generate_v4", "v", "f", "c", "owner", "f", "f"),
     ("20010", "fake", "uuid_generate_v4", "v", "f", "sql", "owner", "f", "f"),
+    ("20013", "app", "json_value", "v", "f", "sql", "owner", "f", "f"),
     ("20012", "app", "untrusted", "i", "f", "plpython3u", "owner", "f", "f"),
     ("20011", "app", "full_name", "i", "f", "sql", "owner", "f", "t"),
 )
@@ -44,6 +45,8 @@ def judge() -> Judge:
         ("select upper('X')", None),  # The same arguments: pg_catalog comes first.
         ("select app.upper('X')", "DS605"),
         ("select app.untrusted()", "DS605"),
+        ("select json_value('{}', '$')", "DS605"),  # Syntax since 17, a call before.
+        ("select json_array(1, 2)", None),
         ("select twice(1)", "DS605"),
         ("select app.twice(1)", None),
         ("select public.uuid_generate_v4()", None),

@@ -70,7 +70,9 @@ EFFECTS = [
     ("set work_mem = '1MB'", "set", ["set setting work_mem literal"]),
     ("begin read only", "begin", ["set setting transaction_read_only literal", "transaction session "]),
     ("call s.p(f(1))", "call", ["call function f", "execute function s.p"]),
-    ("do $$ begin end $$", "do", ["execute function do"]),
+    ("do $$ begin delete from t; end $$", "do", ["execute function do"]),
+    ("do $$ begin if f(1) then create table t (a int default g(2)); end if; end $$", "do",
+     ["call function f", "call function g", "create table t"]),
     ("vacuum full t", "vacuum", ["maintain table t"]),
     ("security label on table t is 'x'", "security label", ["alter other t"]),
 ]  # fmt: skip
