@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from dbshield.model import Allow, Deny, Hold, Judgement, Limit
+from dbshield.model import Allow, Deny, Finding, Hold, Judgement, Limit
 from dbshield.wire.backend import ErrorResponse
 
 INSUFFICIENT_PRIVILEGE = "42501"
+DESTROYS_OBJECTS = "DS1"
+BEYOND_ACCESS = "DS301"
 
 
 def refusal(judgement: Judgement) -> bytes:
@@ -30,7 +32,7 @@ def refusal(judgement: Judgement) -> bytes:
         case never:
             assert_never(never)
     rules = ",".join(dict.fromkeys(finding.rule for finding in judgement.findings)) or "DS900"
-    spoken = next((finding for finding in judgement.findings if finding.verdict == judgement.verdict), None)
+    spoken = _spoken(judgement)
     return ErrorResponse.of(
         "ERROR",
         INSUFFICIENT_PRIVILEGE,
@@ -38,3 +40,14 @@ def refusal(judgement: Judgement) -> bytes:
         detail=f"rule={rules} name={spoken.name if spoken else 'unnamed'} verdict={judgement.verdict.word}",
         hint=spoken.hint if spoken else "",
     ).encode()
+
+
+def _spoken(judgement: Judgement) -> Finding | None:
+    """The finding that the agent reads: the first of the hardest.
+
+    Where objects would be destroyed that is said, and not that another access level is needed: it would be held there too, and
+    an agent that asks for more rights to destroy has learned the wrong thing.
+    """
+    destroys = next((finding for finding in judgement.findings if finding.rule.startswith(DESTROYS_OBJECTS)), None)
+    hardest = next((finding for finding in judgement.findings if finding.verdict == judgement.verdict), None)
+    return destroys if destroys and hardest and hardest.rule == BEYOND_ACCESS else hardest
