@@ -14,18 +14,25 @@ import pytest
 from psycopg import errors
 from support import servers
 from support.background import Background
-from support.shield import Shield, running_shield
+from support.shield import Shield, prepared_shield, running_shield, started
 from support.slow import SLOW, running, slowly
 from support.waiting import until
 
 
-@pytest.fixture
-def lonely(server: servers.Server, worker_id: str) -> Iterator[Shield]:
-    """A proxy of the test's own, to be drained, reloaded or broken."""
-    name = f"lonely_{worker_id}"
-    folder = servers.here() / f"shield-lonely-{worker_id}-{server.major}"
-    with running_shield(server, name, folder, agents=["read", "write"]) as shield:
+@pytest.fixture(scope="session")
+def spare(server: servers.Server, worker_id: str) -> Iterator[Shield]:
+    """A shield that is set up and not started."""
+    folder = servers.here() / f"shield-spare-{worker_id}-{server.major}"
+    with prepared_shield(server, f"spare_{worker_id}", folder, agents=["read", "write"]) as shield:
         yield shield
+
+
+@pytest.fixture
+def lonely(spare: Shield) -> Iterator[Shield]:
+    """A proxy of the test's own, to be drained, reloaded or broken."""
+    with started(spare):
+        yield spare
+    spare.write_config()
 
 
 @pytest.fixture
@@ -171,31 +178,29 @@ def test_reload_changes_what_may_change_and_keeps_the_sessions(lonely: Shield) -
 
 def test_reload_of_a_broken_configuration_changes_nothing(lonely: Shield) -> None:
     with lonely.connect("read") as first:
-        good = lonely.config.read_text()
-        lonely.config.write_text(good.replace("[proxy]", "[proxy]\nlisten_to = 1"))
+        lonely.config.write_text(lonely.config.read_text().replace("[proxy]", "[proxy]\nlisten_to = 1"))
         lonely.signal(signal.SIGHUP)
         assert until(lambda: "listen_to" in lonely.text())
         assert _works(lonely)
         assert first.execute("select 1").fetchone() == (1,)
-        lonely.config.write_text(good)
 
 
-def test_workers_share_the_port(server: servers.Server, worker_id: str) -> None:
+def test_workers_share_the_port(spare: Shield) -> None:
     """Cancel requests and logins land on any worker."""
-    name = f"workers_{worker_id}"
-    folder = servers.here() / f"shield-workers-{worker_id}-{server.major}"
-    with running_shield(server, name, folder, agents=["read"], workers=2) as shield:
-        opened = [shield.connect("read") for _ in range(20)]
+    spare.write_config(workers=2)
+    with started(spare):
+        opened = [spare.connect("read") for _ in range(20)]
         try:
             for conn in opened[:4]:
                 query = slowly(conn)
-                assert until(lambda: running(shield) == 1)
+                assert until(lambda: running(spare) == 1)
                 conn.cancel_safe(timeout=20)
                 assert isinstance(query.error(), errors.QueryCanceled)
             assert [conn.execute("select 1").fetchone() for conn in opened] == [(1,)] * 20
         finally:
             for conn in opened:
                 conn.close()
+    spare.write_config()
 
 
 def _works(shield: Shield) -> bool:

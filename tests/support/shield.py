@@ -76,7 +76,6 @@ class Shield:
 
     def write_config(self, **changed: Any) -> None:
         """Write dbshield.toml; `changed` are settings of [proxy]."""
-        self.settings |= changed
         pki = self.ca.parent
         proxy = {
             "listen": [f"127.0.0.1:{self.port}"],
@@ -84,6 +83,7 @@ class Shield:
             "tls_key": str(pki / "proxy.key"),
             "drain_timeout": 20.0,
             **self.settings,
+            **changed,
         }
         lines = [f'state = "{self.folder / "state"}"']
         lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}", "[proxy]"]
@@ -194,25 +194,42 @@ class Shield:
 
 
 @contextlib.contextmanager
-def running_shield(
+def prepared_shield(
     server: Server, database: str, folder: Path, *, agents: Sequence[str] = ACCESS, **proxy: Any
 ) -> Iterator[Shield]:
-    """A shield over a fresh clone of the seeded database; at the end it has to stop in order and to have logged no bug."""
+    """A shield over a fresh clone of the seeded database, set up and not started."""
     server.clone(database)
     shield = Shield(server, database, folder, proxy=proxy)
     shield.set_up(agents)
+    try:
+        yield shield
+    finally:
+        server.drop(database)
+        server.drop(shield.control)
+
+
+@contextlib.contextmanager
+def started(shield: Shield) -> Iterator[Shield]:
+    """The proxy while it runs; at the end it has to stop in order and to have logged no bug."""
+    shield.log.unlink(missing_ok=True)
     shield.start()
     try:
         yield shield
     finally:
         began = time.monotonic()
         status = shield.stop()
-        log = shield.text()
-        with server.connect() as admin:
-            admin.execute(f'drop database if exists "{database}" with (force)')
-            admin.execute(f'drop database if exists "{shield.control}" with (force)')
-    assert status in {0, None}, f"the proxy ended with {status} after {time.monotonic() - began:.1f} s:\n{log}"
-    assert "Traceback" not in log, log
+        took = time.monotonic() - began
+    assert status in {0, None}, f"the proxy ended with {status} after {took:.1f} s:\n{shield.text()}"
+    assert "Traceback" not in shield.text(), shield.text()
+
+
+@contextlib.contextmanager
+def running_shield(
+    server: Server, database: str, folder: Path, *, agents: Sequence[str] = ACCESS, **proxy: Any
+) -> Iterator[Shield]:
+    """Both at once."""
+    with prepared_shield(server, database, folder, agents=agents, **proxy) as shield, started(shield):
+        yield shield
 
 
 VARIABLES = {"user": "PGUSER", "password": "PGPASSWORD", "host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
