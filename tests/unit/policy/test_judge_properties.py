@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,9 @@ from dbshield.policy.judge import Judge
 from dbshield.sqltext import native
 from dbshield.sqltext.normal import CONSTANT_TOKENS, shape, without_comments
 
-EXAMPLES = 1_000_000 if os.environ.get("DBSHIELD_FUZZ") else 150
+FUZZING = bool(os.environ.get("DBSHIELD_FUZZ"))
+EXAMPLES = 1_000_000 if FUZZING else 150
+pytestmark = pytest.mark.timeout(0 if FUZZING else 120)
 BUDGET = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 CASES = Path(__file__).parents[2] / "cases"
