@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from support.conversation import IDLE, SELECTED, Conversation, other_error, refused, syntax_error
 
-from dbshield.session.relay import MAX_NAMES, NAME_BYTES
+from dbshield.session.handlers import MAX_NAMES, NAME_BYTES
 from dbshield.wire.backend import BindComplete, CommandComplete, CopyInResponse, DataRow, ParseComplete
 from dbshield.wire.copying import CopyData, CopyDone
 from dbshield.wire.frontend import Bind, Close, CopyFail, Execute, Flush, Parse, Query, Sync, Target
