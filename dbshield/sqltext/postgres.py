@@ -60,7 +60,8 @@ SEPARATORS = frozenset({ord(character) for character in ",;"})
 CONSTANTS = frozenset({258, 259, 260, 261, 262, 263, 264, 266, 267})
 """Token numbers of names, constants and parameters (IDENT to PARAM without Op), which make no level of their own."""
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+NO_BRACKETS = bytes(character for character in range(256) if character not in b"[]{}")
 
 
 def read(text: bytes) -> tuple[Statement, ...]:
@@ -111,16 +112,14 @@ def _statement(node: Node) -> Statement:
 
 
 def _check_depth(tree: bytes) -> None:
-    """Stop a tree whose brackets nest deeper than MAX_DEPTH."""
-    depth = 0
-    for match in _BRACKETS.finditer(tree):
-        first = match[0][:1]
-        if first in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
-        elif first != b'"':
-            depth -= 1
+    """Stop a tree whose brackets nest deeper than MAX_DEPTH: each pass takes the innermost ones away."""
+    brackets = _STRINGS.sub(b"", tree).translate(None, NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
 
 
 def _count_levels(text: bytes) -> None:

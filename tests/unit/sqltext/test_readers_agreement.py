@@ -104,3 +104,25 @@ def test_deep_conditions_are_cut_without_decoding() -> None:
 def test_the_second_reader_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     glot.read("CREATE DOMAIN d AS text CHECK (value = 'secret')")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "insert into t (a, b) values {}",
+        "with x as (delete from u where id = 1 returning id) insert into t values {} on conflict (a) do update set b = 1",
+        "insert into t overriding user value values {}",
+        "insert into t select * from (values {}) v",
+    ],
+)
+def test_long_values_are_shortened_for_the_second_reader(text: str) -> None:
+    long = text.format(", ".join(f"({number}, 'text')" for number in range(3_000))).encode()
+    agree(long, read(long))
+    with pytest.raises(Unreadable):
+        agree(long, read(b"insert into other values (1)"))
+
+
+def test_an_unknown_row_at_the_end_of_long_values_is_seen() -> None:
+    rows = ", ".join(f"({number})" for number in range(3_000))
+    (statement,) = read(f"insert into t values {rows}, (f(1))".encode())
+    assert "call function f" in map(str, statement.effects)
