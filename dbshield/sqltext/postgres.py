@@ -61,6 +61,8 @@ CONSTANTS = frozenset({258, 259, 260, 261, 262, 263, 264, 266, 267})
 """Token numbers of names, constants and parameters (IDENT to PARAM without Op), which make no level of their own."""
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+OPENING_BRACKETS = frozenset(b"[{")
+FLATTENING_PASSES = 20
 NO_BRACKETS = bytes(character for character in range(256) if character not in b"[]{}")
 
 
@@ -112,14 +114,19 @@ def _statement(node: Node) -> Statement:
 
 
 def _check_depth(tree: bytes) -> None:
-    """Stop a tree whose brackets nest deeper than MAX_DEPTH: each pass takes the innermost ones away."""
+    """Stop a tree whose brackets nest deeper than MAX_DEPTH.
+
+    Wide trees, which are honest and large, fall together when their innermost brackets are taken away a few times; what is left
+    is walked until it is too deep.
+    """
     brackets = _STRINGS.sub(b"", tree).translate(None, NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return
+    for _ in range(FLATTENING_PASSES):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    if brackets:
-        raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
+    depth = 0
+    for bracket in brackets:
+        depth += 1 if bracket in OPENING_BRACKETS else -1
+        if depth > MAX_DEPTH - FLATTENING_PASSES:
+            raise Unreadable(Trouble.TOO_DEEP, f"deeper than {MAX_DEPTH} levels")
 
 
 def _count_levels(text: bytes) -> None:
