@@ -11,7 +11,8 @@ from typing import Any
 
 from dbshield.model import Effect, Flag, ObjectKind, ObjectName, Operation
 from dbshield.sqltext.bounds import target_scope
-from dbshield.sqltext.postgres_conditions import Node, PostgresConditions, names
+from dbshield.sqltext.postgres_conditions import PostgresConditions
+from dbshield.sqltext.postgres_nodes import Node, names
 
 Names = frozenset[str]
 NO_NAMES: Names = frozenset()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dbshield.model import ObjectKind, ObjectName, Operation
 from dbshield.sqltext import blocks, native, postgres_schema, postgres_session
 from dbshield.sqltext.collector import Collector
-from dbshield.sqltext.postgres_conditions import Node
+from dbshield.sqltext.postgres_nodes import Node
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
 
 MAX_DEPTH = 800

@@ -20,8 +20,7 @@ from dbshield.sqltext.bounds import (
     target_scope,
     varies,
 )
-
-Node = dict[str, Any]
+from dbshield.sqltext.postgres_nodes import Node, conditions_of, names, refers
 
 PATTERN_OPERATORS = frozenset({"~~", "~~*", "~", "~*", "!~~", "!~~*", "!~", "!~*"})
 """LIKE, ILIKE, the regular expressions, and their negations, which match nothing where these match everything."""
@@ -45,43 +44,9 @@ LISTS = {
 """Nodes whose value depends on every element of the list in this field."""
 
 
-def names(nodes: list[Node] | None) -> tuple[str, ...]:
-    """The texts of a list of String nodes; anything else in it (a star) becomes `*`."""
-    return tuple(node["String"].get("sval", "") if "String" in node else "*" for node in nodes or ())
-
-
 def _computes(body: Node) -> bool:
     """True for an operator whose value is not simply true or false."""
     return body["kind"] == "AEXPR_OP" and names(body["name"])[-1] not in COMPARISONS | PATTERN_OPERATORS
-
-
-def refers(node: Any, qualifiers: frozenset[str]) -> bool:
-    """True when anything in `node` names a column by one of `qualifiers`, or by none where there is no FROM of its own."""
-    stack = [(node, False)]
-    while stack:
-        item, bare = stack.pop()
-        if isinstance(item, list):
-            stack += [(inner, bare) for inner in item]
-        elif isinstance(item, dict):
-            if "ColumnRef" in item:
-                parts = names(item["ColumnRef"]["fields"])
-                if ".".join(parts[:-1]) in qualifiers or (bare and len(parts) == 1):
-                    return True
-            inner_bare = "fromClause" not in item if "limitOption" in item else bare
-            stack += [(value, inner_bare) for value in item.values()]
-    return False
-
-
-def conditions_of(select: Node) -> list[Node]:
-    """What every row of a query's FROM fulfils: its WHERE and the conditions of its inner joins."""
-    found = [select["whereClause"]] if select.get("whereClause") else []
-    stack = list(select.get("fromClause", ()))
-    while stack:
-        join = stack.pop().get("JoinExpr")
-        if join and join["jointype"] == "JOIN_INNER":
-            stack += [join["larg"], join["rarg"]]
-            found += [join["quals"]] if join.get("quals") else []
-    return found
 
 
 class PostgresConditions:

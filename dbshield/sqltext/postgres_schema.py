@@ -13,7 +13,7 @@ from typing import Any
 from dbshield.model import Flag, ObjectKind, ObjectName, Operation
 from dbshield.sqltext.bounds import target_scope
 from dbshield.sqltext.collector import Collector, object_name, relation_flags, relation_name
-from dbshield.sqltext.postgres_conditions import Node, names
+from dbshield.sqltext.postgres_nodes import Node, names
 
 KINDS = {
     "OBJECT_TABLE": ObjectKind.TABLE,

@@ -7,7 +7,7 @@ from typing import Any
 
 from dbshield.model import Flag, ObjectKind, ObjectName, Operation
 from dbshield.sqltext.collector import Collector, object_name, relation_name
-from dbshield.sqltext.postgres_conditions import Node, names
+from dbshield.sqltext.postgres_nodes import Node, names
 from dbshield.sqltext.postgres_schema import Handler, create_table_as, dotted
 
 TRANSACTION_WORDS = {
