@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import resource
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,14 +59,24 @@ class Proxy:
             database.close()
         vault = Vault.load(self._config.secret_key)
         _allow_descriptors(self._config.proxy.max_connections)
+        # Until there is a loop that reloads, there is nothing older than the configuration just read.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         sockets = [listen(address) for address in self._config.proxy.addresses]
+
+        def close() -> None:
+            for sock in sockets:
+                sock.close()
+
         try:
             for address in self._config.proxy.addresses:
                 self._log.info("listening", address=str(address), workers=self._config.proxy.workers)
-            return Supervisor(self._config.proxy.workers, lambda number: self._work(number, sockets, vault), self._log).run()
+            supervisor = Supervisor(
+                self._config.proxy.workers, lambda number: self._work(number, sockets, vault), self._log, on_stop=close
+            )
+            return supervisor.run()
         finally:
-            for sock, address in zip(sockets, self._config.proxy.addresses, strict=True):
-                sock.close()
+            close()
+            for address in self._config.proxy.addresses:
                 if address.is_socket:
                     Path(address.socket_path).unlink(missing_ok=True)
 

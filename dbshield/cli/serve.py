@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +41,7 @@ def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
 
     Example: dbshield proxy --config /etc/dbshield/dbshield.toml --workers 4
     """
+    _unwind_on_signals()
     settings = _load(config, workers)
     _start_logging(settings)
     with control_dsn(settings) as dsn:
@@ -53,6 +55,7 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
 
     Example: dbshield up
     """
+    _unwind_on_signals()
     settings = _load(config, workers)
     _start_logging(settings)
     make_state(settings)
@@ -69,6 +72,15 @@ def _load(config: Path | None, workers: int | None) -> Config:
     if workers is None:
         return settings
     return settings.model_copy(update={"proxy": settings.proxy.model_copy(update={"workers": workers})})
+
+
+def _unwind_on_signals() -> None:
+    """Before the proxy's loop takes signals, SIGTERM must not leave a server behind that was just started."""
+    signal.signal(signal.SIGTERM, _unwind)
+
+
+def _unwind(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 def _start_logging(settings: Config) -> None:

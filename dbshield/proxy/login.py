@@ -22,6 +22,7 @@ from dbshield.proxy.sessions import Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
 from dbshield.session.login import ClientLogin
+from dbshield.session.parameters import printable
 from dbshield.session.relay import Relay
 from dbshield.wire.authentication import AuthenticationOk
 from dbshield.wire.backend import BackendKeyData, ParameterStatus, ReadyForQuery, TransactionStatus
@@ -129,7 +130,7 @@ class _Login:
                     case Send(data=data):
                         self.transport.write(data)
                     case Lookup(user=user):
-                        self.user = user
+                        self.user = printable(user)
                         actions += self.machine.found(self.state.directory.find(user), now=time.time())
                     case Cancel(process_id=process_id, secret_key=key):
                         await self.state.cancel_keys.cancel(process_id, key)

@@ -19,11 +19,13 @@ FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
-    """Runs `work(number)` in `workers` processes; `work` returns its exit code."""
+    """Runs `work(number)` in `workers` processes; `work` returns its exit code. `on_stop` is called when they are told to
+    stop, for what the workers inherited."""
 
-    def __init__(self, workers: int, work: Callable[[int], int], log: Any) -> None:
+    def __init__(self, workers: int, work: Callable[[int], int], log: Any, *, on_stop: Callable[[], None]) -> None:
         self._workers = workers
         self._work = work
+        self._on_stop = on_stop
         self._log = log
         self._running: dict[int, int] = {}
         self._stopping = False
@@ -59,6 +61,7 @@ class Supervisor:
     def _forward(self, number: int, _frame: object) -> None:
         if number != signal.SIGHUP:
             self._stopping = True
+            self._on_stop()
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):  # it died, and is about to be noticed
                 os.kill(pid, number)

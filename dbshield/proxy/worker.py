@@ -120,6 +120,9 @@ class Worker:
     async def _stop(self, timers: list[asyncio.Task[None]]) -> None:
         state = self._state
         self._deafen()
+        for sock in self._sockets:
+            # Or clients would wait in the queue of a proxy that takes nobody, until it ends.
+            sock.close()
         for task in [*self._logins]:
             task.cancel()
         state.log.info("draining", sessions=len(state.sessions))

@@ -58,6 +58,8 @@ FORBIDDEN: Final[Mapping[str, str]] = MappingProxyType(
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_$.]*")
 """Folded names; valid_custom_variable_name in PostgreSQL's guc.c, ASCII only."""
 
+_TOKEN: Final = re.compile(r"dbs_[\w.-]+")
+
 _ASIDE: Final = frozenset({"user", "database", "options"})
 """Parameters of the packet that are no settings."""
 
@@ -173,6 +175,8 @@ def marked(application_name: str, *, agent: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A client's own words, short and harmless enough for a message and a log."""
+    """A client's own words, short and harmless enough for a message and a log: a token that somebody put in the wrong place
+    is not among them."""
+    text = _TOKEN.sub("dbs_…", text)
     safe = "".join(c if c.isprintable() else "?" for c in text[:_SHOWN])
     return safe if len(text) <= _SHOWN else safe + "…"
