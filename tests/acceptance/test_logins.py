@@ -102,7 +102,7 @@ def test_startup_options_that_change_what_a_text_means(shield: Shield, options: 
 
 
 @pytest.mark.parametrize(
-    "options, shows", [("-c statement_timeout=7s", "7s"), ("-c work_mem=2MB --statement_timeout=8s", "8s"), ("", "0")]
+    "options, shows", [("-c statement_timeout=7s", "7s"), ("-c work_mem=2MB --statement_timeout=8s", "8s"), ("", "2min")]
 )
 def test_startup_options_that_an_agent_may_set(shield: Shield, options: str, shows: str) -> None:
     with shield.connect("read", options=options) as conn:
