@@ -26,16 +26,13 @@ from dbshield.wire.frontend import Bind, Execute, Parse, Query, Sync
 from dbshield.wire.report import ErrorResponse
 from dbshield.wire.startup import SSLRequest, StartupMessage
 
-PATIENCE = {"login_timeout": 10.0, "drain_timeout": 5.0}
-NONE_WAITS = {"connect_timeout": 10}
-
 
 @pytest.fixture(scope="module")
 def lone(server18: Server, worker_id: str) -> Iterator[Shield]:
     """A proxy of one worker, on TCP and a Unix socket."""
     folder = servers.here() / f"lone-{worker_id}"
     port = servers.here() / f"lone-{worker_id}-sockets"
-    with running_shield(server18, f"lone_{worker_id}", folder, **PATIENCE) as shield:
+    with running_shield(server18, f"lone_{worker_id}", folder, login_timeout=10.0, drain_timeout=5.0) as shield:
         shield.settings["listen"] = [f"127.0.0.1:{shield.port}", f"unix:{port}:{shield.port}"]
         restart(shield)
         yield shield
@@ -111,7 +108,7 @@ class TestLimits:
 
 
 def works(shield: Shield) -> bool:
-    with contextlib.suppress(psycopg.OperationalError), shield.connect("read", **NONE_WAITS) as conn:
+    with contextlib.suppress(psycopg.OperationalError), shield.connect("read", connect_timeout=10) as conn:
         return conn.execute("select 1").fetchone() == (1,)
     return False
 

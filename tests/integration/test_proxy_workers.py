@@ -32,7 +32,12 @@ def worker_hit(shield: Shield) -> int:
 
 def test_a_cancel_reaches_its_session_from_whichever_worker(gate: Shield) -> None:
     """Trap 3."""
-    seen = set()
+    seen: set[int] = set()
+
+    def both_take_connections() -> bool:
+        seen.add(worker_hit(gate))
+        return seen == {0, 1}
+
     with gate.connect("read") as conn:
         for attempt in range(12):
             query = slowly(conn)
@@ -40,7 +45,7 @@ def test_a_cancel_reaches_its_session_from_whichever_worker(gate: Shield) -> Non
             conn.cancel_safe(timeout=20)
             assert isinstance(query.error(), errors.QueryCanceled), attempt
             seen.add(worker_hit(gate))
-    assert until(lambda: seen.add(worker_hit(gate)) or seen == {0, 1}), "both workers take connections"
+    assert until(both_take_connections)
 
 
 def test_regression_a_cancel_whose_sender_closes_at_once(gate: Shield) -> None:
@@ -114,8 +119,13 @@ def test_a_killed_worker_is_replaced_and_the_other_goes_on(gate: Shield) -> None
     workers = psutil.Process(gate._process.pid).children()
     assert len(workers) == 2
     opened: list[psycopg.Connection[tuple[object, ...]]] = []
+
+    def both() -> bool:
+        opened.append(gate.connect("read"))
+        return {worker_of(conn) for conn in opened} == {0, 1}
+
     try:
-        assert until(lambda: opened.append(gate.connect("read")) or {worker_of(conn) for conn in opened} == {0, 1})
+        assert until(both)
         workers[0].send_signal(signal.SIGKILL)
         lost = {worker_of(conn) for conn in opened if isinstance(_error(conn), psycopg.OperationalError)}
         assert len(lost) == 1

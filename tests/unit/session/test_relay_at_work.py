@@ -3,14 +3,19 @@ may keep, and what it must not send. Trap numbers are those of docs/explanation/
 
 from __future__ import annotations
 
-import pytest
-from support.conversation import IDLE, SELECTED, Conversation, other_error, refused, syntax_error
+from collections.abc import Sequence
 
+import pytest
+from support.conversation import IDLE, MARKER, SELECTED, Conversation, other_error, refused, syntax_error
+
+from dbshield.model import Judgement, Limit
 from dbshield.session.handlers import MAX_NAMES, NAME_BYTES
+from dbshield.session.relay import Relay
 from dbshield.wire.backend import BindComplete, CommandComplete, CopyInResponse, DataRow, ParseComplete
 from dbshield.wire.copying import CopyData, CopyDone
 from dbshield.wire.frontend import Bind, Close, CopyFail, Execute, Flush, Parse, Query, Sync, Target
 from dbshield.wire.message import Message
+from dbshield.wire.report import ErrorResponse
 
 COPY = (Parse(query=b"copy shop.settings from stdin"), Bind(), Execute())
 COPY_BEGINS = (ParseComplete(), BindComplete(), CopyInResponse(format=0, column_formats=(0, 0)))
@@ -114,6 +119,28 @@ class TestNames:
         for number in range(MAX_NAMES + 10):
             talk.client(Parse(name=b"%d" % number, query=b"select 1"))
         assert len(talk.relay._statements) == MAX_NAMES
+
+
+class Counting:
+    """A judge that lets everything pass while few rows change."""
+
+    def judge(self, text: bytes) -> Judgement:
+        return Judgement(verdict=Limit(max_rows=100))
+
+    def judge_length(self, length: int) -> Judgement:
+        return self.judge(b"")
+
+    def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int]) -> Judgement:
+        return self.judge(b"")
+
+
+@pytest.mark.parametrize("message", [Query(query=b"delete from t where a = 1"), Parse(query=b"delete from t where a = 1")])
+def test_a_verdict_that_needs_counting_is_a_refusal(message: Message) -> None:
+    """Trap 11: when the count is known, the rows are gone."""
+    relay = Relay(judge=Counting(), marker=MARKER)
+    assert b"delete" not in relay.from_client(message.encode())
+    told = relay.from_server(syntax_error().encode())
+    assert ErrorResponse.decode(told[5:]).sqlstate == "42501"
 
 
 def test_in_the_middle_of_a_row_nothing_may_be_put_behind() -> None:
