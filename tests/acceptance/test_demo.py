@@ -60,7 +60,7 @@ def test_it_holds_twice_in_a_row_and_is_plain_in_a_pipe(place: Path) -> None:
         assert ran.returncode == 0, out + said
         assert "All of it held" in out
         assert "\x1b" not in out
-        assert out.count("stopped  ") >= 10
+        assert out.count("■ stopped") >= 10
         assert "HINT" in out
         assert said == ""
         assert nothing_left(place)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from dbshield.cli.demo.proof import Contents, Refusal
 from dbshield.cli.demo.story import TABLES, Attack, Work
@@ -18,7 +19,9 @@ from dbshield.cli.demo.story import TABLES, Attack, Work
 if TYPE_CHECKING:
     from dbshield.cli.demo.play import Outcome
 
-TITLE_WIDTH = 34
+MARK_WIDTH = 9
+TITLE_WIDTH = 31
+FIELD_WIDTH = 6
 SECRET = re.compile(r"(dbs_[a-z0-9-]+_[^_@]{4})[^@]*@")
 
 
@@ -63,21 +66,34 @@ class Show:
     def act(self, title: str, how: str) -> None:
         self._print(f"\n[bold]{escape(title)}[/]  [dim]{escape(how)}[/]")
 
+    def _columns(self, *columns: tuple[str, int]) -> None:
+        """Texts with their widths on one line; what is too long for the terminal goes on below its own column."""
+        if not self._console.is_terminal:
+            self._print("  " + " ".join(f"{Text.from_markup(text).plain:{width}}" for text, width in columns).rstrip())
+            return
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(width=1)
+        for _, width in columns:
+            grid.add_column(width=width or None, overflow="fold")
+        grid.add_row("", *(text for text, _ in columns))
+        self._console.print(grid)
+
     def worked(self, work: Work, problem: str) -> None:
         mark = "[red]✗ failed[/]" if problem else "[green]✓ passed[/]"
-        self._print(f"  {mark}   {escape(work.title):{TITLE_WIDTH}} [dim]{escape(work.shown)}[/]")
+        self._columns((mark, MARK_WIDTH), (escape(work.title), TITLE_WIDTH), (f"[dim]{escape(work.shown)}[/]", 0))
         if problem:
-            self._print(f"             [red]{escape(problem)}[/]")
+            self._columns(("", MARK_WIDTH), (f"[red]{escape(problem)}[/]", 0))
 
     def tried(self, attack: Attack, refusal: Refusal | None, cost: int, *, held: bool) -> None:
         mark = "[green]■ stopped[/]" if held else "[bold red]✗ NOT STOPPED[/]"
-        self._print(f"  {mark}  [bold]{escape(attack.title)}[/]  [dim]unprotected: {cost:,} rows lost[/]")
-        self._print(f"             [yellow]{escape(attack.text)}[/]")
+        lost = f"without dbshield: {cost:,} rows lost or overwritten"
+        self._columns((mark, MARK_WIDTH), (f"[bold]{escape(attack.title)}[/]", TITLE_WIDTH), (f"[dim]{lost}[/]", 0))
+        self._columns(("", MARK_WIDTH), (f"[yellow]{escape(attack.text)}[/]", 0))
         if refusal is None:
-            self._print("             [red]the server ran it[/]")
+            self._columns(("", MARK_WIDTH), ("[red]the server ran it[/]", 0))
             return
         for name, text in (("ERROR", refusal.message), ("DETAIL", refusal.detail), ("HINT", refusal.hint)):
-            self._print(f"             [dim]{name:7}[/] {escape(text)}")
+            self._columns(("", MARK_WIDTH), (f"[dim]{name}[/]", FIELD_WIDTH), (escape(text), 0))
 
     def proof(self, before: Contents, after: Contents) -> None:
         self.act("The data", "read straight from the server, before and after")
