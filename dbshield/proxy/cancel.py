@@ -17,6 +17,8 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from dbshield.errors import ConfigError
+
 SESSION_BITS: Final = 20
 """Of the 31 bits of a process id that clients show; the 11 above them are the worker's number."""
 MAX_WORKERS: Final = 1 << (31 - SESSION_BITS)
@@ -60,10 +62,12 @@ class CancelKeys:
         elif 0 <= worker < MAX_WORKERS:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_unix_connection(self._path(worker))
-                writer.write(_process_id.pack(process_id) + key)
-                writer.write_eof()
-                await reader.read()
-                writer.close()
+                try:
+                    writer.write(_process_id.pack(process_id) + key)
+                    writer.write_eof()
+                    await reader.read()
+                finally:
+                    writer.close()
 
     async def _cancel_here(self, process_id: int, key: bytes) -> None:
         expected, cancel = self._keys.get(process_id, (b"", None))
@@ -71,11 +75,17 @@ class CancelKeys:
             await cancel()
 
     async def start(self) -> None:
-        """Hear requests that other workers got."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Hear requests that other workers got. Raises ConfigError when there can be no socket to hear them on."""
         path = self._path(self._worker)
-        path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._heard, path)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            self._server = await asyncio.start_unix_server(self._heard, path)
+        except OSError as error:
+            raise ConfigError(
+                f"state: the workers cannot hear each other on {path}: {error.strerror or error}",
+                hint="Give `state` a folder that dbshield may write to, with a short name: a socket's has 107 bytes at most.",
+            ) from error
 
     async def stop(self) -> None:
         if self._server:
@@ -83,10 +93,12 @@ class CancelKeys:
         self._path(self._worker).unlink(missing_ok=True)
 
     async def _heard(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        data = await reader.read(_process_id.size + LONGEST_KEY)
-        if len(data) > _process_id.size:
-            await self._cancel_here(_process_id.unpack_from(data)[0], data[_process_id.size :])
-        writer.close()
+        try:
+            data = await reader.read(_process_id.size + LONGEST_KEY)
+            if len(data) > _process_id.size:
+                await self._cancel_here(_process_id.unpack_from(data)[0], data[_process_id.size :])
+        finally:
+            writer.close()
 
     def _path(self, worker: int) -> Path:
         return self._folder / f"cancel-{worker}.sock"

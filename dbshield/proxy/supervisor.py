@@ -2,11 +2,12 @@
 
 The sockets are bound before the first fork and inherited, so a worker that dies loses no connection that waits in the queue.
 A single worker needs no supervisor and runs in the process itself.
+
+Signals are blocked and waited for, never handled: a handler that runs just before the process goes to sleep would be lost on it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from typing import Any, Final
 RESTART_PAUSE: Final = 1.0
 """Seconds before a worker that died is started again: one that dies at once must not spin."""
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+AWAITED: Final = (*FORWARDED, signal.SIGCHLD)
 
 
 class Supervisor:
@@ -29,56 +31,62 @@ class Supervisor:
         self._log = log
         self._running: dict[int, int] = {}
         self._stopping = False
+        self._code = 0
 
     def run(self) -> int:
         """The exit code: that of the only worker, or the highest of those that ended after a signal to stop."""
         if self._workers == 1:
             return self._work(0)
-        for number in FORWARDED:
-            signal.signal(number, self._forward)
-        for worker in range(self._workers):
-            self._start(worker)
-        return self._wait()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+        try:
+            for worker in range(self._workers):
+                self._start(worker)
+            while self._running:
+                number = signal.sigwait(AWAITED)
+                if number == signal.SIGCHLD:
+                    self._bury()
+                else:
+                    self._forward(number)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._code
 
     def _start(self, worker: int) -> None:
         pid = os.fork()
         if pid:
             self._running[pid] = worker
-            if self._stopping:  # the signal came while there was no such process yet
-                os.kill(pid, signal.SIGTERM)
             return
-        for number in FORWARDED:
-            # A worker that has not begun to listen to signals has nothing to drain and nothing old to reload.
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
         code = 2
         try:
+            for number in FORWARDED:
+                # A worker that has not begun to listen to signals has nothing to drain and nothing old to reload.
+                signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
             code = self._work(worker)
         except Exception:  # noqa: BLE001 - the child's own end: said here or nowhere
             self._log.exception("bug in a worker", worker=worker)
         finally:
             os._exit(code)
 
-    def _forward(self, number: int, _frame: object) -> None:
-        if number != signal.SIGHUP:
+    def _forward(self, number: int) -> None:
+        if number != signal.SIGHUP and not self._stopping:
             self._stopping = True
             self._on_stop()
         for pid in self._running:
-            with contextlib.suppress(ProcessLookupError):  # it died, and is about to be noticed
-                os.kill(pid, number)
+            # One that has ended is not buried yet, so its number belongs to nobody else.
+            os.kill(pid, number)
 
-    def _wait(self) -> int:
-        code = 0
-        while self._running:
-            pid, status = os.wait()
-            worker = self._running.pop(pid, None)
-            if worker is None:
+    def _bury(self) -> None:
+        """Those that have ended; the process may have children that are no workers."""
+        for pid, worker in list(self._running.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
                 continue
-            ended = os.waitstatus_to_exitcode(status)
+            del self._running[pid]
+            code = os.waitstatus_to_exitcode(status)
             if self._stopping:
-                code = max(code, abs(ended))
+                self._code = max(self._code, abs(code))
                 continue
-            self._log.error("a worker died and is started again", worker=worker, code=ended)
+            self._log.error("a worker died and is started again", worker=worker, code=code)
             time.sleep(RESTART_PAUSE)
-            if not self._stopping:
-                self._start(worker)
-        return code
+            self._start(worker)

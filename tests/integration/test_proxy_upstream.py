@@ -192,6 +192,15 @@ def test_what_comes_late_for_a_copy_is_ignored(gate: Shield, late: CopyData | Co
         assert not [message for message in client.until_ready() if isinstance(message, ErrorResponse)]
 
 
+def test_the_encoding_of_the_c_locale_is_taken_at_startup_alone(gate: Shield) -> None:
+    """What psql names under LC_ALL=C; the server is told UTF8, and so is the client."""
+    with gate.connect("read", client_encoding="SQL_ASCII") as conn:
+        assert conn.execute("show client_encoding").fetchone() == ("UTF8",)
+        assert conn.info.parameter_status("client_encoding") == "UTF8"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("set client_encoding = SQL_ASCII")
+
+
 def test_a_syntax_error_of_ones_own_is_told_as_it_is(gate: Shield) -> None:
     with raw_session(gate, "write") as client:
         client.send(Query(query=b"select * from shop.no_such_table"))

@@ -1,0 +1,90 @@
+"""The supervisor, in a process of its own: what it does with workers that die, and with signals at a bad moment."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from support.waiting import until
+
+SCRIPT = """
+import os, signal, sys, time
+import structlog
+from dbshield.proxy import supervisor
+supervisor.RESTART_PAUSE = 0.05
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
+
+def work(number):
+    print("worker", number, flush=True)
+    {work}
+
+def stop():
+    print("stopping", flush=True)
+
+sys.exit(supervisor.Supervisor(2, work, structlog.get_logger(), on_stop=stop).run())
+"""
+LIVES = "signal.pause()"
+LISTENS = "signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); signal.pause()"
+DIES = "return 3"
+BREAKS = "raise ValueError('a bug')"
+
+
+class Run:
+    """The script, with what it has said."""
+
+    def __init__(self, work: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.process.stdout is not None
+        self._lines = self.process.stdout
+        self.said = ""
+
+    def read_until(self, what: str) -> bool:
+        while what not in self.said and (line := self._lines.readline()):
+            self.said += line
+        return what in self.said
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        self.said += self.process.communicate(timeout=20)[0]
+        return self.process.returncode
+
+
+def test_workers_that_obey_end_it_with_success() -> None:
+    run = Run(LISTENS)
+    assert run.read_until("worker 0")
+    assert run.read_until("worker 1")
+    code = run.end()
+    assert run.said.count("stopping") == 1
+    # One that was told before it listened ends by the signal itself.
+    assert code in {0, signal.SIGTERM}
+
+
+def test_regression_a_signal_while_workers_die_is_not_lost() -> None:
+    """Whichever moment it comes in: a worker has just died, is being started, or has not been told."""
+    for _ in range(5):
+        run = Run(DIES)
+        assert run.read_until("started again")
+        run.end()
+        assert until(lambda: run.process.poll() is not None)  # noqa: B023
+
+
+def test_regression_why_a_worker_broke_is_told() -> None:
+    run = Run(BREAKS)
+    assert run.read_until("started again")
+    run.end()
+    assert "ValueError" in run.said
+    assert "a bug" in run.said
+
+
+def test_regression_signals_at_once_are_all_heard() -> None:
+    """And a reload before a worker listens does not end it."""
+    run = Run(LIVES)
+    assert run.read_until("worker 0")
+    assert run.read_until("worker 1")
+    for _ in range(20):
+        run.process.send_signal(signal.SIGHUP)
+    run.end()
+    assert "started again" not in run.said
