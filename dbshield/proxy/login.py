@@ -208,6 +208,9 @@ class _Login:
         )
 
         def ended(reason: str) -> None:
+            if relay.busy and not relay.terminated and not server.transport.is_closing():
+                # Nobody waits for it any more, and a server at work does not look at its connection until it has an answer.
+                state.spawn(_cancel(who.login, server, state))
             state.cancel_keys.forget(number)
             state.sessions.remove(number)
             place.release()

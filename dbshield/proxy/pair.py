@@ -61,13 +61,14 @@ class Pair:
         if self._on_end is None:
             return
         on_end, self._on_end = self._on_end, None
+        # Before anything is closed, so that it can be told whether the server has gone already.
+        on_end(reason)
         if self.client and not self.client.is_closing():
             if error is not None and not self.relay.fatal and not self.relay.in_answer:
                 self.client.write(fatal(error, sqlstate=sqlstate))
             _close(self.client)
         if self.server:
             self.server.abort() if error is not None else _close(self.server)
-        on_end(reason)
 
     def drain(self) -> None:
         """End as soon as nothing runs and no transaction is open."""

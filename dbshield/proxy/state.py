@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import ssl
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,4 +35,12 @@ class WorkerState:
     log: Any
     warned: set[str] = field(default_factory=set)
     """The agents whose role was found to be a superuser, so that the log says it once."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """What goes on behind the end of a session."""
     mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside everything else. The event loop alone would forget it."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

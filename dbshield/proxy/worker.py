@@ -129,7 +129,7 @@ class Worker:
         await state.sessions.drain(state.config.proxy.drain_timeout)
         for timer in timers:
             timer.cancel()
-        await asyncio.gather(*timers, *self._logins, return_exceptions=True)
+        await asyncio.gather(*timers, *self._logins, *state.tasks, return_exceptions=True)
         await state.cancel_keys.stop()
         await state.directory.stop()
         state.audit.close()
