@@ -25,7 +25,7 @@ def stop():
 sys.exit(supervisor.Supervisor(2, work, structlog.get_logger(), on_stop=stop).run())
 """
 LIVES = "signal.pause()"
-LISTENS = "signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); signal.pause()"
+LISTENS = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); signal.sigwait([signal.SIGTERM]); return 0"
 DIES = "return 3"
 BREAKS = "raise ValueError('a bug')"
 
@@ -48,7 +48,10 @@ class Run:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        self.said += self.process.communicate(timeout=20)[0]
+        try:
+            self.said += self.process.communicate(timeout=20)[0]
+        finally:
+            self.process.kill()
         return self.process.returncode
 
 
