@@ -16,7 +16,7 @@ supervisor.RESTART_PAUSE = 0.05
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
 
 def work(number):
-    print("worker", number, flush=True)
+    print("worker " + str(number) + "\\n", end="", flush=True)
     {work}
 
 def stop():
