@@ -85,10 +85,9 @@ class Pair:
 
 
 def _close(transport: asyncio.Transport) -> None:
-    """Close, and cut what has not gone out in time."""
+    """Close, and cut what has not gone out in time, or a TLS peer that does not answer the good-bye."""
     transport.close()
-    if transport.get_write_buffer_size():
-        asyncio.get_running_loop().call_later(LINGER, transport.abort)
+    asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
 
 class ClientEnd(asyncio.Protocol):

@@ -6,6 +6,7 @@ Source: libpq's manual, "SSL Support", for what each `sslmode` checks; RFC 5929 
 from __future__ import annotations
 
 import ssl
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -38,22 +39,33 @@ def upstream_context(upstream: Upstream) -> ssl.SSLContext | None:
     """For the protected server, as strict as `sslmode` says; None where no TLS is to be tried."""
     if upstream.sslmode == "disable" or upstream.is_socket:
         return None
+    return _upstream_context(upstream.sslmode, upstream.sslrootcert)
+
+
+def forget_contexts() -> None:
+    """Read certificates again, after the configuration changed."""
+    _upstream_context.cache_clear()
+
+
+@lru_cache(maxsize=64)
+def _upstream_context(sslmode: str, sslrootcert: str) -> ssl.SSLContext:
+    """One for all connections alike: making it costs more than a login, and the memory of each stays with its connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
-    verifies = upstream.sslmode in {"verify-ca", "verify-full"} or bool(upstream.sslrootcert and upstream.sslmode == "require")
-    context.check_hostname = upstream.sslmode == "verify-full"
+    verifies = sslmode in {"verify-ca", "verify-full"} or bool(sslrootcert and sslmode == "require")
+    context.check_hostname = sslmode == "verify-full"
     context.verify_mode = ssl.CERT_REQUIRED if verifies else ssl.CERT_NONE
     if not verifies:
         return context
     try:
-        if upstream.sslrootcert and upstream.sslrootcert != "system":
-            context.load_verify_locations(upstream.sslrootcert)
+        if sslrootcert and sslrootcert != "system":
+            context.load_verify_locations(sslrootcert)
         else:
             context.load_default_certs()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
-            f"sslrootcert {upstream.sslrootcert} cannot be used: {error}",
+            f"sslrootcert {sslrootcert} cannot be used: {error}",
             hint="Name a PEM file with the server's root certificate.",
         ) from error
     return context

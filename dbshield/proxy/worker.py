@@ -18,7 +18,7 @@ from dbshield.config import Config
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login
 from dbshield.proxy.state import WorkerState
-from dbshield.proxy.tls import server_context
+from dbshield.proxy.tls import forget_contexts, server_context
 from dbshield.proxy.upstream import notice_when_gone
 
 AUDIT_FLUSH: Final = 0.2
@@ -108,6 +108,7 @@ class Worker:
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent
         state.judges.clear()
+        forget_contexts()
         state.audit.reopen()
         state.log.info("configuration reloaded")
 
