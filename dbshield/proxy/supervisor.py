@@ -8,8 +8,10 @@ Signals are blocked and waited for, never handled: a handler that runs just befo
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,6 +20,8 @@ RESTART_PAUSE: Final = 1.0
 """Seconds before a worker that died is started again: one that dies at once must not spin."""
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED: Final = (*FORWARDED, signal.SIGCHLD)
+PR_SET_PDEATHSIG: Final = 1
+"""prctl(2), of Linux alone."""
 
 
 class Supervisor:
@@ -58,6 +62,7 @@ class Supervisor:
             return
         code = 2
         try:
+            _end_with_parent()
             for number in FORWARDED:
                 # A worker that has not begun to listen to signals has nothing to drain and nothing old to reload.
                 signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
@@ -90,3 +95,9 @@ class Supervisor:
             self._log.error("a worker died and is started again", worker=worker, code=code)
             time.sleep(RESTART_PAUSE)
             self._start(worker)
+
+
+def _end_with_parent() -> None:
+    """A supervisor that is killed takes its workers along: orphans would hold the port, and nobody could stop them by name."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
-
-from dbshield.model import AccessLevel
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import BackendMessage, CommandComplete, ErrorResponse, ReadyForQuery, TransactionStatus, decode_backend
 from dbshield.wire.framing import FrameReader

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 from support.waiting import until
 
 SCRIPT = """
@@ -16,7 +17,7 @@ supervisor.RESTART_PAUSE = 0.05
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
 
 def work(number):
-    print("worker " + str(number) + "\\n", end="", flush=True)
+    print("worker " + str(number) + " is " + str(os.getpid()) + "\\n", end="", flush=True)
     {work}
 
 def stop():
@@ -91,3 +92,22 @@ def test_regression_signals_at_once_are_all_heard() -> None:
         run.process.send_signal(signal.SIGHUP)
     run.end()
     assert "started again" not in run.said
+
+
+def test_workers_end_with_a_supervisor_that_is_killed() -> None:
+    """Or they would hold the port, and the next proxy could not start."""
+    run = Run(LIVES)
+    assert run.read_until("worker 0 is")
+    assert run.read_until("worker 1 is")
+    workers = [psutil.Process(int(line.split()[-1])) for line in run.said.splitlines() if " is " in line]
+    assert len(workers) == 2
+    run.end(signal.SIGKILL)
+    assert until(lambda: all(map(_ended, workers)))
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Gone, or dead and not buried: whoever inherits orphans here may not care for them."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
