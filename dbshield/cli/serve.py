@@ -45,7 +45,7 @@ def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     settings = _load(config, workers)
     _start_logging(settings)
     with control_dsn(settings) as dsn:
-        raise typer.Exit(Proxy(settings, lambda: load_config(config), dsn).run())
+        raise typer.Exit(Proxy(settings, lambda: _load(config, workers), dsn).run())
 
 
 def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
@@ -63,7 +63,7 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     with _environments(settings) as complete, control_dsn(complete) as dsn:
         make_tables(complete, dsn)
         _greet(complete, dsn)
-        raise typer.Exit(Proxy(complete, _reload(config, complete), dsn).run())
+        raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn).run())
 
 
 def _load(config: Path | None, workers: int | None) -> Config:
@@ -99,11 +99,11 @@ def _environments(settings: Config) -> Iterator[Config]:
         yield complete
 
 
-def _reload(config: Path | None, running: Config) -> Callable[[], Config]:
+def _reload(config: Path | None, workers: int | None, running: Config) -> Callable[[], Config]:
     """Reads the file again; the trial database, which stands in no file, stays."""
 
     def load() -> Config:
-        loaded = load_config(config)
+        loaded = _load(config, workers)
         trial = {name: value for name, value in running.environments.items() if name == ENVIRONMENT}
         return loaded.model_copy(update={"environments": {**trial, **loaded.environments}})
 

@@ -48,6 +48,8 @@ class Sessions:
         self._places = Counter[str]()
         self._total = 0
         self._open: dict[int, Session] = {}
+        self.ended = 0
+        """Sessions that are over, since the start."""
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -86,6 +88,7 @@ class Sessions:
 
     def remove(self, number: int) -> None:
         self._open.pop(number, None)
+        self.ended += 1
         if not self._open:
             self._empty.set()
 

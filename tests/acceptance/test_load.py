@@ -64,12 +64,13 @@ def crowded(server: Server, worker_id: str) -> Iterator[Shield]:
         yield shield
 
 
+async def open_one(shield: Shield) -> psycopg.AsyncConnection[tuple[object, ...]]:
+    return await psycopg.AsyncConnection.connect(shield.dsn("read", connect_timeout=120), autocommit=True)
+
+
 @pytest.mark.usefixtures("many_files")
 async def test_a_thousand_connections_opened_at_once(crowded: Shield) -> None:
-    async def open_one() -> psycopg.AsyncConnection[tuple[object, ...]]:
-        return await psycopg.AsyncConnection.connect(crowded.dsn("read", connect_timeout=120), autocommit=True)
-
-    opened = await asyncio.gather(*(open_one() for _ in range(CONNECTIONS)))
+    opened = await asyncio.gather(*(open_one(crowded) for _ in range(CONNECTIONS)))
     try:
         answers = await asyncio.gather(*(one(conn, i) for i, conn in enumerate(opened)))
         assert answers == list(range(CONNECTIONS))
@@ -79,6 +80,24 @@ async def test_a_thousand_connections_opened_at_once(crowded: Shield) -> None:
     assert until(lambda: crowded.backends() == 0)
     with crowded.connect("read") as conn:
         assert conn.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("many_files")
+async def test_the_tenth_crowd_needs_no_more_memory_than_the_third(crowded: Shield) -> None:
+    """What a session held is given back: sockets, TLS, names, places. The first crowds fill caches and the allocator's pools, and
+    how much of a heap with holes can be returned differs by some megabytes each time."""
+
+    async def crowd() -> None:
+        opened = await asyncio.gather(*(open_one(crowded) for _ in range(CONNECTIONS)))
+        await asyncio.gather(*(conn.close() for conn in opened))
+        assert until(lambda: crowded.backends() == 0)
+
+    seen = []
+    for _ in range(10):
+        await crowd()
+        seen.append(crowded.memory())
+    assert until(lambda: crowded.memory() - seen[2] < 50 * MIB), [size // MIB for size in seen]
 
 
 async def one(conn: psycopg.AsyncConnection[tuple[object, ...]], number: int) -> object:

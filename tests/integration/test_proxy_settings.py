@@ -122,6 +122,14 @@ def test_a_session_that_idles_too_long_is_told_so(proxy: Shield) -> None:
     assert until(lambda: proxy.backends() == 0)
 
 
+def test_reload_says_what_has_to_wait_for_a_start(proxy: Shield) -> None:
+    reload(proxy, idle_timeout=3600.0, drain_timeout=9.0)
+    told = [line for line in proxy.text().splitlines() if "at the next start" in line]
+    assert len(told) == 1
+    assert "proxy.idle_timeout" in told[0]
+    assert "drain" not in told[0]
+
+
 class TestDrain:
     def test_what_does_not_end_in_time_is_ended(self, proxy: Shield) -> None:
         reload(proxy, drain_timeout=0.5)
