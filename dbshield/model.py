@@ -168,11 +168,23 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """A statement of a text whose changed rows are counted: its place in the text, from 0, and whether the rows that it
+    inserts count too (COPY FROM), or only those that it updates and deletes."""
+
+    statement: int
+    inserts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """What the policy says of one text: the hardest verdict of its statements, and everything that led to it.
 
     `normal` is the text with its constants blanked, safe to log. `statements` counts the statements in the text (0 for an
     empty one). `shape_only` is true when no literal was read, so that every text of the same shape is judged alike.
+    `counted` names, in order, the statements that a Limit is about; it is empty for every other verdict. `resets` is true when
+    the text takes back what the session itself has set or prepared (RESET ALL, DISCARD, DEALLOCATE ALL). `observed` is set
+    where the policy only observes: what it would have said, while `verdict` is Allow.
     """
 
     verdict: Verdict
@@ -181,6 +193,9 @@ class Judgement:
     normal: str = ""
     statements: int = 1
     shape_only: bool = True
+    counted: tuple[Counted, ...] = ()
+    resets: bool = False
+    observed: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
