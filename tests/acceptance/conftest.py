@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support import servers
+from support.arena import arena
 from support.servers import Server
 from support.shield import Shield, running_shield
+
+__all__ = ["arena"]
 
 
 @pytest.fixture(scope="session")

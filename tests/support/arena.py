@@ -1,0 +1,91 @@
+"""A seeded database behind the shield, and what every case that is sent there costs it, told by the data.
+
+Each worker has a server of its own here: what an attack may change (roles, databases, settings) belongs to the whole cluster.
+The data is read again only when the server gave out a transaction id since it was last read, because without one nothing that
+is kept can have changed; and the database is cloned anew only when it is no longer what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from support import servers
+from support.cases import Case, live, oracle, send
+from support.shield import Shield, running_shield
+
+NEXT_TRANSACTION = "select pg_snapshot_xmax(pg_current_snapshot())::text"
+
+
+class Arena:
+    """The database behind `shield`, and what it held when it was last looked at."""
+
+    def __init__(self, shield: Shield) -> None:
+        self.shield = shield
+        self.fixture: Any = live.Fixture(shield.server.dsn(), shield.database)
+        self._reader: psycopg.Connection[Any] | None = None
+        self._seen: Any = None
+        self._transaction = ""
+
+    def run(self, case: Case) -> tuple[list[str], list[str | None]]:
+        """What the case lost, and the error of each of its steps."""
+        reader = self._fresh()
+        errors = send(self.shield.dsn(case["access"], tls=self.shield.server.tls and not _is_raw(case)), case["steps"])
+        self.fixture.quiet(but=reader.info.backend_pid)
+        return self._losses(reader), errors
+
+    def close(self) -> None:
+        """The next case gets a fresh clone."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _fresh(self) -> psycopg.Connection[Any]:
+        if self._reader is None:
+            self._reader = self.fixture.fresh()
+            self._seen = oracle.snapshot(self._reader)
+            self._transaction = _next_transaction(self._reader)
+        assert self._reader is not None
+        return self._reader
+
+    def _losses(self, reader: psycopg.Connection[Any]) -> list[str]:
+        lost: list[str] = []
+        now = _next_transaction(reader)
+        if now != self._transaction:
+            after = oracle.snapshot(reader)
+            lost = oracle.losses(self._seen, after)
+            self._transaction = now
+            if after != self._seen:
+                self.close()
+        if self.fixture.changed():
+            lost.append("roles, memberships, databases or settings of the cluster changed")
+            self.fixture = live.Fixture(self.shield.server.dsn(), self.shield.database)
+            self.close()
+        return lost
+
+
+def _next_transaction(reader: psycopg.Connection[Any]) -> str:
+    row = reader.execute(NEXT_TRANSACTION).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _is_raw(case: Case) -> bool:
+    """A FunctionCall is written to the socket past libpq, so past TLS too."""
+    return any("function" in step for step in case["steps"])
+
+
+@pytest.fixture(scope="session", params=servers.majors(), ids=lambda major: f"pg{major}")
+def arena(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Arena]:
+    """A proxy and a server a worker, for all tests that send cases."""
+    server = servers.start(request.param, f"cases-{worker_id}-{request.param}")
+    folder = servers.here() / f"shield-cases-{worker_id}-{request.param}"
+    with running_shield(server, "cases", folder) as shield:
+        arena = Arena(shield)
+        yield arena
+        arena.close()
+        arena.fixture.admin.close()
+        server.drop(arena.fixture.template)
