@@ -1,44 +1,57 @@
-"""`dbshield environment`: the protected databases."""
+"""`dbshield environment`: the protected databases, and the code freezes that a human puts on them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 
-from dbshield.cli.options import ConfigOption, JsonOption, now, open_agents, read_settings
-from dbshield.cli.output import answer, table
+from dbshield.cli.options import (
+    ConfigOption,
+    JsonOption,
+    agents_in,
+    now,
+    open_database,
+    person,
+    read_settings,
+)
+from dbshield.cli.output import answer, date, say, table
+from dbshield.config import EnvironmentConfig
+from dbshield.control.freezes import Freezes
+from dbshield.control.tokens import parse_duration
+from dbshield.errors import ConfigError
+from dbshield.store.frozen import Freeze
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List the protected databases.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, freeze and thaw the protected databases."
+)
+
+EnvironmentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The environment, as in dbshield.toml.")]
 
 
 @app.callback()
 def group() -> None:
-    """List the protected databases."""
+    """List, freeze and thaw the protected databases."""
 
 
 @app.command("list")
 def list_(json: JsonOption = False, config: ConfigOption = None) -> None:
-    """List the environments of dbshield.toml and how many agents each has.
+    """List the environments of dbshield.toml, how many agents each has, and whether it is frozen.
 
     \b
     Example:
       dbshield environment list --json
     """
     settings = read_settings(config)
-    with open_agents(settings) as agents:
-        counted = Counter(agent.environment for agent in agents.list_agents(now=now()))
+    moment = now()
+    with open_database(settings) as database:
+        counted = Counter(agent.environment for agent in agents_in(database, settings).list_agents(now=moment))
+        freezes = Freezes(database, settings.environments).in_force(moment)
     found = [
-        {
-            "environment": name,
-            "host": environment.server.host,
-            "port": environment.server.port,
-            "sslmode": environment.server.sslmode,
-            "databases": environment.databases,
-            "max_rows": environment.max_rows,
-            "agents": counted[name],
-        }
-        for name, environment in settings.environments.items()
+        _entry(name, environment, counted[name], freezes.get(name, ())) for name, environment in settings.environments.items()
     ]
     if json:
         answer(found)
@@ -48,13 +61,103 @@ def list_(json: JsonOption = False, config: ConfigOption = None) -> None:
             entry["environment"],
             f"{entry['host']}:{entry['port']}",
             entry["sslmode"],
-            ", ".join(settings.environments[str(entry["environment"])].databases),
+            ", ".join(entry["databases"]),
             entry["agents"],
+            "; ".join(f"{_until(freeze['until'])}: {freeze['reason']}" for freeze in entry["freezes"]) or "-",
         )
         for entry in found
     ]
     table(
-        ("environment", "server", "sslmode", "databases", "agents"),
+        ("environment", "server", "sslmode", "databases", "agents", "frozen"),
         rows,
         empty="There are none; add [environments.NAME] to dbshield.toml.",
     )
+
+
+@app.command()
+def freeze(
+    name: EnvironmentArgument,
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="Why; agents and colleagues read it.")],
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="When it ends by itself, as in 2026-05-01T18:00+02:00.")
+    ] = None,
+    lasting: Annotated[str | None, typer.Option("--for", metavar="2h", help="When, as a length of time: m, h, d or w.")] = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Freeze an environment: its agents may read, and write nothing. Every proxy knows within a second, also for open sessions.
+
+    Without --until or --for it lasts until `dbshield environment thaw`. A freeze that is in force is not shortened by another.
+
+    \b
+    Examples:
+      dbshield environment freeze production --reason "release 4.2" --for 2h
+      dbshield environment freeze production --reason "incident 17"
+    """
+    settings = read_settings(config)
+    moment = now()
+    end = _end(until, lasting, moment)
+    with open_database(settings) as database:
+        made = Freezes(database, settings.environments).freeze(name, reason=reason, by=person(), now=moment, until=end)
+    if json:
+        answer({"environment": name, **_freeze(made)})
+    else:
+        say(f"{name} is frozen {_until(made.until)}: {made.reason}")
+
+
+@app.command()
+def thaw(name: EnvironmentArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Lift every freeze of an environment. Exit code 1 where nobody froze it.
+
+    \b
+    Example:
+      dbshield environment thaw production
+    """
+    settings = read_settings(config)
+    with open_database(settings) as database:
+        lifted = Freezes(database, settings.environments).thaw(name, by=person(), now=now())
+    if json:
+        answer({"environment": name, "lifted": lifted})
+    else:
+        say(f"{name} is thawed: {lifted} freeze{' is' if lifted == 1 else 's are'} lifted.")
+
+
+def _entry(name: str, environment: EnvironmentConfig, agents: int, freezes: Sequence[Freeze]) -> dict[str, Any]:
+    return {
+        "environment": name,
+        "host": environment.server.host,
+        "port": environment.server.port,
+        "sslmode": environment.server.sslmode,
+        "databases": environment.databases,
+        "max_rows": environment.max_rows,
+        "agents": agents,
+        "freezes": [_freeze(freeze) for freeze in freezes],
+    }
+
+
+def _freeze(freeze: Freeze) -> dict[str, Any]:
+    return {
+        "reason": freeze.reason,
+        "frozen_by": freeze.frozen_by,
+        "frozen_at": freeze.frozen_at,
+        "until": freeze.until,
+    }
+
+
+def _until(end: datetime | None) -> str:
+    return f"until {date(end)}" if end is not None else "until somebody thaws it"
+
+
+def _end(until: str | None, lasting: str | None, moment: datetime) -> datetime | None:
+    """When a freeze ends. A time without a zone is meant on the clock of this machine."""
+    if until is not None and lasting is not None:
+        raise ConfigError("--until and --for are both given", hint="Keep one.")
+    if lasting is not None:
+        return moment + parse_duration(lasting)
+    if until is None:
+        return None
+    try:
+        return datetime.fromisoformat(until).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigError(f'"{until}" is no time', hint="Write it as in 2026-05-01T18:00+02:00, or use --for 2h.") from None

@@ -57,7 +57,12 @@ COMMANDS = (
     Command(name="check", module="dbshield.cli.check", attribute="check", summary="Judge SQL without a database."),
     Command(name="agent", module="dbshield.cli.agent", attribute="app", summary="Create, list and remove agents."),
     Command(name="token", module="dbshield.cli.token", attribute="app", summary="Issue, list and revoke tokens."),
-    Command(name="environment", module="dbshield.cli.environment", attribute="app", summary="List the protected databases."),
+    Command(
+        name="environment",
+        module="dbshield.cli.environment",
+        attribute="app",
+        summary="List, freeze and thaw protected databases.",
+    ),
     Command(name="config", module="dbshield.cli.config", attribute="app", summary="Check and show the configuration."),
 )
 

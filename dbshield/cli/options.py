@@ -38,15 +38,26 @@ def read_settings(path: Path | None) -> Config:
 
 
 @contextmanager
-def open_agents(config: Config) -> Iterator[Agents]:
-    """The agents in the control database, which has to be the one that this dbshield knows."""
+def open_database(config: Config) -> Iterator[Database]:
+    """The control database, which has to be the one that this dbshield knows."""
     with control_dsn(config) as dsn:
         database = Database(dsn)
         try:
             database.require_current()
-            yield Agents(database, config.environments, lambda: Vault.load(config.secret_key))
+            yield database
         finally:
             database.close()
+
+
+@contextmanager
+def open_agents(config: Config) -> Iterator[Agents]:
+    """The agents in the control database."""
+    with open_database(config) as database:
+        yield agents_in(database, config)
+
+
+def agents_in(database: Database, config: Config) -> Agents:
+    return Agents(database, config.environments, lambda: Vault.load(config.secret_key))
 
 
 def now() -> datetime:

@@ -1,11 +1,12 @@
-"""Every agent and its tokens, in the memory of a proxy, as fresh as the control database's last commit.
+"""Every agent and its tokens, and every freeze, in the memory of a proxy, as fresh as the control database's last commit.
 
 One connection listens for the notices that the control database's triggers send; each notice, however many come at once, leads to
 one load of everything. A login therefore never waits for the control database.
 
 Laws:
 - While the connection is lost, nobody is found: `find` raises. Who was revoked meanwhile cannot be known, so no login is let in.
-- A load is one query in one snapshot, and replaces what was known in one step.
+- A load of agents is one query in one snapshot, and replaces what was known in one step.
+- What was frozen stays frozen while the connection is lost, even past its end: a longer freeze may have come meanwhile.
 - An agent whose password cannot be read is not found, under a log line of its own; the others are.
 
 Source: PostgreSQL manual, LISTEN and NOTIFY (a listener that starts first and reads then misses nothing).
@@ -17,6 +18,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -29,6 +31,7 @@ from dbshield.control.vault import Vault, password_identity
 from dbshield.errors import DbshieldError, StoreError
 from dbshield.model import AccessLevel, AgentLogin, TokenVerifier, Upstream
 from dbshield.store.database import REVISION_QUERY, Revision
+from dbshield.store.frozen import UNLIFTED_FREEZES, Freeze, longest
 from dbshield.store.living import LIVING_AGENTS, LivingRow
 from dbshield.store.schema import CHANNEL
 
@@ -42,6 +45,8 @@ POLL = 3.0
 """Seconds between two looks at a silent connection; a server that vanished without a word is noticed after it."""
 GATHER = 0.05
 """Seconds in which further notices join the first one, so that a script that makes a thousand agents causes few loads."""
+SOON = 0.01
+"""Seconds to wait at least, where a freeze ends about now."""
 RETRY_FIRST = 0.1
 RETRY_MOST = 2.0
 """Seconds between two attempts to come back."""
@@ -63,13 +68,23 @@ log = structlog.get_logger(__name__)
 class Directory:
     """Finds the agent behind a login's user name. One for each process; `start` and `stop` in that process's event loop."""
 
-    def __init__(self, *, control_dsn: str, environments: Mapping[str, EnvironmentConfig], vault: Vault) -> None:
+    def __init__(
+        self,
+        *,
+        control_dsn: str,
+        environments: Mapping[str, EnvironmentConfig],
+        vault: Vault,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._dsn = control_dsn
+        self._clock = clock
         self._environments = environments
         self._vault = vault
         self._logins: dict[str, AgentLogin] = {}
         self._unreadable: dict[str, str] = {}
         self._rows: list[LivingRow] = []
+        self._freezes: list[Freeze] = []
+        self._frozen: dict[str, Freeze] = {}
         self._available = False
         self._callbacks: list[Callable[[], None]] = []
         self._connection: Connection | None = None
@@ -88,8 +103,20 @@ class Directory:
             )
         return self._logins.get(user)
 
+    def frozen(self, environment: str) -> Freeze | None:
+        """The freeze that a human put on an environment, the one that holds longest of several; nothing where there is none.
+
+        Never raises: while the connection is lost it says what was known last.
+        """
+        return self._frozen.get(environment)
+
+    @property
+    def freezes(self) -> Mapping[str, Freeze]:
+        """Every frozen environment with what `frozen` says of it; replaced, never changed."""
+        return self._frozen
+
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Calls back after every load that changed something, and when `available` changes."""
+        """Calls back after every load that changed something, when a freeze ends, and when `available` changes."""
         self._callbacks.append(callback)
 
     def reconfigure(self, environments: Mapping[str, EnvironmentConfig]) -> None:
@@ -162,7 +189,7 @@ class Directory:
     async def _follow(self, connection: Connection) -> None:
         """Loads after every notice. Ends only with an error or a cancellation."""
         while True:
-            noticed = await _wait_for_notice(connection, POLL)
+            noticed = await _wait_for_notice(connection, min(POLL, self._next_end()))
             if noticed:
                 await asyncio.sleep(GATHER)
                 await _wait_for_notice(connection, 0.0)
@@ -171,6 +198,7 @@ class Directory:
                     await self._load(connection)
                 else:
                     await connection.execute("select")
+                    self._freeze(self._freezes)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -183,6 +211,9 @@ class Directory:
             late.cancel()
 
     async def _load(self, connection: Connection) -> None:
+        async with connection.cursor(row_factory=class_row(Freeze), binary=True) as cursor:
+            await cursor.execute(UNLIFTED_FREEZES)
+            self._freeze(await cursor.fetchall())
         async with connection.cursor(row_factory=class_row(LivingRow), binary=True) as cursor:
             await cursor.execute(LIVING_AGENTS)
             self._publish(await cursor.fetchall())
@@ -212,6 +243,23 @@ class Directory:
         self._logins, self._unreadable = logins, unreadable
         if changed:
             self._tell()
+
+    def _freeze(self, freezes: list[Freeze]) -> None:
+        """Takes the freezes that hold now, of all that nobody lifted."""
+        now = self._clock()
+        self._freezes = [freeze for freeze in freezes if freeze.in_force(now)]
+        frozen: dict[str, Freeze] = {}
+        for environment, group in groupby(self._freezes, key=lambda freeze: freeze.environment):
+            frozen[environment] = longest(group)
+        if frozen != self._frozen:
+            self._frozen = frozen
+            self._tell()
+
+    def _next_end(self) -> float:
+        """Seconds until the first freeze ends."""
+        now = self._clock()
+        ends = ((freeze.until - now).total_seconds() for freeze in self._freezes if freeze.until is not None)
+        return max(SOON, min(ends, default=POLL))
 
     def _lost(self, reason: str) -> None:
         if self._available:

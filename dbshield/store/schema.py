@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -25,8 +26,10 @@ from sqlalchemy import (
 SCHEMA = "dbshield"
 CHANNEL = "dbshield"
 """What the triggers notify: the payload is the name of the table that changed."""
+ROWS_CHANNEL = "dbshield_rows"
+"""Where proxies tell each other the rows that agents changed (see `dbshield.control.budget`)."""
 
-REVISION = "0001"
+REVISION = "0003"
 """The newest migration. Proxies compare it without loading alembic; a test compares it with the migrations."""
 
 NAME_CHECK = "^[a-z][a-z0-9-]{0,30}$"
@@ -87,4 +90,34 @@ tokens = Table(
     Column("created_by", Text, nullable=False),
     CheckConstraint("expires_at > created_at", name="lifetime"),
     comment="SCRAM-SHA-256 verifiers; the tokens themselves are kept nowhere",
+)
+
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("environment", Text, ForeignKey("environments.name"), nullable=False),
+    Column("reason", Text, CheckConstraint("reason <> ''", name="reason"), nullable=False),
+    Column("frozen_by", Text, nullable=False),
+    Column("frozen_at", DateTime(timezone=True), nullable=False),
+    Column("until", DateTime(timezone=True)),
+    Column("lifted_at", DateTime(timezone=True)),
+    Column("lifted_by", Text),
+    CheckConstraint("until > frozen_at and isfinite(until)", name="until"),
+    CheckConstraint("(lifted_at is null) = (lifted_by is null)", name="lifted"),
+    comment="who froze an environment, why and until when; lifted ones stay",
+)
+Index("freezes_unlifted_idx", freezes.c.environment, postgresql_where=freezes.c.lifted_at.is_(None))
+
+changed_rows = Table(
+    "changed_rows",
+    metadata,
+    Column("environment", Text, primary_key=True),
+    Column("agent", Text, primary_key=True),
+    Column("database", Text, primary_key=True),
+    Column("table_name", Text, primary_key=True),
+    Column("minute", DateTime(timezone=True), primary_key=True, index=True),
+    Column("rows", BigInteger, CheckConstraint("rows > 0", name="rows"), nullable=False),
+    CheckConstraint("mod(extract(epoch from minute), 60) = 0", name="minute"),
+    comment="rows that agents changed, by minute; kept for two hours",
 )

@@ -115,6 +115,7 @@ def test_a_downgrade_leaves_nothing(control: Database) -> None:
         ("environments", "update dbshield.environments set system_identifier = 7 where name = 'staging'"),
         ("environments", "delete from dbshield.environments where name = 'staging'"),
         ("tokens", "truncate dbshield.tokens"),
+        ("freezes", "update dbshield.freezes set lifted_at = now(), lifted_by = 'ann'"),
     ],
 )
 def test_every_writer_tells_the_proxies(control: Database, empty: str, table: str, change: str) -> None:

@@ -124,6 +124,21 @@ def test_an_agent_from_its_creation_to_its_end(shield: CommandLine) -> None:
     assert shield("agent", "list", "--json").json == []
 
 
+def test_an_environment_is_frozen_and_thawed(shield: CommandLine) -> None:
+    made = shield("environment", "freeze", "staging", "--reason", "incident 17", "--json")
+    assert (made.code, made.json["reason"], made.json["until"]) == (0, "incident 17", None)
+    timed = shield("environment", "freeze", "production", "-r", "release", "--until", "2999-05-01T18:00+02:00")
+    assert timed.out == "production is frozen until 2999-05-01 16:00 UTC: release\n"
+    assert shield("environment", "freeze", "production", "-r", "more", "--for", "2h").code == 0
+    listed = {entry["environment"]: entry["freezes"] for entry in shield("environment", "list", "--json").json}
+    assert [freeze["reason"] for freeze in listed["production"]] == ["release", "more"]
+    assert listed["staging"][0]["frozen_by"]
+    assert "until somebody thaws it: incident 17" in shield("environment", "list").out
+    assert shield("environment", "thaw", "production").out == "production is thawed: 2 freezes are lifted.\n"
+    assert shield("environment", "thaw", "staging", "--json").json == {"environment": "staging", "lifted": 1}
+    assert [entry["freezes"] for entry in shield("environment", "list", "--json").json] == [[], []]
+
+
 def test_people_read_the_same_in_words(shield: CommandLine) -> None:
     created = shield("agent", "create", "claude", "-e", "staging", "-a", "read")
     assert "Agent claude may read in staging until" in created.out
@@ -162,6 +177,13 @@ def test_a_role_of_its_own(shield: CommandLine, tmp_path: Path, monkeypatch: pyt
         ("token list gpt -e staging", 1, "there is no agent gpt in staging"),
         ("agent list --config absent.toml", 2, "absent.toml, which is no file"),
         ("agent rename a b", 2, "No such command"),
+        ("environment freeze staging", 2, "--reason"),
+        ("environment freeze stagin -r x", 2, 'Did you mean "staging"?'),
+        ("environment freeze staging -r x --for 2h --until 2999-01-01", 2, "are both given"),
+        ("environment freeze staging -r x --until later", 2, '"later" is no time'),
+        ("environment freeze staging -r x --until 2020-01-01", 2, "over before it begins"),
+        ("environment freeze staging -r x --for 0h", 2, '"0h" is no length of time'),
+        ("environment thaw staging", 1, "nobody froze staging"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(shield: CommandLine, words: str, code: int, said: str) -> None:

@@ -27,6 +27,7 @@ from dbshield.errors import StoreError
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.store.database import Database
 from dbshield.store.living import LivingRow
+from dbshield.store.schema import REVISION
 
 BACKENDS = text("select pid from pg_stat_activity where application_name = 'dbshield directory' and datname = current_database()")
 
@@ -271,5 +272,5 @@ async def test_a_newer_revision_makes_it_unavailable(control: Database, director
             connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
     await until(lambda: not directory.available)
     with control.transaction() as connection:
-        connection.execute(text("update dbshield.alembic_version set version_num = '0001'"))
+        connection.execute(text("update dbshield.alembic_version set version_num = :revision"), {"revision": REVISION})
     await until(lambda: directory.available)
