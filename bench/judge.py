@@ -17,6 +17,7 @@ from pathlib import Path
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 
 CASES = Path(__file__).parent.parent / "tests" / "cases"
 ROUNDS = 5
@@ -25,7 +26,7 @@ POINT_UPDATE = b"UPDATE pgbench_accounts SET abalance = abalance + %d WHERE aid 
 
 
 def fresh(access: AccessLevel = AccessLevel.WRITE) -> Judge:
-    return Judge(access=access, functions=FunctionCatalogue.builtin())
+    return Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin())
 
 
 def microseconds(body: Callable[[], object], number: int) -> float:

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ from dbshield.control.audit import AuditLog
 from dbshield.control.directory import Directory
 from dbshield.control.vault import Vault
 from dbshield.errors import DbshieldError
-from dbshield.model import AccessLevel
+from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy, policy_for
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.listener import listen
@@ -98,7 +100,10 @@ class Proxy:
             tls=server_context(proxy.tls_certificate, proxy.tls_key) if proxy.tls_certificate and proxy.tls_key else None,
             directory=Directory(control_dsn=self._control_dsn, environments=config.environments, vault=vault),
             audit=AuditLog(config.audit_file),
-            judges=Judges(lambda access, name, functions: make_judge(state.config, access, name, functions)),
+            judges=Judges(
+                lambda policy, functions: make_judge(state.config, policy, functions),
+                lambda login: policy_of(state.config, login, datetime.now(UTC)),
+            ),
             sessions=Sessions(limit=proxy.max_connections, limit_per_agent=proxy.max_connections_per_agent),
             cancel_keys=CancelKeys(number, config.state / "run"),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
@@ -107,20 +112,25 @@ class Proxy:
         await Worker(state, sockets, self._load).run()
 
 
-def make_judge(config: Config, access: AccessLevel, environment: str, functions: FunctionCatalogue) -> Judge:
-    """The judge for agents of this level in this environment."""
+def make_judge(config: Config, policy: Policy, functions: FunctionCatalogue) -> Judge:
+    """The judge for agents with this policy."""
     return Judge(
-        access=access,
+        policy=policy,
         functions=functions,
-        max_rows=config.environments[environment].max_rows,
         max_statement_bytes=config.proxy.max_statement_bytes,
     )
+
+
+def policy_of(config: Config, login: AgentLogin, now: datetime) -> Policy:
+    """The policy that holds for an agent at `now`, a time with a zone."""
+    environment = config.environments[login.environment]
+    return policy_for(environment, agent=login.agent, access=login.access, frozen=environment.is_frozen(now))
 
 
 def _warm_up() -> None:
     """What the first statement would pay otherwise: the readers' modules and tables. They stay for ever, so the garbage
     collector need not look at them again, and what a session leaves behind is seldom a cycle."""
-    Judge(access=AccessLevel.WRITE, functions=FunctionCatalogue.builtin()).judge(b"update t set a = 1 where b = 2")
+    Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin()).judge(b"update t set a = 1 where b = 2")
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

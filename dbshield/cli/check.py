@@ -18,6 +18,7 @@ from dbshield.errors import DbshieldError
 from dbshield.model import AccessLevel, Deny, Hold, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 
 FINE, STOPPED, NO_VERDICT = 0, 1, 2
 
@@ -42,7 +43,7 @@ def check(
       dbshield check migrations/0001.sql
       dbshield check --jsonl --access read < statements.jsonl
     """
-    judge = Judge(access=access, functions=FunctionCatalogue.builtin())
+    judge = Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin())
     with _opened(file) as source:
         stopped = _lines(judge, source) if jsonl else _whole(judge, source.read(), json=json)
     raise typer.Exit(STOPPED if stopped else FINE)

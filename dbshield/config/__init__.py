@@ -4,15 +4,20 @@ from dbshield.config.address import ListenAddress
 from dbshield.config.load import InvalidConfig, Problem, find_config, load_config
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.names import check_name, near
+from dbshield.config.policy import AgentConfig, EnvironmentOverride, OverrideConfig, PolicyConfig
 
 __all__ = [
+    "AgentConfig",
     "AuditConfig",
     "Config",
     "ControlConfig",
     "EnvironmentConfig",
+    "EnvironmentOverride",
     "InvalidConfig",
     "ListenAddress",
     "LogConfig",
+    "OverrideConfig",
+    "PolicyConfig",
     "Problem",
     "ProxyConfig",
     "check_name",

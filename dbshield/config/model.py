@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dbshield.config import conninfo
 from dbshield.config.address import ListenAddress
-from dbshield.config.names import check_name
+from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath
+from dbshield.config.policy import PolicyConfig
 from dbshield.config.secret import read_secret
 from dbshield.errors import ConfigError
 from dbshield.model import Upstream
-
-Name = Annotated[str, AfterValidator(check_name)]
 
 SYSTEM_STATE = Path("/var/lib/dbshield")
 """State of a service, after the Filesystem Hierarchy Standard (/var/lib)."""
@@ -31,35 +30,6 @@ def _default_state() -> Path:
         return SYSTEM_STATE
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "dbshield"
-
-
-def _split(value: object) -> object:
-    """A list may be written as one text with commas, which is how an environment variable has to say it."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _expand(path: Path) -> Path:
-    return path.expanduser()
-
-
-Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
-
-
-def _nothing(value: object) -> object:
-    """The empty text stands for no path, as it does in the commented file."""
-    return None if value == "" else value
-
-
-UserPath = Annotated[Path, AfterValidator(_expand)]
-OptionalPath = Annotated[UserPath | None, BeforeValidator(_nothing)]
-
-
-class Section(BaseModel):
-    """What every section shares: unknown keys are errors, values do not change, and no error repeats what was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class WithPassword(Section):
@@ -173,12 +143,11 @@ class ProxyConfig(Section):
         return ListenAddress.parse(self.advertise) if self.advertise else self.addresses[0]
 
 
-class EnvironmentConfig(WithPassword):
+class EnvironmentConfig(PolicyConfig, WithPassword):
     """[environments.NAME]: one protected cluster."""
 
     upstream: str = Field(repr=False, description="the protected server: postgresql://USER@HOST:PORT/DATABASE or key=value text")
     databases: Texts = Field(default=(), description="databases that agents may enter; empty: the one in upstream")
-    max_rows: int = Field(default=100, ge=1, description="rows that one transaction may change before a human is asked")
     token_ttl_days: float = Field(default=30, gt=0, description="days that a token lives when nothing else is said")
     token_ttl_max_days: float = Field(default=90, gt=0, le=3650, description="days that a token may live at most")
 
@@ -261,4 +230,5 @@ class Config(Section):
                 remarks.append(
                     f"{key} upstream has sslmode={server.sslmode}: whoever sits between can read along; use verify-full"
                 )
+            remarks += [f"{key} {remark}" for remark in environment.policy_remarks()]
         return tuple(remarks)

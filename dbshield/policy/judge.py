@@ -1,6 +1,6 @@
 """The judge: one text in, one judgement out. It never raises, and what it cannot read it stops.
 
-One judge serves every session of one access level in one environment and database, so it holds their verdict cache. A text is
+One judge serves every session with the same policy in one environment and database, so it holds their verdict cache. A text is
 looked up as it is, then by its shape (its tokens with the constants blanked), and only then read. What may be kept by shape, and
 why that is safe, stands in docs/decisions/0006-verdict-cache.md.
 """
@@ -13,21 +13,21 @@ from dataclasses import replace
 from dbshield.model import (
     AccessLevel,
     Allow,
-    Deny,
+    Counted,
     Effect,
     Finding,
-    Hold,
     Judgement,
     Limit,
     ObjectKind,
     ObjectName,
     Operation,
-    Verdict,
 )
+from dbshield.policy import counting
 from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.settings import KNOWN_TEXTS
 from dbshield.sqltext import normal
@@ -43,12 +43,10 @@ CACHE_BYTES = 32 << 20
 """What the verdicts of one judge may hold of memory, shared between texts and shapes."""
 
 ROW_LIMIT_ENFORCED = False
-"""True once the session counts rows: a bounded write then gets Limit instead of Allow."""
+"""True once the session counts rows: what changes rows then gets Limit instead of Allow."""
 
 SHAPED = frozenset(QUERIES.values())
 """Kinds whose verdict may be kept by shape: libpg_query blanks every constant of these, and of no others."""
-
-LIMITED = frozenset({Operation.UPDATE, Operation.DELETE})
 
 RULES_FOR: dict[Operation, tuple[Rule, ...]] = {
     operation: tuple(rule for rule in EFFECT_RULES if operation in rule.operations) for operation in Operation
@@ -56,25 +54,28 @@ RULES_FOR: dict[Operation, tuple[Rule, ...]] = {
 
 
 class Judge:
-    """Judges texts for one access level. `hits` counts verdicts from the cache, `misses` those that were worked out."""
+    """Judges texts by one policy. `hits` counts verdicts from the cache, `misses` those that were worked out."""
 
     def __init__(
         self,
         *,
-        access: AccessLevel,
+        policy: Policy,
         functions: FunctionCatalogue,
-        max_rows: int = 100,
         cache_entries: int = 10_000,
         max_statement_bytes: int = 1 << 20,
     ) -> None:
-        self.access = access
+        self.policy = policy
         self.functions = functions
-        self.max_rows = max_rows
         self.max_statement_bytes = max_statement_bytes
         self.hits = 0
         self.misses = 0
+        self._given = counting.Given(policy, functions)
         self._texts = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
         self._shapes = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
+
+    @property
+    def access(self) -> AccessLevel:
+        return self.policy.access
 
     def judge(self, text: bytes) -> Judgement:
         """The judgement of the text of a Query or Parse message, without its NUL."""
@@ -89,8 +90,7 @@ class Judge:
         none at all means text, a single one is for all of them)."""
         function = self.functions.numbered(oid)
         if function is None:
-            finding = BY_TROUBLE[Trouble.UNKNOWN].finding(None, message=f"function number {oid}")
-            return Judgement(verdict=finding.verdict, findings=(finding,), normal=f"function call {oid}", shape_only=False)
+            return self._function_stopped(f"function call {oid}", message=f"function number {oid}")
         values = (_argument(value, index, formats) for index, value in enumerate(arguments))
         effect = Effect(
             operation=Operation.CALL,
@@ -99,7 +99,17 @@ class Judge:
             detail="\n".join(values) if function.name in {"set_config", "lo_open"} else "",
         )
         statement = Statement(kind="function call", effects=(effect,))
-        return self._judgement((statement,), f"function call {function.schema}.{function.name}", shape_only=False)
+        logged = f"function call {function.schema}.{function.name}"
+        judgement = self._judgement((statement,), logged, shape_only=False)
+        if judgement.counted:
+            # The session wraps statements to count what they change; there is no way to wrap this message.
+            hint = "Call the function by name in a SELECT: there the rows that it changes are counted."
+            return self._function_stopped(logged, message=f"{function.schema}.{function.name} may change rows", hint=hint)
+        return self._final(judgement)
+
+    def _function_stopped(self, logged: str, *, message: str, hint: str = "") -> Judgement:
+        finding = BY_TROUBLE[Trouble.UNKNOWN].finding(None, message=message, hint=hint)
+        return self._final(Judgement(verdict=finding.verdict, findings=(finding,), normal=logged, shape_only=False))
 
     def judge_length(self, length: int) -> Judgement:
         """The judgement of a text that is not even taken in, because it has `length` bytes."""
@@ -108,6 +118,7 @@ class Judge:
     def use(self, functions: FunctionCatalogue) -> None:
         """Judge by this catalogue from now on; every verdict that was kept is forgotten."""
         self.functions = functions
+        self._given = counting.Given(self.policy, functions)
         self._texts.clear()
         self._shapes.clear()
 
@@ -134,7 +145,7 @@ class Judge:
                         self._keep(text, found)
                     return found
             self.misses += 1
-            judgement = self._read(text, shape)
+            judgement = self._final(self._read(text, shape))
         except Unreadable as trouble:
             judgement = self._unreadable(trouble, text)
         except RecursionError:
@@ -161,30 +172,45 @@ class Judge:
         shape_only = shape is not None and shaped and not any(statement.literal for statement in statements)
         judgement = self._judgement(statements, logged, shape_only=shape_only)
         if text in KNOWN_TEXTS:
-            return replace(judgement, verdict=Allow(), findings=())
+            return replace(judgement, verdict=Allow(), findings=(), counted=())
         if isinstance(judgement.verdict, (Allow, Limit)) and any(map(needs_second_reader, statements)):
             try:
                 agree(text, statements)
             except Unreadable as trouble:
                 finding = BY_TROUBLE[trouble.trouble].finding(None, message=trouble.message)
-                return replace(judgement, verdict=finding.verdict, findings=(finding,))
+                return replace(judgement, verdict=finding.verdict, findings=(finding,), counted=())
         return judgement
 
     def _judgement(self, statements: tuple[Statement, ...], logged: str, *, shape_only: bool) -> Judgement:
         findings: list[Finding] = []
         effects: dict[Effect, None] = {}
-        for statement in statements:
+        counted: list[Counted] = []
+        for place, statement in enumerate(statements):
             own = (*statement.effects, *self._row_calls(statement))
             effects.update(dict.fromkeys(own))
-            findings += self._findings(own, statement)
+            spoken = self._findings(own, statement)
+            findings += spoken
+            count = counting.count(place, statement.kind, own, spoken, self._given)
+            if count is not None:
+                counted.append(count)
+        stopped = counting.stopping(findings)
+        if stopped or not ROW_LIMIT_ENFORCED:
+            counted.clear()
+        verdict = counting.hardest(stopped) if stopped else Limit(max_rows=self.policy.max_rows) if counted else Allow()
         return Judgement(
-            verdict=hardest(findings) if findings else self._passing(effects),
-            findings=tuple(findings),
+            verdict=verdict,
+            findings=stopped or tuple(findings),
             effects=tuple(effects),
             normal=logged,
             statements=len(statements),
             shape_only=shape_only,
+            counted=tuple(counted),
+            resets=counting.resets(effects),
         )
+
+    def _final(self, judgement: Judgement) -> Judgement:
+        """What leaves the judge. The one place where a policy that only observes comes in."""
+        return counting.observed(judgement) if self.policy.observes else judgement
 
     def _row_calls(self, statement: Statement) -> tuple[Effect, ...]:
         """`row.name` is a call where a function of that name takes such a row, and so is syntax that the server does not know."""
@@ -195,42 +221,30 @@ class Judge:
         )
 
     def _findings(self, effects: tuple[Effect, ...], statement: Statement) -> list[Finding]:
-        context = Context(access=self.access, functions=self.functions, kind=statement.kind)
+        context = Context(policy=self.policy, functions=self.functions, kind=statement.kind)
         findings: list[Finding] = []
         for effect in effects:
             before = len(findings)
             for rule in RULES_FOR[effect.operation]:
                 finding = rule.judge(effect, context)
                 if finding is not None:
-                    findings.append(finding)
+                    findings.append(self._overridden(finding))
             if len(findings) == before and allowed_access(effect) is None:
                 finding = NOT_LISTED.judge(effect, context)
                 if finding is not None:
-                    findings.append(finding)
+                    findings.append(self._overridden(finding))
         return findings
 
-    def _passing(self, effects: dict[Effect, None]) -> Verdict:
-        """What a text gets that no rule stopped. The one place where the row limit comes in."""
-        if ROW_LIMIT_ENFORCED and any(effect.operation in LIMITED or effect.detail == "copy" for effect in effects):
-            return Limit(max_rows=self.max_rows)
-        return Allow()
+    def _overridden(self, finding: Finding) -> Finding:
+        """The finding with the verdict that the configuration gives it, if it has something to say about it."""
+        override = self.policy.override(finding) if self.policy.overrides else None
+        return finding if override is None else replace(finding, verdict=self.policy.verdict(override.verdict))
 
     def _unreadable(self, trouble: Unreadable, text: bytes) -> Judgement:
         self.misses += 1
         finding = BY_TROUBLE[trouble.trouble].finding(None, message=trouble.message)
         logged = normal.redacted(text) if len(text) <= MAX_CACHED_TEXT else ""
-        return Judgement(verdict=finding.verdict, findings=(finding,), normal=logged, shape_only=False)
-
-
-def hardest(findings: Sequence[Finding]) -> Verdict:
-    """The hardest verdict of some findings; Allow of none."""
-    verdict: Verdict = Allow()
-    for finding in findings:
-        if isinstance(finding.verdict, Deny):
-            return finding.verdict
-        if isinstance(finding.verdict, Hold) or isinstance(verdict, Allow):
-            verdict = finding.verdict
-    return verdict
+        return self._final(Judgement(verdict=finding.verdict, findings=(finding,), normal=logged, shape_only=False))
 
 
 def _argument(value: bytes | None, index: int, formats: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""One judge for each environment, database and access level, so that its cache serves all their sessions.
+"""One judge for each environment, database and policy, so that its cache serves all their sessions.
 
 A judge knows the functions of its database, read from the server's catalogue by the first session that needs them and again
 when what is known is old. An unchanged catalogue keeps its judge, and so its cache.
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from dbshield.model import AccessLevel, AgentLogin
+from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.proxy import upstream
 from dbshield.proxy.upstream import Server
 
@@ -31,14 +32,15 @@ class _Known:
     read_at: float = float("-inf")
     rows: Rows = field(default_factory=list)
     functions: FunctionCatalogue | None = None
-    judges: dict[AccessLevel, Judge] = field(default_factory=dict)
+    judges: dict[Policy, Judge] = field(default_factory=dict)
 
 
 class Judges:
-    """`make` builds a judge from an access level, the environment's name and the functions."""
+    """`make` builds a judge; `policy_of` tells the policy that holds now for an agent's login."""
 
-    def __init__(self, make: Callable[[AccessLevel, str, FunctionCatalogue], Judge]) -> None:
+    def __init__(self, make: Callable[[Policy, FunctionCatalogue], Judge], policy_of: Callable[[AgentLogin], Policy]) -> None:
         self._make = make
+        self._policy_of = policy_of
         self._known: dict[tuple[str, str], _Known] = {}
 
     async def judge(self, login: AgentLogin, database: str, server: Server) -> Judge:
@@ -50,9 +52,10 @@ class Judges:
                 if known.functions is None or now - known.read_at > CATALOGUE_AGE:
                     await self._read(known, server)
         assert known.functions is not None
-        judge = known.judges.get(login.access)
+        policy = self._policy_of(login)
+        judge = known.judges.get(policy)
         if judge is None:
-            judge = known.judges[login.access] = self._make(login.access, login.environment, known.functions)
+            judge = known.judges[policy] = self._make(policy, known.functions)
         return judge
 
     async def _read(self, known: _Known, server: Server) -> None:

@@ -7,6 +7,7 @@ from support.servers import Server
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 
 FIRST_OF_INITDB = 10_000
 """Numbers from here on are given out by initdb (src/include/access/transam.h), so no list can know them."""
@@ -25,7 +26,7 @@ def test_the_catalogue_of_a_server(server: Server, database: str) -> None:
         connection.execute(OWN)
         rows = [tuple(str(value) for value in row) for row in connection.execute(CATALOGUE_QUERY)]
     catalogue = FunctionCatalogue.from_rows(rows)
-    judge = Judge(access=AccessLevel.WRITE, functions=catalogue)
+    judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=catalogue)
 
     def verdict(text: str) -> str:
         return judge.judge(text.encode()).verdict.word

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import BackendMessage, CommandComplete, ErrorResponse, ReadyForQuery, TransactionStatus, decode_backend
 from dbshield.wire.framing import FrameReader
@@ -23,7 +24,7 @@ class Conversation:
     def __init__(
         self, access: AccessLevel = AccessLevel.WRITE, *, max_message: int = 1 << 20, max_statement: int = 1 << 16
     ) -> None:
-        judge = Judge(access=access, functions=FunctionCatalogue.builtin(), max_statement_bytes=max_statement)
+        judge = Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin(), max_statement_bytes=max_statement)
         self.relay = Relay(judge=judge, marker=MARKER, max_message=max_message, max_statement=max_statement)
 
     def client(self, *messages: Message | bytes) -> list[FrontendMessage]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from dbshield.model import AccessLevel, Deny, Effect, Finding, Hold, ObjectKind, Operation, Verdict
 from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.policy import Policy
 
 MAX_TEXT = 300
 """A message or hint is no longer than this, so that it fits where agents and chat windows show it."""
@@ -26,10 +27,14 @@ CHANGES = frozenset(Operation) - {Operation.READ, Operation.CALL}
 class Context:
     """What a rule knows besides the effect. `kind` is the statement's command word."""
 
-    access: AccessLevel
+    policy: Policy
     functions: FunctionCatalogue
     kind: str = ""
     attributes: frozenset[str] = frozenset()
+
+    @property
+    def access(self) -> AccessLevel:
+        return self.policy.access
 
 
 ASK = "or ask a human to run it"

@@ -7,6 +7,7 @@ import pytest
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 
 SEED_FUNCTIONS = (
     # oid, schema, name, volatility, definer, language, owner, shadowed, of row
@@ -27,7 +28,7 @@ def functions() -> FunctionCatalogue:
 @pytest.fixture
 def judges(functions: FunctionCatalogue) -> dict[AccessLevel, Judge]:
     """A judge for each access level."""
-    return {access: Judge(access=access, functions=functions) for access in AccessLevel}
+    return {access: Judge(policy=Policy(access=access), functions=functions) for access in AccessLevel}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from dbshield.model import AccessLevel
 from dbshield.policy.function_lists import DENIED, VOLATILE_ALLOWED
 from dbshield.policy.functions import FunctionCatalogue, Volatility
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 
 ROWS = (
     # oid, schema, name, volatility, definer, language, owner, shadowed, of row
@@ -29,7 +30,7 @@ ROWS = (
 
 @pytest.fixture
 def judge() -> Judge:
-    return Judge(access=AccessLevel.WRITE, functions=FunctionCatalogue.from_rows(ROWS))
+    return Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.from_rows(ROWS))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_call_by_name(judge: Judge, text: str, rule: str | None) -> None:
 
 
 def test_a_read_agent_takes_no_numbers() -> None:
-    judge = Judge(access=AccessLevel.READ, functions=FunctionCatalogue.builtin())
+    judge = Judge(policy=Policy(access=AccessLevel.READ), functions=FunctionCatalogue.builtin())
     assert judge.judge(b"select nextval('s')").verdict.word == "hold"
     assert judge.judge(b"select currval('s')").verdict.word == "allow"
 
@@ -144,6 +145,6 @@ def test_the_lists_name_functions_that_exist() -> None:
 
 def test_every_volatile_function_is_decided() -> None:
     """What PostgreSQL marks volatile and nobody has listed is held; nothing passes by being forgotten."""
-    judge = Judge(access=AccessLevel.MIGRATE, functions=FunctionCatalogue.builtin())
+    judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
     for name in ("pg_get_backend_memory_contexts", "pg_control_system", "ts_rewrite", "currtid2", "brin_summarize_new_values"):
         assert judge.judge(f"select {name}(1)".encode()).verdict.word == "hold", name

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dbshield.model import AccessLevel, Allow, Judgement, Limit, Operation
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.sqltext import native
 from dbshield.sqltext.normal import CONSTANT_TOKENS, shape, without_comments
 
@@ -33,7 +34,7 @@ CASE_TEXTS = [
 
 
 def fresh(access: AccessLevel) -> Judge:
-    return Judge(access=access, functions=FunctionCatalogue.builtin(), cache_entries=10)
+    return Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin(), cache_entries=10)
 
 
 SHARED = {access: fresh(access) for access in AccessLevel}

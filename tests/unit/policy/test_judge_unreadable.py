@@ -9,6 +9,7 @@ import pytest
 from dbshield.model import AccessLevel, Deny
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.sqltext.postgres import read
 from dbshield.sqltext.statement import Statement
 
@@ -58,7 +59,7 @@ def test_a_long_honest_insert_passes(judge: Judge) -> None:
 
 
 def test_too_long(functions: FunctionCatalogue) -> None:
-    judge = Judge(access=AccessLevel.READ, functions=functions, max_statement_bytes=100)
+    judge = Judge(policy=Policy(access=AccessLevel.READ), functions=functions, max_statement_bytes=100)
     assert [finding.rule for finding in judge.judge(b"select " + b"1" * 100).findings] == ["DS905"]
 
 

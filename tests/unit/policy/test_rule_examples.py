@@ -10,11 +10,12 @@ from dbshield.model import AccessLevel, Allow, Limit
 from dbshield.policy.catalogue import BY_TROUBLE, RULES
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import MAX_TEXT, Rule
 from dbshield.policy.rules.examples import examples
 from dbshield.sqltext.statement import Trouble
 
-JUDGES = {access: Judge(access=access, functions=FunctionCatalogue.builtin()) for access in AccessLevel}
+JUDGES = {access: Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin()) for access in AccessLevel}
 WITHOUT_EXAMPLE = {"DS903", "DS904", "DS905", "DS906", "DS908", "DS909"}
 """Rules about texts that no example can show; each has a test of its own in test_judge_unreadable.py."""
 

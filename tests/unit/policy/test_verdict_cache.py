@@ -10,11 +10,12 @@ from dbshield.model import AccessLevel, Allow, Judgement
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import CACHE_BYTES, MAX_CACHED_TEXT, Judge
+from dbshield.policy.policy import Policy
 from dbshield.sqltext.normal import redacted, shape
 
 
 def fresh(access: AccessLevel = AccessLevel.WRITE, entries: int = 10_000) -> Judge:
-    return Judge(access=access, functions=FunctionCatalogue.builtin(), cache_entries=entries)
+    return Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin(), cache_entries=entries)
 
 
 def test_the_same_text_is_judged_once() -> None:

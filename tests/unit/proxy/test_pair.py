@@ -16,6 +16,7 @@ import uvloop
 from dbshield.model import AccessLevel, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.proxy import pair as pair_module
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import Pair
@@ -58,7 +59,7 @@ def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 @asynccontextmanager
 async def ends() -> AsyncIterator[Ends]:
     loop = asyncio.get_running_loop()
-    judge = Judge(access=AccessLevel.WRITE, functions=FunctionCatalogue.builtin())
+    judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin())
     client, client_near = socket.socketpair()
     server, server_near = socket.socketpair()
     for sock in (client, server, client_near, server_near):

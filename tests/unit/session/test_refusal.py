@@ -7,6 +7,7 @@ import pytest
 from dbshield.model import AccessLevel, Allow, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.session.refusal import refusal
 from dbshield.wire.backend import ErrorResponse
 
@@ -14,7 +15,7 @@ FUNCTIONS = FunctionCatalogue.builtin()
 
 
 def refused(text: str, access: AccessLevel = AccessLevel.WRITE) -> ErrorResponse:
-    judgement = Judge(access=access, functions=FUNCTIONS).judge(text.encode())
+    judgement = Judge(policy=Policy(access=access), functions=FUNCTIONS).judge(text.encode())
     return ErrorResponse.decode(refusal(judgement)[5:])
 
 

@@ -1,0 +1,150 @@
+"""Which statements change rows that the session must count, and what an observing policy still stops.
+
+Whatever may change rows that exist, by whatever road, is counted; what only inserts is counted where tables are protected,
+because the count is also what tells that a protected table was reached by a hidden road.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from dbshield.model import (
+    AccessLevel,
+    Allow,
+    Counted,
+    Deny,
+    Effect,
+    Finding,
+    Hold,
+    Judgement,
+    Limit,
+    ObjectKind,
+    Operation,
+    Verdict,
+)
+from dbshield.policy.functions import FunctionCatalogue, Volatility
+from dbshield.policy.policy import OverrideVerdict, Policy
+
+COPIED = "copy"
+"""The detail of an INSERT that is a COPY FROM."""
+RUNS_A_PORTAL = frozenset({"fetch", "move"})
+DEALLOCATES = "deallocate"
+HIDDEN = "DS6"
+"""Beginning of the ids of rules about what hides its writes: let through by an override, it is counted."""
+
+PINNED = frozenset({"client_encoding", "standard_conforming_strings"})
+"""Settings without which the session cannot go on, whatever the policy."""
+ALWAYS_STOPPED = frozenset({"DS313", "DS905"})
+"""Frozen is a human's word, not a judgement; and the text of what is too long was never taken in."""
+
+
+def count(place: int, kind: str, effects: Sequence[Effect], loosened: Sequence[Finding], given: Given) -> Counted | None:
+    """How the statement at `place` of its text is counted; None where it need not be.
+
+    `loosened` are the findings about it that an override let through.
+    """
+    if kind == "prepare":
+        return None  # Nothing runs; EXECUTE is counted.
+    if any(effect.operation is Operation.INSERT and effect.detail == COPIED for effect in effects):
+        return Counted(statement=place, inserts=True)
+    if any(map(given.changes_rows, effects)) or any(finding.rule.startswith(HIDDEN) for finding in loosened):
+        return Counted(statement=place)
+    return None
+
+
+class Given:
+    """What a policy and a database make of effects."""
+
+    __slots__ = ("_allows_functions", "_functions", "_inserts", "_policy", "_portals", "_prepared")
+
+    def __init__(self, policy: Policy, functions: FunctionCatalogue) -> None:
+        self._policy = policy
+        self._functions = functions
+        self._inserts = bool(policy.protected)
+        self._allows_functions = bool(policy.functions_allowed)
+        soft = {OverrideVerdict.ALLOW, OverrideVerdict.LIMIT}
+        # A query in a cursor changes rows only by a function that a human let through; a prepared statement also by itself.
+        self._portals = self._allows_functions or any(
+            override.verdict in soft and override.rule.startswith(HIDDEN) for override in policy.overrides
+        )
+        self._prepared = self._portals or policy.access is not AccessLevel.READ
+
+    def changes_rows(self, effect: Effect) -> bool:
+        """Whether rows that exist may change, or rows of a protected table come in."""
+        match effect.operation:
+            case Operation.UPDATE | Operation.DELETE:
+                return True
+            case Operation.INSERT:
+                return self._inserts
+            case Operation.EXECUTE:
+                if effect.kind is ObjectKind.STATEMENT:
+                    return self._prepared and effect.detail != DEALLOCATES
+                return True
+            case Operation.CURSOR:
+                return self._portals and effect.detail in RUNS_A_PORTAL
+            case Operation.CALL:
+                return self._allows_functions and self._let_through(effect)
+            case _:
+                return False
+
+    def _let_through(self, effect: Effect) -> bool:
+        """Whether a human let through a function that this call may mean, other than one of PostgreSQL's that only reads."""
+        return any(
+            self._policy.allows(function) and not (function.built_in and function.volatility is not Volatility.VOLATILE)
+            for function in self._functions.named(effect.name.schema, effect.name.name)
+        )
+
+
+def stopping(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Those that stop their statement."""
+    return tuple(finding for finding in findings if isinstance(finding.verdict, (Hold, Deny)))
+
+
+def hardest(findings: Iterable[Finding]) -> Verdict:
+    """The hardest verdict of some findings; Allow of none."""
+    verdict: Verdict = Allow()
+    for finding in findings:
+        match finding.verdict:
+            case Deny():
+                return finding.verdict
+            case Hold():
+                verdict = finding.verdict
+            case Limit():
+                verdict = finding.verdict if isinstance(verdict, Allow) else verdict
+            case Allow():
+                pass
+    return verdict
+
+
+def observed(judgement: Judgement) -> Judgement:
+    """The same where the policy only observes: everything passes but what the shield itself could not go on with."""
+    enforced = tuple(finding for finding in stopping(judgement.findings) if _always_stopped(finding))
+    if enforced:
+        return replace(judgement, verdict=hardest(enforced), observed=judgement.verdict)
+    return replace(judgement, verdict=Allow(), counted=(), observed=judgement.verdict)
+
+
+def _always_stopped(finding: Finding) -> bool:
+    if finding.rule in ALWAYS_STOPPED:
+        return True
+    effect = finding.effect
+    if finding.rule != "DS304" or effect is None:
+        return False
+    by_function = effect.operation is Operation.CALL  # set_config, whose arguments are one a line
+    return (effect.detail.partition("\n")[0].lower() if by_function else effect.name.name) in PINNED
+
+
+def resets(effects: Iterable[Effect]) -> bool:
+    """Whether a text takes back what the session has set or prepared itself: RESET ALL, DISCARD, DEALLOCATE ALL."""
+    return any(
+        (effect.operation is Operation.SET and effect.kind is ObjectKind.SESSION and effect.detail == "discard")
+        or (
+            effect.name.name == "all"
+            and (
+                (effect.operation is Operation.SET and not effect.detail)
+                or (effect.operation is Operation.EXECUTE and effect.detail == DEALLOCATES)
+            )
+        )
+        for effect in effects
+    )
