@@ -1,112 +1,23 @@
 """Walks PostgreSQL's tree without recursion and collects the effects of everything in it.
 
-Every node type that may occur inside an expression or a query is named here; one that is not becomes an effect whose operation
-is UNKNOWN, so that a new grammar never passes unread. Data-changing statements inside WITH are read where they are met.
+Every node type is named in `postgres_fields`, in HANDLERS here or among the statements; one that is not becomes an effect whose
+operation is UNKNOWN, so that a new grammar never passes unread. Statements inside others (in WITH, EXPLAIN, CREATE
+SCHEMA, a rule) are read where they are met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dbshield.model import Effect, Flag, ObjectKind, ObjectName, Operation
 from dbshield.sqltext.bounds import target_scope
 from dbshield.sqltext.postgres_conditions import PostgresConditions
+from dbshield.sqltext.postgres_fields import NOTHING_LEFT_OUT, PLAIN, UNWALKED
 from dbshield.sqltext.postgres_nodes import Node, names
 
 Names = frozenset[str]
 NO_NAMES: Names = frozenset()
-
-PLAIN = frozenset(
-    {
-        "A_ArrayExpr",
-        "A_Const",
-        "A_Indices",
-        "A_Star",
-        "Alias",
-        "BitString",
-        "BoolExpr",
-        "Boolean",
-        "BooleanTest",
-        "CTECycleClause",
-        "CTESearchClause",
-        "CaseExpr",
-        "CaseWhen",
-        "CoalesceExpr",
-        "CollateClause",
-        "ColumnDef",
-        "Constraint",
-        "CurrentOfExpr",
-        "DefElem",
-        "Float",
-        "FunctionParameter",
-        "GroupingFunc",
-        "GroupingSet",
-        "IndexElem",
-        "InferClause",
-        "Integer",
-        "IntoClause",
-        "JoinExpr",
-        "JsonAggConstructor",
-        "JsonArgument",
-        "JsonArrayAgg",
-        "JsonArrayConstructor",
-        "JsonArrayQueryConstructor",
-        "JsonBehavior",
-        "JsonFormat",
-        "JsonFuncExpr",
-        "JsonIsPredicate",
-        "JsonKeyValue",
-        "JsonObjectAgg",
-        "JsonObjectConstructor",
-        "JsonOutput",
-        "JsonParseExpr",
-        "JsonReturning",
-        "JsonScalarExpr",
-        "JsonSerializeExpr",
-        "JsonTable",
-        "JsonTableColumn",
-        "JsonTablePathSpec",
-        "JsonValueExpr",
-        "List",
-        "LockingClause",
-        "MergeSupportFunc",
-        "MergeWhenClause",
-        "MinMaxExpr",
-        "MultiAssignRef",
-        "NamedArgExpr",
-        "NullTest",
-        "OnConflictClause",
-        "ParamRef",
-        "PartitionBoundSpec",
-        "PartitionCmd",
-        "PartitionElem",
-        "PartitionRangeDatum",
-        "PartitionSpec",
-        "RangeFunction",
-        "RangeSubselect",
-        "RangeTableFunc",
-        "RangeTableFuncCol",
-        "RangeTableSample",
-        "ResTarget",
-        "ReturningClause",
-        "ReturningOption",
-        "RowExpr",
-        "SQLValueFunction",
-        "SetToDefault",
-        "SortBy",
-        "StatsElem",
-        "String",
-        "SubLink",
-        "TableLikeClause",
-        "TypeCast",
-        "TypeName",
-        "WindowDef",
-        "XmlExpr",
-        "XmlSerialize",
-    }
-)
-"""Node types that do nothing of their own; what hangs on them is walked."""
 
 
 def object_name(parts: tuple[str, ...]) -> ObjectName:
@@ -125,9 +36,11 @@ def relation_flags(body: Node) -> frozenset[Flag]:
 
 
 class Collector:
-    """Effects of one statement. `planned` is true inside EXPLAIN without ANALYZE, where nothing is executed."""
+    """Effects of one statement. `planned` is true inside EXPLAIN without ANALYZE, where nothing is executed. `statements` read
+    what is no query, by node type, and say its kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, statements: Mapping[str, Callable[[Collector, Node], str]]) -> None:
+        self.statements = statements
         self.effects: dict[Effect, None] = {}
         self.attributes: set[str] = set()
         self.conditions = PostgresConditions({})
@@ -167,6 +80,17 @@ class Collector:
 
     # -- the walk
 
+    def statement(self, tag: str, body: Node) -> str:
+        """Collect from a statement that is no query; its kind. What its handler did not take is walked."""
+        handler = self.statements.get(tag)
+        if handler is None:
+            self.unknown(tag)
+            return "unknown"
+        kind = handler(self, body)
+        left_out = UNWALKED.get(tag, NOTHING_LEFT_OUT)
+        self.walk({key: value for key, value in body.items() if key not in left_out})
+        return kind
+
     def walk(self, root: Any, scope: Names = NO_NAMES) -> None:
         """Collect from `root` and everything below it; None is nothing."""
         if not root:
@@ -194,6 +118,8 @@ class Collector:
                 handler(self, value, scope)
             elif key in PLAIN or not key[0].isupper():
                 stack.append((value, scope))
+            elif type(value) is dict:
+                self.statement(key, value)
             else:
                 self.unknown(key)
 
@@ -337,6 +263,26 @@ def _rest(collector: Collector, body: Node, scope: Names) -> None:
     collector.later({key: value for key, value in body.items() if key != "relation"}, scope)
 
 
+def _sample(collector: Collector, body: Node, scope: Names) -> None:
+    """TABLESAMPLE: a method of an extension is a function with that name."""
+    method = names(body["method"])
+    if method[-1] not in SAMPLE_METHODS:
+        collector.call(method, "sample")
+    collector.later(body, scope)
+
+
+SAMPLE_METHODS = frozenset({"bernoulli", "system"})
+"""PostgreSQL's own (manual, SELECT, TABLESAMPLE)."""
+
+
+def _exclusions(collector: Collector, body: list[Node], scope: Names) -> None:
+    """EXCLUDE (element WITH operator, …): the operator runs whenever a row is written."""
+    for pair in body:
+        _, operator = pair["List"]["items"]
+        _operator(collector, operator["List"]["items"], scope)
+        collector.later(pair, scope)
+
+
 def _into(collector: Collector, body: Node, scope: Names) -> None:
     collector.relation(Operation.CREATE, body["rel"])
     collector.later(body.get("options"), scope)
@@ -382,10 +328,12 @@ HANDLERS: dict[str, Handler] = {
     "A_Const": _nothing,
     "ColumnRef": _column,
     "DeleteStmt": _delete,
+    "exclusions": _exclusions,
     "FuncCall": _function,
     "InsertStmt": _insert,
     "LockingClause": _locking,
     "MergeStmt": _merge,
+    "RangeTableSample": _sample,
     "RangeVar": _range_var,
     "SelectStmt": lambda collector, body, scope: collector.later(body, scope),
     "UpdateStmt": _update,

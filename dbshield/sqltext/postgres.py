@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from dbshield.model import ObjectKind, ObjectName, Operation
-from dbshield.sqltext import blocks, native, postgres_schema, postgres_session
+from dbshield.sqltext import blocks, native, postgres_schema, postgres_session, postgres_simple
 from dbshield.sqltext.collector import Collector
 from dbshield.sqltext.postgres_nodes import Node
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
@@ -52,7 +52,13 @@ def do_block(collector: Collector, body: Node) -> str:
     return "do"
 
 
-HANDLERS: dict[str, Handler] = {**postgres_schema.HANDLERS, **postgres_session.HANDLERS, "DoStmt": do_block}
+HANDLERS: dict[str, Handler] = {
+    **postgres_schema.HANDLERS,
+    **postgres_session.HANDLERS,
+    **postgres_simple.HANDLERS,
+    "DoStmt": do_block,
+}
+"""Statements that are no queries, by node type."""
 
 OPENING = frozenset({ord(character) for character in "(["})
 CLOSING = frozenset({ord(character) for character in ")]"})
@@ -69,7 +75,7 @@ NO_BRACKETS = bytes(character for character in range(256) if character not in b"
 def read(text: bytes) -> tuple[Statement, ...]:
     """The statements of `text` (valid UTF-8 without NUL; empty ones do not count). Raises Unreadable."""
     try:
-        return tuple(_statement(item["stmt"]) for item in _tree(text) if "stmt" in item)
+        return tuple(read_tree(item["stmt"]) for item in _tree(text) if "stmt" in item)
     except RecursionError as error:
         raise Unreadable(Trouble.TOO_DEEP, "deeper than what can be walked") from error
 
@@ -95,15 +101,12 @@ def _collect(collector: Collector, node: Node) -> str:
     if tag in QUERIES:
         collector.walk(node)
         return QUERIES[tag]
-    handler = HANDLERS.get(tag)
-    if handler is not None:
-        return handler(collector, body)
-    collector.unknown(tag)
-    return "unknown"
+    return collector.statement(tag, body)
 
 
-def _statement(node: Node) -> Statement:
-    collector = Collector()
+def read_tree(node: Node) -> Statement:
+    """What one statement of a parsed tree does."""
+    collector = Collector(HANDLERS)
     kind = _collect(collector, node)
     return Statement(
         kind=kind,

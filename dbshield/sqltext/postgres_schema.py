@@ -119,7 +119,6 @@ def alter_table(collector: Collector, body: Node) -> str:
                 collector.add(Operation.ALTER, ObjectKind.COLUMN, _member_name(table, member), rewrite, command_words(what))
             case _:
                 collector.add(Operation.ALTER, kind, table, own, command_words(what))
-        collector.walk(command.get("def"))
     return f"alter {object_words(body.get('objtype', 'OBJECT_TABLE'))}"
 
 
@@ -159,7 +158,6 @@ def create_table(collector: Collector, body: Node) -> str:
     collector.relation(Operation.CREATE, body["relation"])
     if "ofTypename" in body:
         collector.unknown("create table of type")
-    collector.walk({key: value for key, value in body.items() if key not in {"relation", "ofTypename"}})
     return "create table"
 
 
@@ -174,12 +172,6 @@ def create_table_as(collector: Collector, body: Node) -> str:
     into = body["into"]["rel"]
     kind = ObjectKind.MATERIALIZED_VIEW if materialized else ObjectKind.TABLE
     collector.add(Operation.CREATE, kind, relation_name(into), relation_flags(into))
-    if "ExecuteStmt" in body["query"]:
-        name = ObjectName(name=body["query"]["ExecuteStmt"].get("name", ""))
-        collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, name)
-        collector.walk(body["query"]["ExecuteStmt"].get("params", []))
-    else:
-        collector.walk(body["query"])
     return "create materialized view" if materialized else "create table as"
 
 
@@ -187,7 +179,6 @@ def create_view(collector: Collector, body: Node) -> str:
     flags = relation_flags(body["view"])
     operation = Operation.REPLACE if body.get("replace") else Operation.CREATE
     collector.add(operation, ObjectKind.VIEW, relation_name(body["view"]), flags)
-    collector.walk(body["query"])
     return "create view"
 
 
@@ -196,7 +187,6 @@ def create_index(collector: Collector, body: Node) -> str:
     table = relation_name(body["relation"])
     name = ObjectName(schema=table.schema, name=body.get("idxname", f"{table.name} (index)"))
     collector.add(Operation.CREATE, ObjectKind.INDEX, name, flags)
-    collector.walk({key: value for key, value in body.items() if key != "relation"})
     return "create index"
 
 
@@ -206,18 +196,6 @@ def create_schema(collector: Collector, body: Node) -> str:
         collector.add(
             Operation.GRANT, ObjectKind.SCHEMA, ObjectName(name=body.get("schemaname", "")), frozenset(), "authorization"
         )
-    for item in body.get("schemaElts", ()):
-        ((tag, element),) = item.items()
-        if tag == "GrantStmt":
-            grant(collector, element)
-        elif tag == "CreateStmt":
-            create_table(collector, element)
-        elif tag == "ViewStmt":
-            create_view(collector, element)
-        elif tag == "IndexStmt":
-            create_index(collector, element)
-        else:
-            collector.unknown(f"{tag} in CREATE SCHEMA")
     return "create schema"
 
 
@@ -240,7 +218,6 @@ def create_policy(collector: Collector, body: Node) -> str:
     scope = target_scope(table.schema, table.name, "")
     detail = "" if conditions and all(collector.conditions.constrains(item, scope) for item in conditions) else "open"
     collector.add(Operation.CREATE, ObjectKind.POLICY, _member_name(table, body["policy_name"]), frozenset(), detail)
-    collector.walk(conditions)
     return "create policy"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from dbshield.model import Flag, ObjectKind, ObjectName, Operation
 from dbshield.sqltext.collector import Collector, object_name, relation_name
 from dbshield.sqltext.postgres_nodes import Node, names
-from dbshield.sqltext.postgres_schema import Handler, create_table_as, dotted
+from dbshield.sqltext.postgres_schema import dotted
 
 TRANSACTION_WORDS = {
     "TRANS_STMT_BEGIN": "begin",
@@ -109,27 +109,18 @@ def transaction(collector: Collector, body: Node) -> str:
 def explain(collector: Collector, body: Node) -> str:
     given = [item["DefElem"] for item in body.get("options", ()) if item["DefElem"]["defname"] in {"analyze", "analyse"}]
     runs = any(constant(item["arg"]).lower() not in FALSE_WORDS if "arg" in item else True for item in given)
-    query = body["query"]
-    collector.planned = not runs
-    if "ExecuteStmt" in query:
-        execute(collector, query["ExecuteStmt"])
-    elif "CreateTableAsStmt" in query:
-        create_table_as(collector, query["CreateTableAsStmt"])
-    elif "DeclareCursorStmt" in query:
-        collector.walk(query["DeclareCursorStmt"]["query"])
-    else:
-        collector.walk(query)
+    before, collector.planned = collector.planned, collector.planned or not runs
+    collector.walk(body["query"])
+    collector.planned = before
     return "explain analyze" if runs else "explain"
 
 
 def prepare(collector: Collector, body: Node) -> str:
-    collector.walk(body["query"])
     return "prepare"
 
 
 def execute(collector: Collector, body: Node) -> str:
     collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, ObjectName(name=body["name"]))
-    collector.walk(body.get("params", []))
     return "execute"
 
 
@@ -140,7 +131,6 @@ def deallocate(collector: Collector, body: Node) -> str:
 
 def declare(collector: Collector, body: Node) -> str:
     collector.add(Operation.CURSOR, ObjectKind.SESSION, ObjectName(name=body["portalname"]), frozenset(), "declare")
-    collector.walk(body["query"])
     return "declare"
 
 
@@ -161,13 +151,10 @@ def copy(collector: Collector, body: Node) -> str:
         collector.add(Operation.PROGRAM, ObjectKind.OTHER, ObjectName(name="copy"))
     elif "filename" in body:
         collector.add(Operation.FILE, ObjectKind.OTHER, ObjectName(name="copy"))
-    if "query" in body:
-        collector.walk(body["query"])
-    else:
+    if "query" not in body:
         collector.relation(
             Operation.INSERT if from_client else Operation.READ, body["relation"], detail="copy" if from_client else ""
         )
-    collector.walk(body.get("whereClause", []))
     return "copy from" if from_client else "copy to"
 
 
@@ -202,103 +189,7 @@ def call(collector: Collector, body: Node) -> str:
     function = body["funccall"]
     name = object_name(names(function["funcname"]))
     collector.add(Operation.EXECUTE, ObjectKind.FUNCTION, name, frozenset(), "procedure")
-    collector.walk(function.get("args", []))
     return "call"
-
-
-Simple = tuple[str, Operation, ObjectKind, str, str]
-
-
-def _simple(word: str, operation: Operation, kind: ObjectKind, detail: str, field: str) -> Handler:
-    """A statement with one effect on one object, whose name stands in `field`."""
-
-    def handler(collector: Collector, body: Node) -> str:
-        value = body.get(field, "") if field else ""
-        if isinstance(value, str):
-            name = ObjectName(name=value)
-        elif isinstance(value, dict) and "relname" in value:
-            name = relation_name(value)
-        elif isinstance(value, dict) and "roletype" in value:
-            name = ObjectName(name=value.get("rolename", "current_user"))
-        else:
-            name = object_name(dotted(value))
-        collector.add(operation, kind, name, frozenset(), detail)
-        collector.walk({key: item for key, item in body.items() if key in {"constraints", "exprs", "raw_default", "def"}})
-        return word
-
-    return handler
-
-
-def _simples() -> dict[str, Handler]:
-    o, k = Operation, ObjectKind
-    table: dict[str, Simple] = {
-        "AlterCollationStmt": ("alter collation", o.ALTER, k.OTHER, "collation", "collname"),
-        "AlterDatabaseRefreshCollStmt": ("alter database", o.ALTER, k.DATABASE, "", "dbname"),
-        "AlterDatabaseSetStmt": ("alter database", o.ALTER, k.DATABASE, "set", "dbname"),
-        "AlterDatabaseStmt": ("alter database", o.ALTER, k.DATABASE, "", "dbname"),
-        "AlterDefaultPrivilegesStmt": ("alter default privileges", o.GRANT, k.OTHER, "default privileges", ""),
-        "AlterDomainStmt": ("alter domain", o.ALTER, k.TYPE, "domain", "typeName"),
-        "AlterEventTrigStmt": ("alter event trigger", o.ALTER, k.OTHER, "event trigger", "trigname"),
-        "AlterExtensionContentsStmt": ("alter extension", o.ALTER, k.EXTENSION, "", "extname"),
-        "AlterExtensionStmt": ("alter extension", o.ALTER, k.EXTENSION, "", "extname"),
-        "AlterFdwStmt": ("alter foreign data wrapper", o.ALTER, k.OTHER, "foreign data wrapper", "fdwname"),
-        "AlterForeignServerStmt": ("alter server", o.ALTER, k.OTHER, "foreign server", "servername"),
-        "AlterFunctionStmt": ("alter function", o.ALTER, k.FUNCTION, "", "func"),
-        "AlterObjectDependsStmt": ("alter depends", o.ALTER, k.OTHER, "depends", "object"),
-        "AlterOpFamilyStmt": ("alter operator family", o.ALTER, k.OTHER, "operator family", "opfamilyname"),
-        "AlterOperatorStmt": ("alter operator", o.ALTER, k.OTHER, "operator", "opername"),
-        "AlterPolicyStmt": ("alter policy", o.ALTER, k.POLICY, "", "policy_name"),
-        "AlterPublicationStmt": ("alter publication", o.ALTER, k.OTHER, "publication", "pubname"),
-        "AlterRoleSetStmt": ("alter role", o.ALTER, k.ROLE, "set", "role"),
-        "AlterRoleStmt": ("alter role", o.ALTER, k.ROLE, "", "role"),
-        "AlterStatsStmt": ("alter statistics", o.ALTER, k.OTHER, "statistics", "defnames"),
-        "AlterSubscriptionStmt": ("alter subscription", o.ALTER, k.OTHER, "subscription", "subname"),
-        "AlterSystemStmt": ("alter system", o.ALTER, k.SETTING, "system", ""),
-        "AlterTableMoveAllStmt": ("alter table", o.ALTER, k.TABLE, "move all", "orig_tablespacename"),
-        "AlterTableSpaceOptionsStmt": ("alter tablespace", o.ALTER, k.OTHER, "tablespace", "tablespacename"),
-        "AlterTSConfigurationStmt": ("alter text search", o.ALTER, k.OTHER, "text search", "cfgname"),
-        "AlterTSDictionaryStmt": ("alter text search", o.ALTER, k.OTHER, "text search", "dictname"),
-        "AlterTypeStmt": ("alter type", o.ALTER, k.TYPE, "", "typeName"),
-        "AlterUserMappingStmt": ("alter user mapping", o.ALTER, k.OTHER, "user mapping", "servername"),
-        "CheckPointStmt": ("checkpoint", o.MAINTAIN, k.OTHER, "checkpoint", ""),
-        "ClusterStmt": ("cluster", o.MAINTAIN, k.TABLE, "cluster", "relation"),
-        "CompositeTypeStmt": ("create type", o.CREATE, k.TYPE, "", "typevar"),
-        "ConstraintsSetStmt": ("set constraints", o.TRANSACTION, k.CONSTRAINT, "set constraints", ""),
-        "CreateAmStmt": ("create access method", o.CREATE, k.OTHER, "access method", "amname"),
-        "CreateCastStmt": ("create cast", o.CREATE, k.OTHER, "cast", ""),
-        "CreateConversionStmt": ("create conversion", o.CREATE, k.OTHER, "conversion", "conversion_name"),
-        "CreateDomainStmt": ("create domain", o.CREATE, k.TYPE, "", "domainname"),
-        "CreateEnumStmt": ("create type", o.CREATE, k.TYPE, "", "typeName"),
-        "CreateEventTrigStmt": ("create event trigger", o.CREATE, k.OTHER, "event trigger", "trigname"),
-        "CreateExtensionStmt": ("create extension", o.CREATE, k.EXTENSION, "", "extname"),
-        "CreateFdwStmt": ("create foreign data wrapper", o.CREATE, k.OTHER, "foreign data wrapper", "fdwname"),
-        "CreateForeignServerStmt": ("create server", o.CREATE, k.OTHER, "foreign server", "servername"),
-        "CreateOpClassStmt": ("create operator class", o.CREATE, k.OTHER, "operator class", "opclassname"),
-        "CreateOpFamilyStmt": ("create operator family", o.CREATE, k.OTHER, "operator family", "opfamilyname"),
-        "CreatePLangStmt": ("create language", o.CREATE, k.OTHER, "language", "plname"),
-        "CreatePublicationStmt": ("create publication", o.CREATE, k.OTHER, "publication", "pubname"),
-        "CreateRangeStmt": ("create type", o.CREATE, k.TYPE, "range", "typeName"),
-        "CreateRoleStmt": ("create role", o.CREATE, k.ROLE, "", "role"),
-        "CreateStatsStmt": ("create statistics", o.CREATE, k.OTHER, "statistics", "defnames"),
-        "CreateSubscriptionStmt": ("create subscription", o.CREATE, k.OTHER, "subscription", "subname"),
-        "CreateTableSpaceStmt": ("create tablespace", o.CREATE, k.OTHER, "tablespace", "tablespacename"),
-        "CreateTransformStmt": ("create transform", o.CREATE, k.OTHER, "transform", ""),
-        "CreateUserMappingStmt": ("create user mapping", o.CREATE, k.OTHER, "user mapping", "servername"),
-        "CreatedbStmt": ("create database", o.CREATE, k.DATABASE, "", "dbname"),
-        "DiscardStmt": ("discard", o.SET, k.SESSION, "discard", ""),
-        "DropSubscriptionStmt": ("drop subscription", o.DROP, k.OTHER, "subscription", "subname"),
-        "DropTableSpaceStmt": ("drop tablespace", o.DROP, k.OTHER, "tablespace", "tablespacename"),
-        "DropUserMappingStmt": ("drop user mapping", o.DROP, k.OTHER, "user mapping", "servername"),
-        "DropdbStmt": ("drop database", o.DROP, k.DATABASE, "", "dbname"),
-        "ImportForeignSchemaStmt": ("import foreign schema", o.CREATE, k.OTHER, "foreign schema", "local_schema"),
-        "ListenStmt": ("listen", o.NOTIFY, k.SESSION, "listen", "conditionname"),
-        "LoadStmt": ("load", o.FILE, k.OTHER, "load", ""),
-        "NotifyStmt": ("notify", o.NOTIFY, k.SESSION, "notify", "conditionname"),
-        "ReassignOwnedStmt": ("reassign owned", o.GRANT, k.ROLE, "reassign owned", ""),
-        "SecLabelStmt": ("security label", o.ALTER, k.OTHER, "security label", "object"),
-        "UnlistenStmt": ("unlisten", o.NOTIFY, k.SESSION, "unlisten", "conditionname"),
-    }
-    return {node: _simple(*row) for node, row in table.items()}
 
 
 def alter_enum(collector: Collector, body: Node) -> str:
@@ -315,7 +206,6 @@ def define(collector: Collector, body: Node) -> str:
 
 
 HANDLERS: dict[str, Callable[[Collector, Node], str]] = {
-    **_simples(),
     "AlterEnumStmt": alter_enum,
     "CallStmt": call,
     "ClosePortalStmt": close,
