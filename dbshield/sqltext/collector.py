@@ -42,7 +42,7 @@ class Collector:
     def __init__(self, statements: Mapping[str, Callable[[Collector, Node], str]]) -> None:
         self.statements = statements
         self.effects: dict[Effect, None] = {}
-        self.attributes: set[str] = set()
+        self.attributes: set[str] = {EQUALITY}
         self.conditions = PostgresConditions({})
         self.planned = False
         self.literal = False
@@ -178,17 +178,40 @@ READ_ARGUMENTS = frozenset({"set_config", "lo_open"})
 
 
 def _expression(collector: Collector, body: Node, scope: Names) -> None:
-    if len(body["name"]) > 1:
-        _operator(collector, body["name"], scope)
+    _operator(collector, body["name"], scope)
+    if "BETWEEN" in body["kind"]:
+        collector.attributes.update(ORDERING)
     collector.later(body.get("lexpr"), scope)
     collector.later(body.get("rexpr"), scope)
 
 
 def _operator(collector: Collector, body: list[Node], scope: Names) -> None:
-    """OPERATOR(schema.name): outside pg_catalog it is a function that somebody wrote."""
+    """OPERATOR(schema.name): outside pg_catalog it is a function that somebody wrote. A bare one may be, so it is told."""
+    if len(body) == 1:
+        collector.attributes.add(body[0]["String"]["sval"])
+        return
     parts = names(body)
-    if len(parts) > 1 and parts[0] != "pg_catalog":
+    if parts[0] != "pg_catalog":
         collector.call(parts, "operator")
+
+
+ORDERING = ("<=", ">=")
+"""The operators that BETWEEN stands for."""
+
+EQUALITY = "="
+"""Looked up by name in JOIN USING, CASE, IN, NULLIF and more: so every statement may use it."""
+
+
+def _type(collector: Collector, body: Any, scope: Names) -> None:
+    """A type that is not PostgreSQL's own may have a cast that somebody wrote."""
+    if type(body) is list:  # The name of a type that is defined.
+        collector.later(body, scope)
+        return
+    parts = body["names"]
+    if parts[0]["String"]["sval"] != "pg_catalog":
+        collector.attributes.add(f"{parts[-1]['String']['sval']}::")
+    for key in ("typmods", "arrayBounds"):
+        collector.later(body.get(key), scope)
 
 
 def _column(collector: Collector, body: Node, scope: Names) -> None:
@@ -336,6 +359,8 @@ HANDLERS: dict[str, Handler] = {
     "RangeTableSample": _sample,
     "RangeVar": _range_var,
     "SelectStmt": lambda collector, body, scope: collector.later(body, scope),
+    "TypeName": _type,
+    "typeName": _type,
     "UpdateStmt": _update,
     "intoClause": _into,
     "operName": _operator,

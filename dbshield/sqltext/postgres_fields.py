@@ -99,7 +99,6 @@ PLAIN = frozenset(
         "TableLikeClause",
         "TriggerTransition",
         "TypeCast",
-        "TypeName",
         "VacuumRelation",
         "WindowDef",
         "XmlExpr",

@@ -38,9 +38,9 @@ class Unreadable(DbshieldError):
 class Statement:
     """One SQL statement.
 
-    `kind` is its command word (`select`, `create table`). `attributes` are the names after a dot, which PostgreSQL may resolve to
-    a function of the row, and, marked with `()`, names of syntax that an older server takes for a function. `literal` is true
-    when a constant decided anything here.
+    `kind` is its command word (`select`, `create table`). `attributes` are names that may mean a function without looking like a
+    call: names after a dot (a function of the row), bare operators (`+`), types that are not PostgreSQL's own (`mood::`), and
+    syntax that an older server takes for a function (`json_value()`). `literal` is true when a constant decided anything here.
     """
 
     kind: str

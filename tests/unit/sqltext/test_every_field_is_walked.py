@@ -105,14 +105,15 @@ FIELDS_NEVER_MADE = {
 """Fields of a type of their own that no text fills."""
 
 UNSEEN = {
-    ("A_Expr", "name"): "an operator, which is told as a call of a function where it has a schema",
+    ("A_Expr", "name"): "an operator, which is told by its name",
     ("Alias", "colnames"): NAMES,
     ("ColumnRef", "fields"): NAMES,
     ("FuncCall", "funcname"): "the function itself, which is told as a call",
     ("IntoClause", "colNames"): NAMES,
     ("LockingClause", "lockedRels"): "names of what FROM names",
-    ("SortBy", "useOp"): "an operator, which is told as a call of a function where it has a schema",
-    ("SubLink", "operName"): "an operator, which is told as a call of a function where it has a schema",
+    ("SortBy", "useOp"): "an operator, which is told by its name",
+    ("SubLink", "operName"): "an operator, which is told by its name",
+    ("TypeName", "names"): "a type, which is told by its name",
 }
 """Fields inside expressions and queries that are not walked, each with the reason."""
 

@@ -27,6 +27,24 @@ EFFECTS = [
     ("select * from json_table(f('{}'), '$' columns (a int path '$.a'))", "select", ["call function f"]),
     ("select 1 operator(s.+) 2", "select", ["call function s.+"]),
     ("select * from t order by a using operator(s.<)", "select", ["call function s.<", "read table t"]),
+    ("select * from t tablesample s.some_rows (5)", "select", ["call function s.some_rows", "read table t"]),
+    ("create table t (a int, exclude using gist (f(a) with s.&&))", "create table",
+     ["call function f", "call function s.&&", "create table t"]),
+    ("create foreign table t (a int default f(1)) server s", "create foreign table",
+     ["call function f", "create other t"]),
+    ("create rule r as on update to t do also (delete from u; notify x)", "create rule",
+     ["create rule t.r", "delete table u", "notify session x"]),
+    ("create schema s create sequence q create table t (a int default f(1))", "create schema",
+     ["call function f", "create schema s", "create sequence q", "create table t"]),
+    ("create publication p for table t where (f(a))", "create publication", ["call function f", "create other p"]),
+    ("create statistics x on (f(a)), b from t", "create statistics",
+     ["call function f", "create other x", "read table t"]),
+    ("alter policy p on t using (f(a)) with check (g(b))", "alter policy",
+     ["alter policy p", "call function f", "call function g"]),
+    ("create trigger g after update on t for each row when (f(new.a)) execute function h()", "create trigger",
+     ["call function f", "create trigger t.g"]),
+    ("update t set a = 1 where b = 2 returning with (old as o) f(o.a)", "update",
+     ["call function f", "update table t bounded"]),
     ("select * from t for update", "select", ["lock table ", "read table t"]),
     ("select 1 into u from t", "select", ["create table u", "read table t"]),
     ("select 1 into temp u from t", "select", ["create table u temporary", "read table t"]),
@@ -92,7 +110,14 @@ def test_statements_are_counted(text: str, count: int) -> None:
 
 def test_names_after_a_dot_are_told() -> None:
     (statement,) = read(b"select t.a, (t).b, c, (array[1])[1] from t")
-    assert statement.attributes == {"a", "b"}
+    assert statement.attributes == {"a", "b", "="}
+
+
+def test_operators_and_types_that_somebody_may_have_written_are_told() -> None:
+    (statement,) = read(
+        b"select a + 1, operator(pg_catalog.-) 2, c::s.mood, d::int, x 'y', e between 1 and f order by 1 using >"
+    )
+    assert statement.attributes == {"+", "=", "<=", ">=", "BETWEEN", ">", "mood::", "x::"}
 
 
 def test_every_statement_of_the_grammar_is_known() -> None:
