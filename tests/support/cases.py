@@ -37,6 +37,8 @@ def send(dsn: str, steps: list[Step]) -> list[str | None]:
     options = steps[0].get("options")
     conn = pq.PGconn.connect(make_conninfo(dsn, connect_timeout=10, **({"options": options} if options else {})).encode())
     if conn.status != pq.ConnStatus.OK:
+        # Startup options may end a login; without them it is the shield itself that does not work, and stops nothing.
+        assert options, conn.get_error_message()
         return [conn.get_error_message()] * len(steps)
     try:
         return [_sent(conn, step) for step in steps]

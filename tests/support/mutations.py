@@ -1,0 +1,399 @@
+"""Other ways to write and to send a case: pure functions from a case to cases that do the same.
+
+A *spelling* changes the text and nothing that PostgreSQL's grammar reads of it: each one is kept only when both texts have the
+same tree, so a spelling that a word does not bear (a quoted keyword that is a type, say) is dropped and not guessed at. A *sending*
+changes the protocol. A *wrapping* lets other statements carry the case's own. PostgreSQL manual, 4.1 Lexical Structure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import postgast
+
+from dbshield.sqltext import native
+from support.cases import Case, Step
+
+NO_KEYWORD = 0
+C_COMMENT, SQL_COMMENT, IDENT, SCONST, PARAM = 276, 275, 258, 261, 267
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PLAIN_STRING = re.compile(r"'(?:[^'\n\\]|'')*'")
+DOLLAR_STRING = re.compile(r"(\$[A-Za-z_]*\$)(.*)\1", re.DOTALL)
+WHERE_FROM = re.compile(rb',?"(?:stmt_len|[a-z_]*(?:location|list_start|list_end))":-?[0-9]+')
+"""Where in the text a node stood: all that two spellings may differ in."""
+
+TRANSACTION = re.compile(
+    r"\s*(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare\s+transaction|set\s+(?:local|transaction))\b", re.I
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """A case told in another way. Step `decisive` is the one that must fail for its capability to be unused."""
+
+    name: str
+    steps: tuple[Step, ...]
+    decisive: int
+
+    def of(self, case: Case) -> Case:
+        """The case with these steps."""
+        return {**case, "steps": list(self.steps)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A token and the white space before it. Comments of the text are part of that space."""
+
+    gap: str
+    text: str
+    number: int
+    keyword: bool
+
+
+# -- spellings
+
+
+def pieces(text: str) -> tuple[list[Piece], str]:
+    """The tokens of a text, and what stands behind the last one."""
+    raw = text.encode()
+    found: list[Piece] = []
+    position = 0
+    for token in postgast.scan(text).tokens:
+        if token.token in {C_COMMENT, SQL_COMMENT}:
+            continue
+        found.append(
+            Piece(
+                gap=raw[position : token.start].decode(),
+                text=raw[token.start : token.end].decode(),
+                number=token.token,
+                keyword=token.keyword_kind != NO_KEYWORD,
+            )
+        )
+        position = token.end
+    return found, raw[position:].decode()
+
+
+def tree(text: str) -> bytes:
+    """What PostgreSQL's grammar reads of a text, without where it stood. GrammarError where it reads nothing."""
+    return WHERE_FROM.sub(b"", native.parse(text.encode())).replace(b"{,", b"{")
+
+
+def _words(change: Callable[[str], str]) -> Callable[[str], str]:
+    """Change keywords and names without quotes, which PostgreSQL folds to lower case."""
+
+    def spell(text: str) -> str:
+        found, rest = pieces(text)
+        folded = (piece.keyword or (piece.number == IDENT and PLAIN_NAME.fullmatch(piece.text)) for piece in found)
+        return "".join(p.gap + (change(p.text) if fold else p.text) for p, fold in zip(found, folded, strict=True)) + rest
+
+    return spell
+
+
+def _mixed(word: str) -> str:
+    return "".join(letter.upper() if index % 2 else letter.lower() for index, letter in enumerate(word))
+
+
+def _gaps(gap: str, *, everywhere: bool = False) -> Callable[[str], str]:
+    """Put `gap` in place of white space, or also where none was."""
+
+    def spell(text: str) -> str:
+        found, rest = pieces(text)
+        return "".join((gap if p.gap.isspace() else p.gap + gap if everywhere else p.gap) + p.text for p in found) + rest
+
+    return spell
+
+
+def _tokens(number: int, change: Callable[[str], str]) -> Callable[[str], str]:
+    """Change tokens of one kind, each only where the text stays the same to the grammar."""
+
+    def spell(text: str) -> str:
+        found, rest = pieces(text)
+        wanted = tree(text)
+        texts = [piece.text for piece in found]
+        for index, piece in enumerate(found):
+            if piece.number != number or piece.keyword or change(piece.text) == piece.text:
+                continue
+            texts[index] = change(piece.text)
+            if not _reads(_joined(found, texts, rest), wanted):
+                texts[index] = piece.text
+        return _joined(found, texts, rest)
+
+    return spell
+
+
+def _joined(found: Sequence[Piece], texts: Sequence[str], rest: str) -> str:
+    return "".join(piece.gap + text for piece, text in zip(found, texts, strict=True)) + rest
+
+
+def _reads(text: str, wanted: bytes) -> bool:
+    try:
+        return tree(text) == wanted
+    except native.GrammarError:
+        return False
+
+
+def _quoted(name: str) -> str:
+    return f'"{name.lower()}"' if PLAIN_NAME.fullmatch(name) else name
+
+
+def _escaped_name(name: str) -> str:
+    if not PLAIN_NAME.fullmatch(name):
+        return name
+    return ' U&"' + "".join(f"\\{ord(c):04X}" if i % 2 == 0 else c for i, c in enumerate(name.lower())) + '"'
+
+
+def _value(literal: str) -> str | None:
+    """What a plain or dollar-quoted string says; None for the other kinds."""
+    if PLAIN_STRING.fullmatch(literal):
+        return literal[1:-1].replace("''", "'")
+    dollars = DOLLAR_STRING.fullmatch(literal)
+    return dollars.group(2) if dollars else None
+
+
+def _literal(spell: Callable[[str], str]) -> Callable[[str], str]:
+    def change(literal: str) -> str:
+        value = _value(literal)
+        return literal if value is None else " " + spell(value)
+
+    return change
+
+
+def _e_string(value: str) -> str:
+    special = {"'": "\\'", "\\": "\\\\"}
+    letters = (
+        f"\\x{ord(c):02x}" if i % 2 == 0 and c.isascii() and c.isalpha() else special.get(c, c) for i, c in enumerate(value)
+    )
+    return "E'" + "".join(letters) + "'"
+
+
+def _unicode_string(value: str) -> str:
+    special = {"'": "''", "\\": "\\\\"}
+    letters = (f"\\{ord(c):04x}" if i % 2 and c.isascii() and c.isalpha() else special.get(c, c) for i, c in enumerate(value))
+    return "U&'" + "".join(letters) + "'"
+
+
+def _dollar_string(value: str) -> str:
+    return f"$mutant${value}$mutant$"
+
+
+def _plain_string(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _undollared(literal: str) -> str:
+    return literal if literal.startswith("'") else _literal(_plain_string)(literal)
+
+
+def _around(before: str, after: str) -> Callable[[str], str]:
+    return lambda text: before + text + after
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "upper-case": _words(str.upper),
+    "lower-case": _words(str.lower),
+    "mixed-case": _words(_mixed),
+    "tabs": _gaps("\t\t"),
+    "newlines": _gaps("\n"),
+    "carriage-returns": _gaps("\r\n"),
+    "form-feeds": _gaps(" \f\v "),
+    "padded": _around("\n\t ;; ", " ;\n ;\f"),
+    "space-everywhere": _gaps("  \n", everywhere=True),
+    "comments": _gaps("/**/", everywhere=True),
+    "nested-comments": _gaps(" /* where /* id = 1; */ -- */ ", everywhere=True),
+    "line-comments": _gaps(" -- where id = 1; select\n", everywhere=True),
+    "line-comments-cr": _gaps(" --'\r", everywhere=True),
+    "comment-around": _around("/* select 1; */ -- select 1\n", " -- where id = 1"),
+    "quoted-names": _tokens(IDENT, _quoted),
+    "escaped-names": _tokens(IDENT, _escaped_name),
+    "escape-strings": _tokens(SCONST, _literal(_e_string)),
+    "unicode-strings": _tokens(SCONST, _literal(_unicode_string)),
+    "dollar-strings": _tokens(SCONST, _literal(_dollar_string)),
+    "plain-strings": _tokens(SCONST, _undollared),
+}
+"""From a text to a text; what is not the same to the grammar is dropped by `spelled`."""
+
+
+def spelled(text: str, name: str) -> str | None:
+    """The text in another spelling; None where it has none that is different and means the same."""
+    try:
+        changed = SPELLINGS[name](text)
+        return changed if changed != text and tree(changed) == tree(text) else None
+    except (native.GrammarError, postgast.PgQueryError):
+        return None
+
+
+def _spell(name: str) -> Callable[[Case], Iterator[Mutant]]:
+    def mutate(case: Case) -> Iterator[Mutant]:
+        changed = [{**s, "sql": spelled(s["sql"], name) or s["sql"]} if "sql" in s else s for s in case["steps"]]
+        if changed != case["steps"]:
+            yield _mutant(name, changed)
+
+    return mutate
+
+
+# -- sendings
+
+
+def _mutant(name: str, steps: Sequence[Step], *, after: int = 0) -> Mutant:
+    return Mutant(name=name, steps=tuple(steps), decisive=len(steps) - 1 - after)
+
+
+def statements(text: str) -> int:
+    """How many statements a text has; 0 where the grammar reads none."""
+    try:
+        return native.parse(text.encode()).count(b'"stmt":')
+    except native.GrammarError:
+        return 0
+
+
+def _plain(step: Step) -> bool:
+    """One statement in a Query message."""
+    return "sql" in step and "params" not in step and statements(step["sql"]) == 1
+
+
+def _is_copy(step: Step) -> bool:
+    return b'"CopyStmt"' in native.parse(step["sql"].encode())
+
+
+def _sent(name: str, change: Callable[[Step, int], Step | None]) -> Callable[[Case], Iterator[Mutant]]:
+    def mutate(case: Case) -> Iterator[Mutant]:
+        changed = [change(step, index) or step for index, step in enumerate(case["steps"])]
+        if changed != case["steps"]:
+            yield _mutant(name, changed)
+
+    return mutate
+
+
+def _extended(step: Step, index: int) -> Step | None:
+    return {**step, "params": []} if _plain(step) else None
+
+
+def _named(step: Step, index: int) -> Step | None:
+    parsed = "sql" in step and statements(step["sql"]) == 1
+    return {"params": [], **step, "name": f"mutant_{index}"} if parsed else None
+
+
+def _pipelined(step: Step, index: int) -> Step | None:
+    return {"pipeline": ["select 1", step["sql"], "select 2"]} if _plain(step) and not _is_copy(step) else None
+
+
+def _simple(step: Step, index: int) -> Step | None:
+    """A Query message, with the parameters written as literals."""
+    if "params" not in step or not step["params"]:
+        return {"sql": step["sql"]} if "params" in step else None
+    found, rest = pieces(step["sql"])
+    values = ["null" if value is None else " " + _plain_string(value) for value in step["params"]]
+    texts = [values[int(piece.text[1:]) - 1] if piece.number == PARAM else piece.text for piece in found]
+    return {"sql": _joined(found, texts, rest)}
+
+
+SENDINGS: dict[str, Callable[[Case], Iterator[Mutant]]] = {
+    "extended": _sent("extended", _extended),
+    "named": _sent("named", _named),
+    "simple": _sent("simple", _simple),
+}
+"""The same text by another road."""
+
+
+# -- wrappings
+
+
+def _each(name: str, wrap: Callable[[str, int], Sequence[str] | None]) -> Callable[[Case], Iterator[Mutant]]:
+    """Let other texts carry every statement of the case that they can carry."""
+
+    def mutate(case: Case) -> Iterator[Mutant]:
+        changed: list[Step] = []
+        for index, step in enumerate(case["steps"]):
+            texts = wrap(step["sql"].strip().rstrip("; \n"), index) if _plain(step) else None
+            readable = texts is not None and all(map(statements, texts))
+            changed += [{"sql": text} for text in texts] if texts is not None and readable else [step]
+        if changed != case["steps"]:
+            yield _mutant(name, changed)
+
+    return mutate
+
+
+def _whole(name: str, before: Sequence[str], after: Sequence[str]) -> Callable[[Case], Iterator[Mutant]]:
+    """Put the whole case between other statements; only where it has no transaction of its own."""
+
+    def mutate(case: Case) -> Iterator[Mutant]:
+        own = any(TRANSACTION.search(text) for step in case["steps"] for text in step.get("sql", "").split(";"))
+        if not own and "options" not in case["steps"][0]:
+            steps = [*({"sql": text} for text in before), *case["steps"], *({"sql": text} for text in after)]
+            yield _mutant(name, steps, after=len(after))
+
+    return mutate
+
+
+def _begins(text: str, *words: str) -> bool:
+    found, _ = pieces(text)
+    return bool(found) and found[0].text.lower() in words
+
+
+DML = ("insert", "update", "delete", "merge")
+
+
+def _returning(text: str) -> str:
+    found, _ = pieces(text)
+    return text if any(piece.keyword and piece.text.lower() == "returning" for piece in found) else f"{text}\nreturning 1"
+
+
+def _do(text: str, index: int) -> Sequence[str] | None:
+    if _begins(text, "select", "with", "values", "table", "("):
+        text = f"perform * from ({text}\n) wrapped"
+    return None if TRANSACTION.match(text) else (f"do $wrapped$ begin {text}\n; end $wrapped$",)
+
+
+def _caught(text: str, index: int) -> Sequence[str] | None:
+    plain = _do(text, index)
+    return plain and [plain[0].replace("; end $wrapped$", "; exception when others then null; end $wrapped$")]
+
+
+def _cte(text: str, index: int) -> Sequence[str] | None:
+    return (f"with x as ({_returning(text)}\n) select * from x",) if _begins(text, *DML) else None
+
+
+def _copy(text: str, index: int) -> Sequence[str] | None:
+    return (f"copy ({_returning(text) if _begins(text, *DML) else text}\n) to stdout",)
+
+
+WRAPPINGS: dict[str, Callable[[Case], Iterator[Mutant]]] = {
+    "transaction": _whole("transaction", ["begin"], ["commit"]),
+    "savepoint": _whole("savepoint", ["begin", "savepoint s"], ["release s", "commit"]),
+    "one-text": _each("one-text", lambda text, _: (f"select 1; {text}\n; select 2",)),
+    "own-transaction": _each(
+        "own-transaction", lambda text, _: None if TRANSACTION.match(text) else (f"begin; {text}\n; commit",)
+    ),
+    "prepare": _each("prepare", lambda text, i: (f"prepare p{i} as {text}", f"execute p{i}")),
+    "explain": _each("explain", lambda text, _: (f"explain analyze {text}",)),
+    "explain-options": _each("explain-options", lambda text, _: (f"explain (costs off, analyse true, timing off) {text}",)),
+    "cte": _each("cte", _cte),
+    "copy": _each("copy", _copy),
+    "do": _each("do", _do),
+    "do-caught": _each("do-caught", _caught),
+    "create-table-as": _each("create-table-as", lambda text, i: (f"create temp table kept{i} as {text}",)),
+    "cursor": _each("cursor", lambda text, i: (f"declare c{i} cursor with hold for {text}", f"fetch all from c{i}")),
+    "pipeline": _sent("pipeline", _pipelined),
+}
+"""The same statements with others around them. Nothing here is claimed to be valid: what is not is refused by PostgreSQL."""
+
+MUTATIONS: dict[str, Callable[[Case], Iterator[Mutant]]] = {
+    **{name: _spell(name) for name in SPELLINGS},
+    **SENDINGS,
+    **WRAPPINGS,
+}
+
+
+def mutants(case: Case, names: Sequence[str] = tuple(MUTATIONS)) -> Iterator[Mutant]:
+    """The case in every way of these mutations that it can be told in."""
+    for name in names:
+        yield from MUTATIONS[name](case)
+
+
+def sample(case: Case, count: int, names: Sequence[str] = tuple(MUTATIONS)) -> list[Mutant]:
+    """At most `count` mutants of the case: always the same ones, and other ones for each case."""
+    found = list(mutants(case, names))
+    return sorted(found, key=lambda mutant: crc32(f"{case['id']} {mutant.name}".encode()))[:count]
