@@ -18,6 +18,7 @@ from dbshield.policy.rules.control import (
     Server,
     Setting,
 )
+from dbshield.policy.rules.frozen import Frozen
 from dbshield.policy.rules.guard import EventTrigger, OwnSchema, RowSecurity, TableTriggers
 from dbshield.policy.rules.hidden import CallProcedure, DefineFunction, DoBlock, ListedFunction, SlyFunction, UnknownFunction
 from dbshield.policy.rules.objects import (
@@ -33,6 +34,7 @@ from dbshield.policy.rules.objects import (
     EmptyMaterializedView,
     MoveAway,
 )
+from dbshield.policy.rules.protected import ProtectedTable
 from dbshield.policy.rules.rows import DeleteWithoutBound, Truncate, UpdateWithoutBound
 from dbshield.policy.rules.unreadable import (
     Characters,
@@ -62,6 +64,7 @@ EFFECT_RULES: tuple[Rule, ...] = (
     DeleteWithoutBound(),
     UpdateWithoutBound(),
     Truncate(),
+    ProtectedTable(),
     BeyondAccess(),
     Privileges(),
     BecomeAnother(),
@@ -74,6 +77,7 @@ EFFECT_RULES: tuple[Rule, ...] = (
     Server(),
     Replication(),
     DefinedBehaviour(),
+    Frozen(),
     EventTrigger(),
     TableTriggers(),
     RowSecurity(),

@@ -24,15 +24,12 @@ from dbshield.model import (
     Verdict,
 )
 from dbshield.policy.functions import FunctionCatalogue, Volatility
-from dbshield.policy.policy import OverrideVerdict, Policy
+from dbshield.policy.policy import HIDDEN, Policy
 
 COPIED = "copy"
 """The detail of an INSERT that is a COPY FROM."""
 RUNS_A_PORTAL = frozenset({"fetch", "move"})
 DEALLOCATES = "deallocate"
-HIDDEN = "DS6"
-"""Beginning of the ids of rules about what hides its writes: let through by an override, it is counted."""
-
 PINNED = frozenset({"client_encoding", "standard_conforming_strings"})
 """Settings without which the session cannot go on, whatever the policy."""
 ALWAYS_STOPPED = frozenset({"DS313", "DS905"})
@@ -63,11 +60,8 @@ class Given:
         self._functions = functions
         self._inserts = bool(policy.protected)
         self._allows_functions = bool(policy.functions_allowed)
-        soft = {OverrideVerdict.ALLOW, OverrideVerdict.LIMIT}
         # A query in a cursor changes rows only by a function that a human let through; a prepared statement also by itself.
-        self._portals = self._allows_functions or any(
-            override.verdict in soft and override.rule.startswith(HIDDEN) for override in policy.overrides
-        )
+        self._portals = policy.lets_hidden_writes_through
         self._prepared = self._portals or policy.access is not AccessLevel.READ
 
     def changes_rows(self, effect: Effect) -> bool:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_MAX_ROWS = 100
 DEFAULT_MAX_ROWS_PER_HOUR = 1000
 
+HIDDEN = "DS6"
+"""Beginning of the ids of rules about what hides its writes."""
+
 MEMBERS = frozenset({ObjectKind.COLUMN, ObjectKind.CONSTRAINT, ObjectKind.TRIGGER, ObjectKind.POLICY, ObjectKind.RULE})
 """Parts of a table; an effect names them `table.part`."""
 
@@ -120,14 +123,22 @@ class Policy:
         """Whether a human let this function through by name."""
         return bool(self.functions_allowed) and ObjectName(schema=function.schema, name=function.name) in self.functions_allowed
 
-    def protecting(self, effect: Effect, *, counted: bool) -> ObjectPattern | None:
+    @property
+    def lets_hidden_writes_through(self) -> bool:
+        """Whether a query may change rows, by a function that a human let through."""
+        soft = (OverrideVerdict.ALLOW, OverrideVerdict.LIMIT)
+        return bool(self.functions_allowed) or any(
+            item.verdict in soft and item.rule.startswith(HIDDEN) for item in self.overrides
+        )
+
+    def protecting(self, effect: Effect, *, sure_of_schema: bool) -> ObjectPattern | None:
         """The pattern that protects what `effect` is about, or None.
 
-        A name without a schema may be of any, so it is protected where its own letters match. `billing.*` matches any letters:
-        where the rows are `counted`, the server tells which table they are of, and nothing is said here.
+        A name without a schema may be of any, so it is protected where its own letters match. `billing.*` matches any letters;
+        with `sure_of_schema` it says nothing about such a name.
         """
         for pattern in self.protected:
-            surely = counted and pattern.any_name and not effect.name.schema
+            surely = sure_of_schema and pattern.any_name and not effect.name.schema
             if about(pattern, effect, surely=surely):
                 return pattern
         return None

@@ -7,8 +7,9 @@ An example is judged for the access level `migrate`, or for the one that stands 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dbshield.model import AccessLevel, Deny, Effect, Finding, Hold, ObjectKind, Operation, Verdict
 from dbshield.policy.functions import FunctionCatalogue
@@ -67,6 +68,8 @@ class Rule:
     hint: ClassVar[str] = ""
     operations: ClassVar[frozenset[Operation]] = CHANGES
     """Effects with another operation are never shown to it."""
+    given: ClassVar[Mapping[str, Any]] = {}
+    """What its examples need of the Policy besides the access level."""
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         """The finding when this rule stops `effect`, else None."""

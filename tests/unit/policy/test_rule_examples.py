@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 
@@ -15,7 +16,12 @@ from dbshield.policy.rules.base import MAX_TEXT, Rule
 from dbshield.policy.rules.examples import examples
 from dbshield.sqltext.statement import Trouble
 
-JUDGES = {access: Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin()) for access in AccessLevel}
+
+@cache
+def judge_for(rule: Rule, access: AccessLevel) -> Judge:
+    return Judge(policy=Policy(access=access, **rule.given), functions=FunctionCatalogue.builtin())
+
+
 WITHOUT_EXAMPLE = {"DS903", "DS904", "DS905", "DS906", "DS908", "DS909"}
 """Rules about texts that no example can show; each has a test of its own in test_judge_unreadable.py."""
 
@@ -25,7 +31,7 @@ ALLOWED = [(rule, access, text) for rule in RULES for access, text in examples(t
 
 @pytest.mark.parametrize(("rule", "access", "text"), STOPPED, ids=lambda value: value.id if isinstance(value, Rule) else None)
 def test_what_a_rule_stops(rule: Rule, access: AccessLevel, text: str) -> None:
-    judgement = JUDGES[access].judge(text.encode())
+    judgement = judge_for(rule, access).judge(text.encode())
     assert not isinstance(judgement.verdict, (Allow, Limit))
     assert rule.id in {finding.rule for finding in judgement.findings}
     for finding in judgement.findings:
@@ -36,7 +42,7 @@ def test_what_a_rule_stops(rule: Rule, access: AccessLevel, text: str) -> None:
 
 @pytest.mark.parametrize(("rule", "access", "text"), ALLOWED, ids=lambda value: value.id if isinstance(value, Rule) else None)
 def test_what_a_rule_lets_pass(rule: Rule, access: AccessLevel, text: str) -> None:
-    judgement = JUDGES[access].judge(text.encode())
+    judgement = judge_for(rule, access).judge(text.encode())
     assert rule.id not in {finding.rule for finding in judgement.findings}
     assert "DS901" not in {finding.rule for finding in judgement.findings}, "the example itself must be SQL"
 
