@@ -45,6 +45,8 @@ DEFAULTS: dict[str, str] = {
     "DS501": "hold",
     "DS502": "hold",
     "DS503": "deny",
+    "DS504": "hold",
+    "DS505": "deny",
     "DS601": "hold",
     "DS602": "hold",
     "DS603": "hold",
@@ -90,7 +92,7 @@ def objection(rule: str, verdict: str) -> str:
     if not concerned:
         close = difflib.get_close_matches(rule, [*DEFAULTS, *FAMILIES], n=3, cutoff=0.5)
         known = (
-            f"did you mean {' or '.join(close)}?"
+            f"did you mean {' or '.join(sorted(close))}?"
             if close
             else f"rules have ids such as DS201, families are {', '.join(FAMILIES)}"
         )

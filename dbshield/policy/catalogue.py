@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbshield.policy.rules.availability import HeavyLock, PreparedTransaction, RewriteTable
+from dbshield.policy.rules.availability import AdvisoryLock, HeavyLock, OtherSessions, PreparedTransaction, RewriteTable
 from dbshield.policy.rules.base import Rule
 from dbshield.policy.rules.control import (
     BecomeAnother,
@@ -85,6 +85,8 @@ EFFECT_RULES: tuple[Rule, ...] = (
     HeavyLock(),
     RewriteTable(),
     PreparedTransaction(),
+    AdvisoryLock(),
+    OtherSessions(),
     DoBlock(),
     DefineFunction(),
     CallProcedure(),

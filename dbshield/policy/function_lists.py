@@ -38,8 +38,8 @@ VOLATILE_ALLOWED: dict[str, tuple[AccessLevel, str]] = {
     "pg_try_advisory_lock_shared": (READ, "takes a lock only when it is free; the session's end frees it"),
     "pg_try_advisory_xact_lock": (READ, "takes a lock only when it is free"),
     "pg_try_advisory_xact_lock_shared": (READ, "takes a lock only when it is free"),
-    "pg_advisory_lock": (MIGRATE, "migration tools lock each other out with it for the session"),
-    "pg_advisory_lock_shared": (MIGRATE, "migration tools lock each other out with it for the session"),
+    "pg_advisory_lock": (READ, "waits for a lock that the session's end frees; below migrate DS504 holds it"),
+    "pg_advisory_lock_shared": (READ, "waits for a lock that the session's end frees; below migrate DS504 holds it"),
     "pg_blocking_pids": (READ, "tells who waits for whom"),
     "pg_safe_snapshot_blocking_pids": (READ, "tells who waits for whom"),
     "pg_isolation_test_session_is_blocked": (READ, "tells who waits for whom"),
@@ -155,6 +155,12 @@ DENIED: dict[str, str] = {
     "setval": "sets a sequence back or ahead",
 }
 """Never through the shield, by any road."""
+
+HELD_LOCKS = frozenset({"pg_advisory_lock", "pg_advisory_lock_shared"})
+"""What waits without a bound and keeps what it got until the session ends (DS504)."""
+
+OTHER_SESSIONS = frozenset({"pg_terminate_backend", "pg_cancel_backend"})
+"""Of DENIED, those about sessions of others; DS505 speaks about them."""
 
 HELD = frozenset({"setval"})
 """Of DENIED, those that a human may let through."""

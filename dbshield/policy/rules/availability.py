@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dbshield.model import Effect, Finding, Flag, ObjectKind, Operation
+from dbshield.policy.allowed import MIGRATE
+from dbshield.policy.function_lists import HELD_LOCKS, OTHER_SESSIONS
 from dbshield.policy.rules.base import ASK, DENY, Context, Rule
 
 HEAVY_LOCKS = frozenset({"share", "share row exclusive", "exclusive", "access exclusive", "?"})
@@ -76,3 +78,50 @@ class PreparedTransaction(Rule):
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         prepared = effect.operation is Operation.TRANSACTION and effect.detail in PREPARED
         return self.finding(effect, message=effect.detail) if prepared else None
+
+
+class AdvisoryLock(Rule):
+    """pg_advisory_lock waits without an end and keeps the lock past the transaction, until the session ends; whoever else uses
+    the same number waits as long. Migration tools need it to lock each other out.
+
+    Stopped:
+        [write] SELECT pg_advisory_lock(42)
+        [read] SELECT pg_catalog.pg_advisory_lock_shared(1, 2)
+    Allowed:
+        SELECT pg_advisory_lock(42)
+        [read] SELECT pg_try_advisory_lock(42)
+        [write] SELECT pg_advisory_xact_lock(42)
+        [read] SELECT pg_advisory_unlock_all()
+    """
+
+    id = "DS504"
+    operations = frozenset({Operation.CALL})
+    name = "availability.advisory-lock"
+    hint = f"Use pg_advisory_xact_lock inside a transaction, or pg_try_advisory_lock and pg_advisory_unlock, {ASK}."
+    passes = frozenset({MIGRATE})
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        called = effect.operation is Operation.CALL and effect.name.name in HELD_LOCKS
+        return self.finding(effect) if called and context.access is not MIGRATE else None
+
+
+class OtherSessions(Rule):
+    """Cancelling a statement or ending a session of somebody else loses the work that stood in it.
+
+    Stopped:
+        SELECT pg_terminate_backend(1)
+        SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+    Allowed:
+        SELECT pid, state, query FROM pg_stat_activity
+        SELECT pg_blocking_pids(1)
+    """
+
+    id = "DS505"
+    operations = frozenset({Operation.CALL})
+    name = "availability.other-sessions"
+    verdict = DENY
+    hint = "Tell a human which session it is (pg_stat_activity, pg_blocking_pids) and why it should end."
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        other = effect.operation is Operation.CALL and effect.name.name in OTHER_SESSIONS
+        return self.finding(effect) if other else None

@@ -64,7 +64,9 @@ class Rule:
     id: ClassVar[str]
     name: ClassVar[str]
     verdict: ClassVar[Verdict] = HOLD
-    """What it means by default, at every access level."""
+    """What it means by default, at every access level at which it speaks."""
+    passes: ClassVar[frozenset[AccessLevel]] = frozenset()
+    """The access levels at which it says nothing at all."""
     hint: ClassVar[str] = ""
     operations: ClassVar[frozenset[Operation]] = CHANGES
     """Effects with another operation are never shown to it."""

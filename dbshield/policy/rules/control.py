@@ -35,6 +35,7 @@ class BeyondAccess(Rule):
     id = "DS301"
     name = "control.beyond-access"
     verdict = DENY
+    passes = frozenset({LEVELS[-1]})
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         least = least_access(effect)

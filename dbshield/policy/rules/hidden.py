@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbshield.model import Effect, Finding, ObjectKind, Operation
 from dbshield.policy.allowed import LEVELS
-from dbshield.policy.function_lists import DENIED, EXTENSIONS_ALLOWED, HELD, allowed_volatile, listed
+from dbshield.policy.function_lists import DENIED, EXTENSIONS_ALLOWED, HELD, OTHER_SESSIONS, allowed_volatile, listed
 from dbshield.policy.functions import Function, Volatility
 from dbshield.policy.rules.base import ASK, DENY, HOLD, Context, Rule
 
@@ -83,12 +83,12 @@ class CallProcedure(Rule):
 
 
 class ListedFunction(Rule):
-    """Some built-in functions read files, run a text they are given, end other sessions or overwrite large objects.
+    """Some built-in functions read files, run a text they are given, change the server or overwrite large objects.
 
     Stopped:
         SELECT pg_read_file('/etc/passwd')
         SELECT query_to_xml('select 1', true, false, '')
-        SELECT pg_terminate_backend(1)
+        SELECT pg_reload_conf()
         SELECT lo_unlink(424242)
         SELECT U&"pg_re\\0061d_file"('x')
         SELECT shop.dblink_exec('dbname=x', 'drop table t')
@@ -110,9 +110,10 @@ class ListedFunction(Rule):
         reason = listed(name, DENIED)
         if name == "lo_open" and not opens_for_reading(effect.detail):
             reason = "opens a large object for writing"
-        if reason is None:
+        if reason is None or name in OTHER_SESSIONS:
             return None
-        hint = f"It {reason}. Do without it, {ASK}." if name in HELD else f"It {reason}. Do without it."
+        hint = f"Do without it: it {reason}"
+        hint = f"{hint}; {ASK}." if name in HELD else f"{hint}."
         return self.finding(effect, hint=hint, verdict=HOLD if name in HELD else DENY)
 
 
