@@ -34,6 +34,9 @@ WRAPPERS: dict[str, str] = {
 }
 """Statements that carry a query, whose text is read on its own: sqlglot keeps most of these as an opaque command."""
 
+BODIES = frozenset({"do", "create function", "create procedure"})
+"""Statements with a body, whose pieces are read on their own."""
+
 QUERY_FIELD: dict[str, int] = {name: MESSAGES[name].fields_by_name["query"].number for name in set(WRAPPERS.values())}
 
 CREATED = {
@@ -61,6 +64,9 @@ def agree(text: bytes, statements: tuple[Statement, ...]) -> None:
 
 
 def _agree_on(tree: bytes, statement: Statement) -> None:
+    if statement.kind in BODIES:
+        _agree_on_bodies(statement)
+        return
     rows = any(effect.operation in ROW_WRITES for effect in statement.effects)
     kind = statement.kind
     if rows and kind in WRAPPERS:
@@ -73,6 +79,13 @@ def _agree_on(tree: bytes, statement: Statement) -> None:
         _same_rows(reading, statement)
     else:
         _same_definition(reading, statement, canonical)
+
+
+def _agree_on_bodies(statement: Statement) -> None:
+    """The second reader sees nothing in a body, which is a string to it: it is given the pieces that the first one found."""
+    for text, statements in statement.bodies:
+        if any(map(needs_second_reader, statements)):
+            agree(text, statements)
 
 
 def _same_rows(reading: Reading, statement: Statement) -> None:
@@ -110,7 +123,8 @@ def _same_definition(reading: Reading, statement: Statement, canonical: str) -> 
         return
     if statement.kind == "select":  # SELECT INTO
         command = "select"
-    if {"truncate": "truncatetable"}.get(command, command) != reading.kind or reading.destroys:
+    destroys = any(effect.operation is Operation.DROP or effect.detail == "rename" for effect in statement.effects)
+    if {"truncate": "truncatetable"}.get(command, command) != reading.kind or (reading.destroys and not destroys):
         raise Unreadable(Trouble.DISAGREEMENT, f"one reader sees {statement.kind}, the other {reading.kind}")
     defined = {effect.kind: effect for effect in statement.effects if effect.operation in DEFINITIONS}
     for kind, effect in defined.items():
