@@ -1,8 +1,8 @@
 """Other ways to write and to send a case: pure functions from a case to cases that do the same.
 
 A *spelling* changes the text and nothing that PostgreSQL's grammar reads of it: each one is kept only when both texts have the
-same tree, so a spelling that a word does not bear (a quoted keyword that is a type, say) is dropped and not guessed at. A *sending*
-changes the protocol. A *wrapping* lets other statements carry the case's own. PostgreSQL manual, 4.1 Lexical Structure.
+same tree, so a spelling that a word does not bear (a quoted keyword that is a type, say) is dropped and not guessed at. A
+*sending* changes the protocol. A *wrapping* lets other statements carry the case's own. PostgreSQL manual, 4.1 Lexical Structure.
 """
 
 from __future__ import annotations
