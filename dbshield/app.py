@@ -18,6 +18,7 @@ import uvloop
 
 from dbshield.config import Config
 from dbshield.control.audit import AuditLog
+from dbshield.control.changes import FreezeAudit
 from dbshield.control.directory import Directory
 from dbshield.control.vault import Vault
 from dbshield.errors import DbshieldError
@@ -95,11 +96,14 @@ class Proxy:
     async def _serve(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> None:
         config = self._config
         proxy = config.proxy
+        directory = Directory(control_dsn=self._control_dsn, environments=config.environments, vault=vault)
+        audit = AuditLog(config.audit_file)
+        FreezeAudit(directory, audit)
         state = WorkerState(
             config=config,
             tls=server_context(proxy.tls_certificate, proxy.tls_key) if proxy.tls_certificate and proxy.tls_key else None,
-            directory=Directory(control_dsn=self._control_dsn, environments=config.environments, vault=vault),
-            audit=AuditLog(config.audit_file),
+            directory=directory,
+            audit=audit,
             judges=Judges(
                 lambda policy, functions: make_judge(state.config, policy, functions),
                 lambda login: policy_of(state.config, login, datetime.now(UTC)),

@@ -1,4 +1,5 @@
-"""The audit: one JSON line for every statement with its verdict, and for every connection, refused login and end of a session.
+"""The audit: one JSON line for every statement with its verdict, and for every connection, refused login and end of a session;
+for the rows that counted statements changed, and for every freeze and every change of what agents may do.
 
 Laws:
 - It cannot be switched off, and holds no literal that a client sent: a statement is written in its normal form alone.
@@ -14,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ import structlog
 
 from dbshield.errors import ConfigError
 from dbshield.model import Judgement
+from dbshield.store.frozen import Freeze
 
 BATCH: Final = 2_000
 """Events after which a flush does not wait for its turn: a millisecond's work."""
@@ -51,6 +54,11 @@ class AuditedSession:
         self._fields = fields
         self._add = pending.append
         self.statement: Record = _recorder(f'Z","event":"statement",{fields},', pending, full)
+
+    def rows(self, now: float, changed: Mapping[str, int]) -> None:
+        """The rows of each table that a transaction has changed by counted statements, once it is over."""
+        tables = json.dumps(dict(changed), separators=(",", ":"))
+        self._add((now, f'Z","event":"rows",{self._fields},"changed":{tables}}}\n', None))
 
     def ended(self, now: float, reason: str) -> None:
         self._add((now, f'Z","event":"disconnected",{self._fields},"reason":{_quoted(reason)}}}\n', None))
@@ -114,6 +122,20 @@ class AuditLog:
         self._pending.append((now, f'Z","event":"refused",{fields}}}\n', None))
         if len(self._pending) >= BATCH:
             self.flush()
+
+    def frozen(self, now: float, freeze: Freeze) -> None:
+        """This proxy has begun to apply a freeze. Each worker says so; `freeze` is the same number in all their lines."""
+        fields = f'{_freeze_fields(freeze)},"by":{_quoted(freeze.frozen_by)},"until":{_time(freeze.until)}'
+        self._pending.append((now, f'Z","event":"frozen",{fields}}}\n', None))
+
+    def thawed(self, now: float, freeze: Freeze) -> None:
+        """This proxy no longer applies a freeze: it was lifted, is over, or gave way to a longer one."""
+        self._pending.append((now, f'Z","event":"thawed",{_freeze_fields(freeze)}}}\n', None))
+
+    def policy_changed(self, now: float, *, environment: str, changed: Mapping[str, tuple[Any, Any]]) -> None:
+        """A reload changed what agents may do: each setting with its old and new value, as JSON knows values."""
+        fields = f'"environment":{_quoted(environment)},"changed":{json.dumps(changed, separators=(",", ":"))}'
+        self._pending.append((now, f'Z","event":"policy-changed",{fields}}}\n', None))
 
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""
@@ -244,10 +266,19 @@ def judgement_fields(judgement: Judgement) -> str:
         normal, cut = normal[:STATEMENT_MAX], ',"cut":true'
     rules = list(dict.fromkeys(finding.rule for finding in judgement.findings))
     effects = [str(effect) for effect in judgement.effects]
+    observed = f'"observed":"{judgement.observed.word}",' if judgement.observed is not None else ""
     return (
-        f'"statement":{_quoted(normal)}{cut},"verdict":"{judgement.verdict.word}",'
+        f'"statement":{_quoted(normal)}{cut},"verdict":"{judgement.verdict.word}",{observed}'
         f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{json.dumps(effects, separators=(",", ":"))}}}\n'
     )
+
+
+def _freeze_fields(freeze: Freeze) -> str:
+    return f'"environment":{_quoted(freeze.environment)},"freeze":{freeze.id},"reason":{_quoted(freeze.reason)}'
+
+
+def _time(moment: datetime | None) -> str:
+    return "null" if moment is None else f'"{moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")}"'
 
 
 def _recorder(head: str, pending: list[_Event], full: Callable[[], None]) -> Record:

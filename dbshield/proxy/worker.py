@@ -11,10 +11,12 @@ import contextlib
 import errno
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from dbshield.config import Config
+from dbshield.control.changes import audit_policies
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login
 from dbshield.proxy.memory import release_free_memory
@@ -54,6 +56,7 @@ class Worker:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         await state.directory.start()
+        await state.budget.start()
         await state.cancel_keys.start()
         timers = [
             asyncio.create_task(_every(AUDIT_FLUSH, self._flush, state.log)),
@@ -117,6 +120,7 @@ class Worker:
             return
         if waiting := _waiting_for_a_start(state.config, config):
             state.log.warning("these settings change at the next start", keys=waiting)
+        audit_policies(state.audit, state.config, config, now=time.time())
         state.config, state.tls = config, tls
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent
@@ -153,6 +157,7 @@ class Worker:
             timer.cancel()
         await asyncio.gather(*timers, *self._logins, *state.tasks, return_exceptions=True)
         await state.cancel_keys.stop()
+        await state.budget.stop()
         await state.directory.stop()
         state.audit.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -31,6 +32,7 @@ from dbshield.model import (
     ObjectName,
     Operation,
 )
+from dbshield.store.frozen import Freeze
 
 NOW = 1_777_777_777.123456
 READ = Judgement(
@@ -338,3 +340,39 @@ def test_what_cannot_be_written_at_the_end_is_said(path: Path, disk: Disk) -> No
         log.close()
     assert logs[-1]["event"] == "audit.lost"
     assert logs[-1]["events"] == 1
+
+
+def test_what_was_only_observed_is_written_beside_what_was_done(path: Path) -> None:
+    log = AuditLog(path)
+    session = connect(log)
+    session.statement(NOW, dataclasses.replace(DROP, verdict=Allow(), observed=Hold()))
+    session.statement(NOW, READ)
+    log.close()
+    _, observed, enforced = lines(path)
+    assert (observed["verdict"], observed["observed"], observed["rules"]) == ("allow", "hold", ["DS101", "DS102"])
+    assert "observed" not in enforced
+
+
+def test_rows_that_counted_statements_changed(path: Path) -> None:
+    log = AuditLog(path)
+    connect(log).rows(NOW, {"shop.orders": 7, "shop.b\u00e4r": 1})
+    log.close()
+    _, line = lines(path)
+    assert (line["event"], line["agent"], line["changed"]) == ("rows", "claude", {"shop.orders": 7, "shop.b\u00e4r": 1})
+
+
+def test_freezes_begin_and_end(path: Path) -> None:
+    log = AuditLog(path)
+    at = datetime.fromtimestamp(NOW, UTC)
+    endless = Freeze(id=7, environment="staging", reason='"incident" \u2028', frozen_by="ann", frozen_at=at, until=None)
+    log.frozen(NOW, endless)
+    log.frozen(NOW, dataclasses.replace(endless, id=8, until=at + timedelta(hours=2)))
+    log.thawed(NOW + 1, endless)
+    log.close()
+    what = {"environment": "staging", "freeze": 7, "reason": '"incident" \u2028'}
+    begin = {"ts": "2026-05-03T03:09:37.123456Z", "event": "frozen", **what, "by": "ann", "until": None}
+    assert lines(path) == [
+        begin,
+        begin | {"freeze": 8, "until": "2026-05-03T05:09:37Z"},
+        {"ts": "2026-05-03T03:09:38.123456Z", "event": "thawed", **what},
+    ]
