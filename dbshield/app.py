@@ -18,6 +18,7 @@ import uvloop
 
 from dbshield.config import Config
 from dbshield.control.audit import AuditLog
+from dbshield.control.budget import RowBudget
 from dbshield.control.changes import FreezeAudit
 from dbshield.control.directory import Directory
 from dbshield.control.vault import Vault
@@ -104,6 +105,7 @@ class Proxy:
             tls=server_context(proxy.tls_certificate, proxy.tls_key) if proxy.tls_certificate and proxy.tls_key else None,
             directory=directory,
             audit=audit,
+            budget=RowBudget(control_dsn=self._control_dsn),
             judges=Judges(
                 lambda policy, functions: make_judge(state.config, policy, functions),
                 lambda login: policy_of(state.config, login, datetime.now(UTC)),

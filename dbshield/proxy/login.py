@@ -9,11 +9,13 @@ import asyncio
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import assert_never, cast
 
+from dbshield.control.budget import RowBudget
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
-from dbshield.model import AgentLogin
+from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.proxy import listener, upstream
 from dbshield.proxy.inbox import Inbox
@@ -21,6 +23,7 @@ from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
 from dbshield.proxy.sessions import Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
+from dbshield.session.counting import RowCounter
 from dbshield.session.login import ClientLogin
 from dbshield.session.parameters import printable
 from dbshield.session.relay import Relay
@@ -187,6 +190,7 @@ class _Login:
         relay = Relay(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
+            counter=_counter(who, state.budget),
             max_message=state.config.proxy.max_message_bytes,
             max_statement=state.config.proxy.max_statement_bytes,
         )
@@ -217,12 +221,16 @@ class _Login:
             audited.ended(time.time(), reason)
             state.log.debug("session ended", agent=who.login.user, session=number, why=reason)
 
+        def changed(now: float, rows: Mapping[str, int]) -> None:
+            audited.rows(now, rows)
+            state.budget.spend(who.login.environment, who.login.agent, who.database, rows)
+
         session = Session(
             number=number,
             login=who.login,
             database=who.database,
             client=self.peer,
-            pair=Pair(relay, audited.statement, ended),
+            pair=Pair(relay, audited.statement, changed, ended),
         )
         state.sessions.add(session)
         return session, key
@@ -241,6 +249,17 @@ class _Login:
             pair.end("the client went away during its login")
         elif server.inbox.lost:
             pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
+
+
+def _counter(who: Authenticated, budget: RowBudget) -> RowCounter | None:
+    """What counts the rows of a session that may change any."""
+    login, database = who.login, who.database
+    if login.access is AccessLevel.READ:
+        return None
+    return RowCounter(
+        f"dbshield_{secrets.token_hex(8)}",
+        lambda limit: budget.remaining(login.environment, login.agent, database, limit),
+    )
 
 
 def _cancel_login(task: asyncio.Task[None]) -> None:

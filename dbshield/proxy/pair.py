@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Judgement
@@ -29,6 +29,9 @@ INTERNAL = "XX000"
 Record = Callable[[float, Judgement], None]
 """Where judgements go, with seconds since 1970; one is made for each session, knowing who it is."""
 
+Changed = Callable[[float, Mapping[str, int]], None]
+"""Where the rows go that a transaction has changed, by table."""
+
 
 class Pair:
     """One session: its relay, its two transports, and how it ends.
@@ -36,11 +39,12 @@ class Pair:
     `on_end` is called once, with the reason in words for the log.
     """
 
-    __slots__ = ("_on_end", "active", "client", "draining", "record", "relay", "server")
+    __slots__ = ("_on_end", "active", "changed", "client", "draining", "record", "relay", "server")
 
-    def __init__(self, relay: Relay, record: Record, on_end: Callable[[str], None]) -> None:
+    def __init__(self, relay: Relay, record: Record, changed: Changed, on_end: Callable[[str], None]) -> None:
         self.relay = relay
         self.record = record
+        self.changed = changed
         self._on_end: Callable[[str], None] | None = on_end
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
@@ -54,6 +58,8 @@ class Pair:
         server.set_write_buffer_limits(high=max_pending)
         client.set_protocol(ClientEnd(self, server))
         server.set_protocol(ServerEnd(self, client))
+        if opening := self.relay.opening():
+            server.write(opening)
 
     def end(self, reason: str, error: DbshieldError | None = None, *, sqlstate: str = INTERNAL) -> None:
         """Close both ends; the client reads `error` as FATAL before, unless the server has told it a FATAL of its own, or is in
@@ -78,6 +84,16 @@ class Pair:
     def end_if_drained(self) -> None:
         if self.relay.idle:
             self.end("drained", shutting_down(), sqlstate=SHUTTING_DOWN)
+
+    def tell_outcomes(self) -> None:
+        """Pass on what came of counted statements."""
+        now = time.time()
+        for outcome in self.relay.outcomes:
+            if isinstance(outcome, Judgement):
+                self.record(now, outcome)
+            else:
+                self.changed(now, outcome)
+        self.relay.outcomes.clear()
 
     @property
     def in_transaction(self) -> bool:
@@ -143,13 +159,14 @@ class ClientEnd(asyncio.Protocol):
 class ServerEnd(asyncio.Protocol):
     """What the server sends, on its way to the client."""
 
-    __slots__ = ("_client", "_from_server", "_pair", "_write")
+    __slots__ = ("_client", "_from_server", "_outcomes", "_pair", "_write")
 
     def __init__(self, pair: Pair, client: asyncio.Transport) -> None:
         self._pair = pair
         self._client = client
         self._write = client.write
         self._from_server = pair.relay.from_server
+        self._outcomes = pair.relay.outcomes
 
     def data_received(self, data: bytes) -> None:
         pair = self._pair
@@ -161,6 +178,8 @@ class ServerEnd(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - as above
             pair.end(f"bug in the relay: {error!r}", Refused("dbshield failed to read the server's answer"), sqlstate=INTERNAL)
             return
+        if self._outcomes:
+            pair.tell_outcomes()
         if forward:
             self._write(forward)
         if pair.draining:

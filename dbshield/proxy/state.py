@@ -11,6 +11,7 @@ from typing import Any
 
 from dbshield.config import Config
 from dbshield.control.audit import AuditLog
+from dbshield.control.budget import RowBudget
 from dbshield.control.directory import Directory
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.judges import Judges
@@ -29,6 +30,7 @@ class WorkerState:
     tls: ssl.SSLContext | None
     directory: Directory
     audit: AuditLog
+    budget: RowBudget
     judges: Judges
     sessions: Sessions
     cancel_keys: CancelKeys

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
-from dbshield.model import Allow, Judgement
+from dbshield.model import Allow, Limit
 from dbshield.wire.backend import ParameterStatus
 from dbshield.wire.frontend import FunctionCall, Sync
 
@@ -28,11 +28,12 @@ MAX_NAMES: Final = 10_000
 PINNED: Final = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
 """Settings that decide how the server reads a text. The readers assume these values, so any other ends the session."""
 
-PREPARED_BY_NAME: Final = Judgement(verdict=Allow(), normal="(a statement prepared by name)")
-"""For a name that no Parse of this session registered: SQL PREPARE made it, and its body was judged then."""
+PREPARED_BY_NAME: Final = b"execute prepared_by_name"
+"""Judged for a name that no Parse of this session registered: SQL PREPARE made it, and its body was judged then."""
 
-QUERY, SYNC, FUNCTION, SYNC_BEFORE_END = range(4)
-"""What a ReadyForQuery is awaited for. The last one is a Sync behind which the client has ended a COPY."""
+QUERY, SYNC, FUNCTION, SYNC_BEFORE_END, COUNTED_QUERY, OWN = range(6)
+"""What a ReadyForQuery is awaited for: SYNC_BEFORE_END is a Sync behind which the client has ended a COPY, COUNTED_QUERY a Query
+with ours in it, OWN a Query of ours alone."""
 
 NAME_BYTES: Final = 63
 """Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
@@ -40,7 +41,7 @@ NAME_BYTES: Final = 63
 Handler = Callable[["Relay", bytes, int, int], bytes | None]
 
 
-def _text_end(data: bytes, pos: int, end: int) -> int:
+def text_end(data: bytes, pos: int, end: int) -> int:
     """Where the NUL-terminated string at `pos` ends. Raises ProtocolError when it does not within the message."""
     found = data.find(0, pos, end)
     if found < 0:
@@ -55,11 +56,11 @@ def _query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if data[end - 1]:
         raise ProtocolError("a Query has no end")
     judgement = relay._judge.judge(data[pos + HEADER : end - 1])
+    if type(judgement.verdict) is not Allow or judgement.resets:
+        return relay.other_query(judgement, data, pos, end)
     relay._cycles.append(QUERY)
-    if type(judgement.verdict) is Allow:
-        relay.judged.append(judgement)
-        return None
-    return relay.refuse(judgement, extended=False)
+    relay.judged.append(judgement)
+    return None
 
 
 def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
@@ -68,7 +69,7 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if text_end < 0:
         raise ProtocolError("a string in a Parse has no end")
     judgement = relay._judge.judge(data[name_end + 1 : text_end])
-    if type(judgement.verdict) is not Allow:
+    if type(judgement.verdict) is not Allow and not (type(judgement.verdict) is Limit and relay.counting is not None):
         return relay.refuse(judgement, extended=True)
     statements = relay._statements
     statements[data[pos + HEADER : name_end][:NAME_BYTES]] = judgement
@@ -86,7 +87,9 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     name = data[portal_end + 1 : name_end]
     judgement = relay._statements.get(name)
     if judgement is None:
-        judgement = relay._statements.get(name[:NAME_BYTES], PREPARED_BY_NAME)
+        judgement = relay._statements.get(name[:NAME_BYTES]) or relay._judge.judge(PREPARED_BY_NAME)
+    if type(judgement.verdict) is not Allow or judgement.resets or relay._client_handlers is not CLIENT:
+        return relay.other_bind(judgement, data, pos, end)
     relay.judged.append(judgement)
     relay._unsynced = True
     return None
@@ -94,17 +97,17 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if data[pos + HEADER : pos + HEADER + 1] == b"S":
-        relay._statements.pop(data[pos + HEADER + 1 : _text_end(data, pos + HEADER + 1, end)][:NAME_BYTES], None)
+        relay._statements.pop(data[pos + HEADER + 1 : text_end(data, pos + HEADER + 1, end)][:NAME_BYTES], None)
     return None
 
 
-def _sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+def sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay._unsynced = False
     relay._cycles.append(SYNC)
     return None
 
 
-def _copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+def copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     """CopyDone or CopyFail: the next Sync is one that the server answers. It may come before we know that there is a COPY."""
     relay._copying = False
     if relay._cycles and relay._cycles[-1] == SYNC:
@@ -147,19 +150,22 @@ def _sync_ends_discarding(relay: Relay, data: bytes, pos: int, end: int) -> byte
 # What the server may send.
 
 
-def _ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+def ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if end - pos != HEADER + 1:
         raise ProtocolError("the server sent a malformed ReadyForQuery")
     relay.status = data[pos + HEADER]
     cycles = relay._cycles
     if cycles:
         cycles.popleft()
+        if cycles and cycles[0] == OWN:
+            relay.choose_server_handlers()
+            return data[pos:end]
     if relay._refusals and not cycles:
         relay._refusals.clear()  # an error before them made the server discard what stood for them
     return None
 
 
-def _error_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+def error_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     frame = data[pos:end]
     relay._copying = False
     if b"\0VFATAL\0" in frame or b"\0VPANIC\0" in frame:
@@ -189,7 +195,7 @@ def _copy_in_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | 
     """In the extended protocol the server swallows the Syncs between the Execute and the end of the data (CopyGetData in
     copyfromparse.c). A simple Query answers for itself, whatever comes between."""
     cycles = relay._cycles
-    if cycles and cycles[0] == QUERY:
+    if cycles and cycles[0] in {QUERY, COUNTED_QUERY}:
         return None
     while cycles:
         if cycles.popleft() == SYNC_BEFORE_END:
@@ -214,18 +220,18 @@ CLIENT: Final = _table(
     P=_parse,
     B=bind,
     C=_close,
-    S=_sync,
+    S=sync,
     F=_function_call,
     X=_terminate,
-    c=_copy_ends,
-    f=_copy_ends,
+    c=copy_ends,
+    f=copy_ends,
     **dict.fromkeys("DEHd"),
 )
 DISCARDING: Final = _table(_unknown_from_client, S=_sync_ends_discarding, X=_terminate, **dict.fromkeys("QPBCDEHFdcf", _drop))
 SERVER: Final = _table(
     _unknown_from_server,
-    Z=_ready_for_query,
-    E=_error_response,
+    Z=ready_for_query,
+    E=error_response,
     S=_parameter_status,
     G=_copy_in_response,
     **dict.fromkeys(("_1", "_2", "_3", "A", "C", "D", "H", "I", "N", "T", "V", "c", "d", "n", "s", "t")),

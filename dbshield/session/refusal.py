@@ -11,6 +11,12 @@ from dbshield.model import Allow, Deny, Finding, Hold, Judgement, Limit
 from dbshield.wire.backend import ErrorResponse
 
 INSUFFICIENT_PRIVILEGE = "42501"
+INVALID_STATEMENT_NAME = "26000"
+"""What drivers answer by preparing the statement again."""
+SQLSTATES = {"DS225": INVALID_STATEMENT_NAME}
+"""By rule, where it is not INSUFFICIENT_PRIVILEGE."""
+WHILE_RUNNING = frozenset({"DS220", "DS221", "DS222", "DS223"})
+"""Rules of the row counter: the statement did run, and its transaction has failed."""
 DESTROYS_OBJECTS = "DS1"
 BEYOND_ACCESS = "DS301"
 
@@ -23,6 +29,8 @@ def refusal(judgement: Judgement) -> bytes:
     match judgement.verdict:
         case Deny():
             what = "refused this statement; nothing was executed"
+            if any(finding.rule in WHILE_RUNNING for finding in judgement.findings):
+                what = "stopped this transaction; nothing of it is kept"
         case Hold():
             what = "holds this statement for a human; nothing was executed"
         case Limit(max_rows=max_rows):
@@ -35,7 +43,7 @@ def refusal(judgement: Judgement) -> bytes:
     spoken = _spoken(judgement)
     return ErrorResponse.of(
         "ERROR",
-        INSUFFICIENT_PRIVILEGE,
+        SQLSTATES.get(spoken.rule if spoken else "", INSUFFICIENT_PRIVILEGE),
         f"dbshield {what}: {spoken.message}" if spoken else f"dbshield {what}",
         detail=f"rule={rules} name={spoken.name if spoken else 'unnamed'} verdict={judgement.verdict.word}",
         hint=spoken.hint if spoken else "",

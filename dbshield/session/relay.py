@@ -21,8 +21,13 @@ from struct import Struct
 from typing import Final, Protocol
 
 from dbshield.errors import ProtocolError, Refused
-from dbshield.model import Judgement
-from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, QUERY, SERVER, bind
+from dbshield.model import Allow, Judgement, Operation
+from dbshield.policy.policy import Policy
+from dbshield.policy.rules.limits import STALE
+from dbshield.session import counted
+from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
+from dbshield.session.counting import Limits, RowCounter
+from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, OWN, QUERY, SERVER, bind
 from dbshield.session.refusal import refusal
 from dbshield.wire.frontend import Parse, Query
 
@@ -32,8 +37,8 @@ LARGE_MESSAGE: Final = 0x3FFFFFFE
 """PQ_LARGE_MESSAGE_LIMIT: MaxAllocSize - 1."""
 BIND_HEAD: Final = 8_192
 """The portal's and the statement's name stand within these first bytes of a Bind; our own limit, names are far shorter."""
-ERROR_HELD: Final = 1 << 20
-"""An ErrorResponse up to this size is read whole, to see whether it answers a refusal; ours is never longer."""
+ANSWER_HELD: Final = 1 << 20
+"""An ErrorResponse or a description up to this size is read whole, to see whether it is about ours, which is never longer."""
 MAX_REFUSALS: Final = 1_000
 """Refusals on their way to the server at one time; a client that pipelines more does not read its answers."""
 
@@ -43,7 +48,9 @@ IDLE: Final = ord("I")
 _LARGE: Final = frozenset(b"QPBFd")
 """Types whose messages may be large: those with a statement or a value in them."""
 _TEXT: Final = frozenset(b"QPF")
-_PARSE, _BIND, _COPY_DATA, _ERROR = b"PBdE"
+_PARSE, _BIND, _COPY_DATA = b"PBd"
+_WHOLE: Final = frozenset(b"ETt")
+"""Types of answers that may be long and are read whole where they are read at all."""
 
 _head_at: Final = Struct("!Bi").unpack_from
 """A message's type and length in one call: it is made for every message and every row."""
@@ -51,6 +58,9 @@ _head_at: Final = Struct("!Bi").unpack_from
 
 class TextJudge(Protocol):
     """What a session asks of the policy; `dbshield.policy.judge.Judge` is one."""
+
+    @property
+    def policy(self) -> Policy: ...
 
     def judge(self, text: bytes) -> Judgement: ...
 
@@ -65,11 +75,14 @@ class Relay:
     `judged` collects the judgement of every statement that the client sent, in order; the caller takes them out.
     `status` is the transaction status that the server last told, as the character's code. `fatal` tells that the server has
     sent an error that ends the session, `terminated` that the client has said good-bye.
+    `outcomes` collects what came of counted statements: the rows by table of a transaction that is over, and the judgement of one
+    that the server failed for us. `counting` is None in a session that can change no rows.
     Raises ProtocolError when a peer breaks the protocol and Refused when the session must not go on; both end it.
     """
 
     __slots__ = (
         "_client_drops",
+        "_client_handlers",
         "_client_held",
         "_client_need",
         "_client_rest",
@@ -82,21 +95,33 @@ class Relay:
         "_max_statement",
         "_refusals",
         "_serial",
+        "_server_handlers",
         "_server_held",
         "_server_need",
         "_server_rest",
         "_statements",
         "_unsynced",
+        "counting",
         "fatal",
         "judged",
+        "outcomes",
         "status",
         "terminated",
     )
 
-    def __init__(self, *, judge: TextJudge, marker: str, max_message: int = LARGE_MESSAGE, max_statement: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        judge: TextJudge,
+        marker: str,
+        counter: RowCounter | None = None,
+        max_message: int = LARGE_MESSAGE,
+        max_statement: int = 1 << 20,
+    ) -> None:
         """`marker` is an identifier that nobody can guess: it tells our syntax errors from the client's own.
 
-        `max_message` bounds a single message and `max_statement` the text of one, both in bytes.
+        `max_message` bounds a single message and `max_statement` the text of one, both in bytes. With a `counter`, what
+        `opening` gives must be the first that the server gets.
         """
         self._judge = judge
         self._marker = marker.encode("ascii") + b"_"
@@ -116,7 +141,13 @@ class Relay:
         self._server_held = bytearray()
         self._server_need = 0
         self._server_rest = 0
+        self._client_handlers = CLIENT
+        self._server_handlers = SERVER
+        self.counting = Counting(counter) if counter else None
+        if counter:
+            counter.limits = Limits.of(judge.policy)
         self.judged: list[Judgement] = []
+        self.outcomes: list[Judgement | dict[str, int]] = []
         self.status = IDLE
         self.terminated = False
         self.fatal = False
@@ -153,7 +184,7 @@ class Relay:
             self._client_rest -= pos
             if self._client_drops:
                 start = pos
-        handlers = DISCARDING if self._discarding else CLIENT
+        handlers = DISCARDING if self._discarding else self._client_handlers
         last = size - HEADER
         while pos <= last:
             kind, length = _head_at(data, pos)
@@ -167,7 +198,7 @@ class Relay:
                     out.append(data[start:pos])
                     out.append(instead)
                     start = end
-                    handlers = DISCARDING if self._discarding else CLIENT
+                    handlers = DISCARDING if self._discarding else self._client_handlers
             pos = end
         if pos == size:
             if not out and not start:
@@ -192,19 +223,21 @@ class Relay:
         if self._server_rest:
             pos = min(self._server_rest, size)
             self._server_rest -= pos
+        handlers = self._server_handlers
         last = size - HEADER
         while pos <= last:
             kind, length = _head_at(data, pos)
             end = pos + 1 + length
             if end > size or length < 4:
                 return self._unfinished_from_server(data, pos, start, out)
-            handler = SERVER[kind]
+            handler = handlers[kind]
             if handler is not None:
                 instead = handler(self, data, pos, end)
                 if instead is not None:
                     out.append(data[start:pos])
                     out.append(instead)
                     start = end
+                    handlers = self._server_handlers
             pos = end
         if pos == size:
             if not out:
@@ -243,8 +276,11 @@ class Relay:
                 self._cycles.append(QUERY)
             streams = drops = True
         elif kind == _BIND and have >= min(total, BIND_HEAD):
-            bind(self, data, pos, len(data))
+            instead = bind(self, data, pos, len(data))
             streams = True
+            if self._discarding and instead is not None:
+                out += [data[start:pos], instead]
+                drops = True
         if not streams:
             self._hold_client(data, pos, min(total, BIND_HEAD) if kind == _BIND else total)
             out.append(data[start:pos])
@@ -261,10 +297,10 @@ class Relay:
         total = length + 1
         if length < 4:
             raise ProtocolError(f"the server sent an invalid message length {length}")
-        if SERVER[kind] is None or (kind == _ERROR and total > ERROR_HELD):
+        if self._server_handlers[kind] is None or (kind in _WHOLE and total > ANSWER_HELD):
             self._server_rest = total - (len(data) - pos)
             out.append(data[start:])
-        elif kind != _ERROR and length > SMALL_MESSAGE:
+        elif kind not in _WHOLE and length > SMALL_MESSAGE:
             raise ProtocolError(f"the server sent an invalid length {length} in a message of type {chr(kind)!r}")
         else:
             self._hold_server(data, pos, total)
@@ -288,3 +324,59 @@ class Relay:
             return Query(query=token).encode()
         self._discarding = True
         return Parse(name=token, query=token).encode()
+
+    # Counted rows
+
+    def opening(self) -> bytes:
+        """What the server gets before anything of the client: the counting queries, whose answer the client never sees."""
+        return self.prepare_again()
+
+    def prepare_again(self) -> bytes:
+        if self.counting is None:
+            return b""
+        self.counting.fault = ""
+        self._cycles.append(OWN)
+        self.choose_server_handlers()
+        return self.counting.counter.prepare
+
+    def expect_counted(self) -> None:
+        """A counted statement is on its way to the server."""
+        if self._server_handlers is SERVER:
+            self._server_handlers = COUNTING_SERVER
+
+    def choose_server_handlers(self) -> None:
+        """By what is answered now: a Query of ours, a counting query, a session that counts, or nothing out of the ordinary."""
+        counting = self.counting
+        if self._cycles and self._cycles[0] == OWN:
+            self._server_handlers = OWN_CYCLE
+        elif counting is None or (counting.is_over and not (self._cycles or self._unsynced)):
+            self._server_handlers = SERVER
+        elif counting.phase in {Phase.BEFORE, Phase.AFTER}:
+            self._server_handlers = OWN_ANSWER
+        else:
+            self._server_handlers = COUNTING_SERVER
+
+    def tell_changed(self) -> None:
+        """The transaction is over: its rows are what the agent has changed."""
+        assert self.counting is not None
+        if self.counting.changed:
+            self.outcomes.append(self.counting.changed)
+            self.counting.changed = {}
+
+    def other_query(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+        return counted.query(self, judgement, data, pos, end)
+
+    def other_bind(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+        return counted.bind(self, judgement, data, pos, end)
+
+    # A policy that changes
+
+    def use(self, judge: TextJudge) -> None:
+        """Judge by `judge` from now on. A prepared statement that does more than read was judged by the old one, so its client
+        has to prepare it again; drivers do so by themselves when they are told that it does not exist."""
+        self._judge = judge
+        if self.counting is not None:
+            self.counting.counter.limits = Limits.of(judge.policy)
+        for name, judgement in self._statements.items():
+            if not (type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects)):
+                self._statements[name] = STALE

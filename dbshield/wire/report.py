@@ -21,6 +21,8 @@ SQLSTATE: Final = "C"
 MESSAGE: Final = "M"
 DETAIL: Final = "D"
 HINT: Final = "H"
+POSITION: Final = "P"
+"""Where in the text the error is, in characters from 1."""
 
 INTERNAL_ERROR: Final = "XX000"
 SUCCESS: Final = "00000"

@@ -66,7 +66,8 @@ async def ends() -> AsyncIterator[Ends]:
         sock.setblocking(False)
     reasons: list[str] = []
     judged: list[Judgement] = []
-    pair = Pair(Relay(judge=judge, marker="dbshield_test"), lambda _, judgement: judged.append(judgement), reasons.append)
+    relay = Relay(judge=judge, marker="dbshield_test")
+    pair = Pair(relay, lambda _, judgement: judged.append(judgement), lambda _, rows: None, reasons.append)
     near = [(await loop.connect_accepted_socket(Inbox, sock))[0] for sock in (client_near, server_near)]
     pair.join(near[0], near[1], max_pending=1 << 16)
     try:

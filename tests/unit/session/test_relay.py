@@ -203,12 +203,12 @@ class TestRefusalInAPipeline:
         talk.client(Parse(name=b"s", query=DROP), Sync())
         talk.client(Bind(statement=b"s"), Execute(), Sync())
         assert [judgement.verdict for judgement in talk.relay.judged][1:] == [Allow()]
-        assert talk.relay.judged[1].normal == "(a statement prepared by name)"
+        assert talk.relay.judged[1].normal == "execute prepared_by_name"
 
     def test_close_forgets_a_name(self) -> None:
         talk = Conversation()
         talk.client(Parse(name=b"s", query=SELECT), Close(target=Target.STATEMENT, name=b"s"), Bind(statement=b"s"), Sync())
-        assert talk.relay.judged[0].normal == "(a statement prepared by name)"
+        assert talk.relay.judged[0].normal == "execute prepared_by_name"
 
     def test_closing_an_unknown_name_passes(self) -> None:
         """Trap 7."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 from support.conversation import IDLE, MARKER, SELECTED, Conversation, other_error, refused, syntax_error
 
-from dbshield.model import Judgement, Limit
+from dbshield.model import AccessLevel, Judgement, Limit
+from dbshield.policy.policy import Policy
 from dbshield.session.handlers import MAX_NAMES, NAME_BYTES
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import BindComplete, CommandComplete, CopyInResponse, DataRow, ParseComplete
@@ -123,6 +124,8 @@ class TestNames:
 
 class Counting:
     """A judge that lets everything pass while few rows change."""
+
+    policy = Policy(access=AccessLevel.WRITE)
 
     def judge(self, text: bytes) -> Judgement:
         return Judgement(verdict=Limit(max_rows=100))

@@ -1,0 +1,387 @@
+"""What a session does with a statement whose rows are counted: ours goes around it, and the answers to ours go to nobody.
+
+The counterpart of handlers.py for sessions that count; counting.py has the queries. The server answers in order, so a session
+needs to know only where its own begins: the description of a counting query has a column of a name that nobody can guess.
+
+    simple     Query: [before] the client's statement [after]      T(before) D C    ... C    T(after) D C
+    extended   Describe Bind Execute Close  around each Execute    t T(before) 2 D C 3  ... C  t T(after) 2 D C 3
+
+The client's CommandComplete is kept back until `after` has answered; when that is an error, the client reads the refusal in its
+place, and nothing of ours in between. What the tables here do not name is passed or refused as in handlers.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum, unique
+from typing import TYPE_CHECKING, Final
+
+from dbshield.errors import ProtocolError, Refused
+from dbshield.model import Allow, Judgement, Limit, Operation
+from dbshield.policy.rules import limits
+from dbshield.session import handlers
+from dbshield.session.counting import RowCounter, Wrapped, changed_rows
+from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, MAX_NAMES, NAME_BYTES, OWN, QUERY, SERVER, Handler, text_end
+from dbshield.session.refusal import refusal
+from dbshield.wire.backend import ErrorResponse
+from dbshield.wire.frontend import Query
+from dbshield.wire.report import POSITION
+
+if TYPE_CHECKING:
+    from dbshield.session.relay import Relay
+
+IDLE: Final = ord("I")
+
+
+@unique
+class Phase(IntEnum):
+    """Where in the answers the session stands."""
+
+    CLIENTS = 0
+    """Answers to what is not counted."""
+    BEFORE = 1
+    """Answers to our query before the statement."""
+    COUNTED = 2
+    """Answers to the counted statement."""
+    KEPT = 3
+    """Its CommandComplete is kept back."""
+    AFTER = 4
+    """Answers to our query behind it."""
+
+
+class Counting:
+    """What a session knows of its counted statements. `changed` has the rows by table that the open transaction has changed."""
+
+    __slots__ = (
+        "changed",
+        "copy_waits",
+        "counter",
+        "described",
+        "extended",
+        "failed",
+        "fault",
+        "kept",
+        "phase",
+        "portals",
+        "prepare_next",
+        "wrapped",
+    )
+
+    def __init__(self, counter: RowCounter) -> None:
+        self.counter = counter
+        self.phase = Phase.CLIENTS
+        self.extended = False
+        """Whether ours that is being answered was sent in the extended protocol."""
+        self.described = b""
+        """A ParameterDescription that may be ours: the RowDescription behind it tells."""
+        self.kept = b""
+        """The CommandComplete that the client does not have yet."""
+        self.portals: dict[bytes, Judgement] = {}
+        self.copy_waits: Judgement | None = None
+        """The counted COPY whose data is still to come; our query cannot go out before its end."""
+        self.wrapped: deque[Wrapped] = deque()
+        """The texts on their way to the server, for the positions in its errors."""
+        self.changed: dict[str, int] = {}
+        self.failed = False
+        """Whether the transaction has failed or was rolled back since the last ReadyForQuery."""
+        self.prepare_next = False
+        """Whether the client has forgotten our queries with its own, so that they go out again behind its Sync."""
+        self.fault = ""
+        """Why the server did not take our queries, in its words."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of what the server may answer next is about a counted statement or its transaction."""
+        return self.phase is Phase.CLIENTS and not self.changed
+
+
+# What the client may send.
+
+
+def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+    """A Query that is counted, or that takes back what the session has set or prepared, or that is refused."""
+    counting = relay.counting
+    refused = resets_at_work(relay, judgement)
+    if refused is None and type(judgement.verdict) is Limit and counting is not None:
+        relay.judged.append(judgement)
+        relay._cycles.append(COUNTED_QUERY)
+        wrapped = counting.counter.wrap(data[pos + HEADER : end - 1], judgement.counted, judgement.verdict.max_rows)
+        counting.wrapped.append(wrapped)
+        relay.expect_counted()
+        return Query(query=wrapped.text).encode()
+    if refused is not None or type(judgement.verdict) is not Allow:
+        relay._cycles.append(QUERY)
+        return relay.refuse(refused or judgement, extended=False)
+    relay.judged.append(judgement)
+    relay._cycles.append(QUERY)
+    if counting is None:
+        return None
+    return data[pos:end] + relay.prepare_again()
+
+
+def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+    """A Bind of a statement that is counted, that takes back what the session has prepared, or that may not run any more."""
+    counting = relay.counting
+    refused = resets_at_work(relay, judgement)
+    limited = type(judgement.verdict) is Limit and counting is not None
+    if refused is not None or not (limited or type(judgement.verdict) is Allow):
+        return relay.refuse(refused or judgement, extended=True)
+    relay.judged.append(judgement)
+    relay._unsynced = True
+    if counting is None:
+        return None
+    portal = data[pos + HEADER : data.index(0, pos + HEADER)][:NAME_BYTES]
+    if limited:
+        counting.portals[portal] = judgement
+        if len(counting.portals) > MAX_NAMES:
+            raise Refused("too many portals are open in this session", sqlstate="54000", hint="Close portals that are not used.")
+    else:
+        counting.portals.pop(portal, None)
+    counting.prepare_next |= judgement.resets
+    if relay._client_handlers is COUNTING_CLIENT:
+        return None
+    relay._client_handlers = COUNTING_CLIENT
+    return data[pos:end]  # not None, so that whoever called looks the table up again
+
+
+def resets_at_work(relay: Relay, judgement: Judgement) -> Judgement | None:
+    """The refusal of a RESET ALL or DISCARD while a transaction may be open, because it would take back what is counted there,
+    and of a text that is counted after it has taken our queries back. DEALLOCATE ALL alone may come at any time."""
+    if not judgement.resets or relay.counting is None:
+        return None
+    quiet = relay.status == IDLE and not relay._unsynced and all(cycle == OWN for cycle in relay._cycles)
+    only_prepared = not any(effect.operation is Operation.SET for effect in judgement.effects)
+    if type(judgement.verdict) is not Limit and (only_prepared or quiet):
+        return None
+    what = "it would take back what the session counts in the transaction at work"
+    return limits.stopped(limits.ResetAtWork().finding(None, message=what), judgement)
+
+
+def _execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    portal = data[pos + HEADER : text_end(data, pos + HEADER, end)][:NAME_BYTES]
+    judgement = counting.portals.get(portal)
+    if judgement is None:
+        return None
+    assert isinstance(judgement.verdict, Limit)
+    copies = judgement.counted[0].inserts
+    relay.expect_counted()
+    before = counting.counter.before(inserts=copies)
+    if copies:
+        counting.copy_waits = judgement
+        return before + data[pos:end]
+    return before + data[pos:end] + counting.counter.after(judgement.verdict.max_rows)
+
+
+def _copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    handlers.copy_ends(relay, data, pos, end)
+    counting = relay.counting
+    assert counting is not None
+    judgement, counting.copy_waits = counting.copy_waits, None
+    if judgement is None or data[pos] == ord("f"):
+        return None
+    assert isinstance(judgement.verdict, Limit)
+    return data[pos:end] + counting.counter.after(judgement.verdict.max_rows)
+
+
+def _sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    handlers.sync(relay, data, pos, end)
+    counting = relay.counting
+    assert counting is not None
+    if not counting.prepare_next:
+        return None
+    counting.prepare_next = False
+    return data[pos:end] + relay.prepare_again()
+
+
+# What the server may send while something is counted.
+
+
+def _parameter_description(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """Kept for one message: a RowDescription or NoData comes right behind it."""
+    counting = relay.counting
+    assert counting is not None
+    counting.described = data[pos:end]
+    return b""
+
+
+def _row_description(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    described, counting.described = counting.described, b""
+    begins: Phase | None = None
+    if data.find(counting.counter.name, pos, end) >= 0:
+        if data.find(counting.counter.before_column, pos, end) >= 0:
+            begins = Phase.BEFORE
+        elif data.find(counting.counter.after_column, pos, end) >= 0:
+            begins = Phase.AFTER
+    if begins is None:
+        return described + data[pos:end] if described else None
+    if counting.phase is not (Phase.CLIENTS if begins is Phase.BEFORE else Phase.KEPT):
+        raise ProtocolError("the server answered out of order")
+    counting.phase = begins
+    counting.extended = bool(described)
+    relay.choose_server_handlers()
+    return b""
+
+
+def _no_data(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    described, counting.described = counting.described, b""
+    return described + data[pos:end] if described else None
+
+
+def _complete(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """CommandComplete, EmptyQueryResponse or PortalSuspended: the end of one statement's answer."""
+    counting = relay.counting
+    assert counting is not None
+    if counting.phase is Phase.COUNTED:
+        counting.kept = data[pos:end]
+        counting.phase = Phase.KEPT
+        return b""
+    if counting.changed:
+        tag = data[pos + HEADER : end - 1]
+        if tag == b"COMMIT":
+            relay.tell_changed()
+        elif tag == b"ROLLBACK":
+            counting.failed = True
+    return None
+
+
+def _error(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    counting.phase = Phase.CLIENTS
+    counting.kept = counting.described = b""
+    counting.failed = True
+    relay.choose_server_handlers()
+    frame = data[pos:end]
+    overrun = counting.counter.overrun(frame)
+    if overrun is not None:
+        relay._copying = False
+        judgement = limits.overrun(overrun.kind, overrun.what, counting.fault)
+        relay.outcomes.append(judgement)
+        return refusal(judgement)
+    if counting.wrapped and relay._cycles and relay._cycles[0] == COUNTED_QUERY and b"\0P" in frame:
+        frame = _with_position(frame, counting.wrapped[0])
+    instead = handlers.error_response(relay, frame, 0, len(frame))
+    return frame if instead is None else instead
+
+
+def _with_position(frame: bytes, wrapped: Wrapped) -> bytes:
+    error = ErrorResponse.decode(frame[HEADER:])
+    moved = tuple(
+        (letter, str(wrapped.position(int(text)))) if letter == POSITION and text.isdigit() else (letter, text)
+        for letter, text in error.fields
+    )
+    return ErrorResponse(fields=moved).encode()
+
+
+def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    if counting.kept:
+        raise ProtocolError("the server did not answer a counting query")
+    if relay._cycles and relay._cycles[0] == COUNTED_QUERY:
+        counting.wrapped.popleft()
+    handlers.ready_for_query(relay, data, pos, end)
+    counting.phase = Phase.CLIENTS
+    if relay.status == IDLE:
+        if counting.failed:
+            counting.changed = {}
+        relay.tell_changed()
+    counting.failed = False
+    if not (relay._copying or relay._cycles or relay._unsynced):
+        counting.copy_waits = None  # it failed before it asked for its data
+    relay.choose_server_handlers()
+    return data[pos:end]
+
+
+def _drop(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    return b""
+
+
+def _own_row(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    if counting.phase is Phase.AFTER:
+        counting.changed = changed_rows(data[pos + HEADER : end])
+    return b""
+
+
+def _own_complete(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    return b"" if counting.extended else _own_end(relay, data, pos, end)
+
+
+def _own_end(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    counting = relay.counting
+    assert counting is not None
+    kept, counting.kept = counting.kept, b""
+    counting.phase = Phase.COUNTED if counting.phase is Phase.BEFORE else Phase.CLIENTS
+    relay.choose_server_handlers()
+    return kept
+
+
+def _own_unexpected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    raise ProtocolError("the server answered a counting query in an unexpected way")
+
+
+# What it answers when ours was a Query of its own.
+
+
+def _own_error(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """Our queries are not there now; a counted statement will fail for it, and say why."""
+    counting = relay.counting
+    assert counting is not None
+    error = ErrorResponse.decode(data[pos + HEADER : end])
+    if error.severity in {"FATAL", "PANIC"}:
+        relay.fatal = True
+        return None
+    counting.fault = error.message
+    return b""
+
+
+def _own_ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    handlers.ready_for_query(relay, data, pos, end)
+    relay.choose_server_handlers()
+    return b""
+
+
+def _changed(table: tuple[Handler | None, ...], **changes: Handler | None) -> tuple[Handler | None, ...]:
+    by_byte = {ord(key.removeprefix("_")): handler for key, handler in changes.items()}
+    return tuple(by_byte.get(byte, handler) for byte, handler in enumerate(table))
+
+
+COUNTING_CLIENT: Final = _changed(CLIENT, E=_execute, S=_sync, c=_copy_ends, f=_copy_ends)
+COUNTING_SERVER: Final = _changed(
+    SERVER,
+    t=_parameter_description,
+    T=_row_description,
+    n=_no_data,
+    C=_complete,
+    I=_complete,
+    s=_complete,
+    E=_error,
+    Z=_ready,
+)
+"""While something is counted, or was in a transaction that is still open."""
+OWN_ANSWER: Final = _changed(
+    SERVER,
+    **dict.fromkeys("TtnIsGHWVcd", _own_unexpected),
+    D=_own_row,
+    C=_own_complete,
+    E=_error,
+    Z=_own_unexpected,
+    _1=_own_unexpected,
+    _2=_drop,
+    _3=_own_end,
+)
+"""While a counting query is answered."""
+OWN_CYCLE: Final = _changed(
+    SERVER, **dict.fromkeys("TtnIsGHWVcdDCN", _drop), **dict.fromkeys(("_1", "_2", "_3"), _drop), E=_own_error, Z=_own_ready
+)
+"""While a Query of ours is answered."""
