@@ -182,6 +182,10 @@ def _explain(detail: ErrorDetails, file: Path | None) -> Problem:
             return Problem(where=where, message="is missing and has no default")
         case "value_error":
             return Problem(where=where, message=str(detail.get("ctx", {}).get("error", detail["msg"])))
+        case "tuple_type":
+            return Problem(where=where, message="should be a list")
+        case "dict_type" | "mapping_type" | "model_type":
+            return Problem(where=where, message="should be a table")
         case _:
             message = detail["msg"]
             return Problem(where=where, message=message[:1].lower() + message[1:])
@@ -193,6 +197,9 @@ def _where(location: tuple[str, ...], file: Path | None) -> str:
         if name.upper() == variable:
             return f"environment variable {name}"
     source = str(file) if file is not None else "settings"
+    if number := next((place for place, part in enumerate(location) if part.isdigit()), 0):
+        listed, key = ".".join(location[:number]), ".".join(location[number + 1 :])
+        return f"{source}: [[{listed}]] number {int(location[number]) + 1}{', ' + key if key else ''}"
     *sections, key = location or ("",)
     if isinstance(_model_at(location), type):
         sections, key = list(location), ""
@@ -210,8 +217,8 @@ def _model_at(location: tuple[str, ...]) -> type[BaseModel] | None:
             return None
         annotation: Any = field.annotation
         origin = get_origin(annotation)
-        if isinstance(origin, type) and issubclass(origin, Mapping) and parts:
-            annotation = get_args(annotation)[1]
+        if isinstance(origin, type) and issubclass(origin, (Mapping, tuple)) and parts:
+            annotation = get_args(annotation)[1 if issubclass(origin, Mapping) else 0]
             parts.pop(0)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return None

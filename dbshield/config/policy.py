@@ -17,6 +17,7 @@ from dbshield.patterns import ESCAPE, ObjectPattern, matches
 from dbshield.rule_ids import objection, weakened
 
 Modes = Literal["enforce", "observe"]
+INSTEAD = "instead of the environment's"
 AGENT_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-*?")
 
 
@@ -96,9 +97,9 @@ class EnvironmentOverride(OverrideConfig):
 class AgentConfig(Section):
     """[environments.NAME.agents.AGENT]: what holds for one agent of the environment."""
 
-    mode: Modes | None = Field(default=None, description="instead of the environment's")
-    max_rows: int | None = Field(default=None, ge=1, description="instead of the environment's")
-    max_rows_per_hour: int | None = Field(default=None, ge=0, description="instead of the environment's")
+    mode: Modes | None = Field(default=None, description=INSTEAD)
+    max_rows: int | None = Field(default=None, ge=1, description=INSTEAD)
+    max_rows_per_hour: int | None = Field(default=None, ge=0, description=INSTEAD)
     protected: Patterns = Field(default=(), description="besides the environment's")
     functions_allowed: Functions = Field(default=(), description="besides the environment's")
     overrides: tuple[OverrideConfig, ...] = Field(default=(), description="asked before the environment's")

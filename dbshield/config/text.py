@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from dbshield.config import conninfo
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
+from dbshield.config.policy import INSTEAD, AgentConfig, EnvironmentOverride
 
 HEAD = """\
 # dbshield: what stands between AI agents and PostgreSQL.
@@ -24,7 +26,20 @@ HEAD = """\
 # `dbshield config check` says what is wrong, `dbshield config show` what is in force.
 
 """
-EXAMPLE = "postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full"
+EXAMPLES = {
+    "upstream": "postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full",
+    "rule": "DS2xx",
+    "verdict": "limit",
+}
+"""For settings that have no default."""
+
+EXAMPLE_AGENT = "claude"
+TABLES: dict[type[BaseModel], frozenset[str]] = {
+    EnvironmentConfig: frozenset({"overrides", "agents"}),
+    AgentConfig: frozenset({"overrides"}),
+}
+"""Settings that are tables of their own, by section."""
+
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("control", ControlConfig),
     ("proxy", ProxyConfig),
@@ -41,7 +56,17 @@ def template(environment: str = "", given: Mapping[str, object] | None = None) -
         parts.append(f"\n[environments.{environment}]\n{_fields(EnvironmentConfig, given or {})}")
     else:
         parts.append(f"\n# One section for each protected cluster.\n# [environments.production]\n{_fields(EnvironmentConfig)}")
-    return "".join(parts)
+    return "".join(parts) + _policy_examples(environment or "production")
+
+
+def _policy_examples(environment: str) -> str:
+    """The tables below an environment; commented out with their heads, since an empty one would say something."""
+    overrides, agent = f"# [[environments.{environment}.overrides]]", f"# [environments.{environment}.agents.{EXAMPLE_AGENT}]"
+    return (
+        f"\n# Other verdicts for rules, as many as are needed; the first that fits speaks.\n{overrides}\n"
+        f"{_fields(EnvironmentOverride)}"
+        f"\n# What holds for one agent. It may have overrides too, which are asked first.\n{agent}\n{_fields(AgentConfig)}"
+    )
 
 
 def shown(config: Config) -> dict[str, Any]:
@@ -59,14 +84,23 @@ def toml(tree: Mapping[str, Any]) -> str:
 
 
 def _tables(tree: Mapping[str, Any], place: tuple[str, ...]) -> list[str]:
-    lines = [f"{key} = {_value(value)}" for key, value in tree.items() if value is not None and not isinstance(value, Mapping)]
-    for key, value in tree.items():
+    below = {key: value for key, value in tree.items() if isinstance(value, Mapping) or _is_list_of_tables(value)}
+    lines = [f"{key} = {_value(value)}" for key, value in tree.items() if value is not None and key not in below]
+    for key, value in below.items():
+        name = ".".join((*place, key))
         if isinstance(value, Mapping):
-            below = _tables(value, (*place, key))
+            inner = _tables(value, (*place, key))
             if any(not isinstance(entry, Mapping) for entry in value.values()):
-                lines += ["", f"[{'.'.join((*place, key))}]"]
-            lines += below
+                lines += ["", f"[{name}]"]
+            lines += inner
+        else:
+            for entry in value:
+                lines += ["", f"[[{name}]]", *_tables(entry, (*place, key))]
     return lines
+
+
+def _is_list_of_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
 
 
 def _value(value: object) -> str:
@@ -82,14 +116,20 @@ def _fields(model: type[BaseModel], given: Mapping[str, object] | None = None, *
     lines = []
     # The address first: it is what a section is about.
     for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in {"url", "upstream"}):
-        if only and name not in only:
+        if name in TABLES.get(model, ()) or (only and name not in only):
             continue
         lines.append(f"# {field.description}")
         if given and name in given:
             lines.append(f"{name} = {_value(given[name])}")
-        elif name == "upstream":
-            lines.append(f"# {name} = {_value(EXAMPLE)}")
         else:
-            default = field.get_default(call_default_factory=True, validated_data={})
-            lines.append(f"# {name} = {_value('' if default is None else default)}")
+            lines.append(f"# {name} = {_value(_shown_default(name, field))}")
     return "\n".join(lines) + "\n"
+
+
+def _shown_default(name: str, field: FieldInfo) -> object:
+    if name in EXAMPLES:
+        return EXAMPLES[name]
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is None and field.description == INSTEAD:
+        default = EnvironmentConfig.model_fields[name].default
+    return "" if default is None else default

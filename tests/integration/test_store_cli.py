@@ -23,7 +23,7 @@ from support.servers import Server
 
 from dbshield.cli.main import run
 from dbshield.cluster import Cluster, temporary_folder
-from dbshield.config import Config, EnvironmentConfig, load_config
+from dbshield.config import AgentConfig, Config, EnvironmentConfig, EnvironmentOverride, load_config
 from dbshield.control.connection import control_dsn
 from dbshield.control.tokens import parse_token
 
@@ -286,11 +286,12 @@ def test_every_setting_of_the_written_file_is_its_default(
     bare = re.sub(r"^# (?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE)
     path = tmp_path / "dbshield.toml"
     path.write_text(bare, encoding="utf-8")
-    expected = Config(
-        environments={
-            "production": EnvironmentConfig(upstream="postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full")
-        }
+    production = EnvironmentConfig(
+        upstream="postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full",
+        overrides=(EnvironmentOverride(rule="DS2xx", verdict="limit"),),
+        agents={"claude": AgentConfig(mode="enforce", max_rows=100, max_rows_per_hour=1000)},
     )
+    expected = Config(environments={"production": production})
     assert load_config(path) == expected
 
 
