@@ -42,7 +42,7 @@ MAX_CACHED_TEXT = 16 << 10
 CACHE_BYTES = 32 << 20
 """What the verdicts of one judge may hold of memory, shared between texts and shapes."""
 
-ROW_LIMIT_ENFORCED = False
+ROW_LIMIT_ENFORCED = True
 """True once the session counts rows: what changes rows then gets Limit instead of Allow."""
 
 SHAPED = frozenset(QUERIES.values())
