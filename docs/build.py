@@ -11,7 +11,8 @@ from dbshield.policy.catalogue import RULES
 from dbshield.policy.function_lists import DENIED, EXTENSIONS_ALLOWED, VOLATILE_ALLOWED
 from dbshield.policy.rules.base import Rule
 from dbshield.policy.rules.examples import examples
-from dbshield.policy.settings import HARMLESS, HARMLESS_BEGINNINGS, LOOKED_AT
+from dbshield.policy.setting_lists import EXTENSION_PREFIXES, EXTENSIONS_HARMLESS, HARMLESS, HARMLESS_BEGINNINGS, REFUSED
+from dbshield.policy.settings import LOOKED_AT
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -48,7 +49,14 @@ def rules_page() -> str:
     parts.append(_list({**HARMLESS, **{f"{name}*": reason for name, reason in HARMLESS_BEGINNINGS.items()}}))
     parts.append("These are looked at more closely:\n")
     parts.append(_list({name: reason for name, (_, reason) in LOOKED_AT.items()}))
-    parts.append("A setting with a dot in its name belongs to an application and passes, unless it belongs to an extension.\n")
+    parts.append("A setting with a dot in its name is an application's and passes, unless an extension or dbshield has taken the")
+    parts.append("word before the dot: `pg_…`, what the server's own extensions are called, and\n")
+    parts.append(f"{', '.join(f'`{word}`' for word in sorted(EXTENSION_PREFIXES))}.\n")
+    parts.append("Of those, these pass all the same:\n")
+    parts.append(_list(EXTENSIONS_HARMLESS))
+    parts.append("## Settings that are refused by name\n")
+    parts.append("So is every other that is not listed above.\n")
+    parts.append(_list(REFUSED))
     parts.append("## Volatile functions that pass\n")
     parts.append(_list({f"{name}` from `{level}": reason for name, (level, reason) in VOLATILE_ALLOWED.items()}))
     parts.append("Of extensions, where they are written in C:\n")

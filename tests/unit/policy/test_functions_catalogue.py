@@ -62,7 +62,7 @@ def judge() -> Judge:
         ("select information_schema._pg_truetypid(a, t) from a, t", None),
         ("update t set a = app.volatile_one() where id = 1", "DS605"),
         ("insert into t values (app.volatile_one())", "DS605"),
-        ("select pg_advisory_lock(1)", "DS605"),
+        ("select pg_advisory_lock(1)", "DS504"),
         ("select pg_advisory_xact_lock(1)", None),
         ("select table_to_xml('t', true, false, '')", "DS604"),
         ("select pg_stat_get_xact_numscans(1)", None),
