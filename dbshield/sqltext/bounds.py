@@ -15,7 +15,9 @@ verdict then holds for the exact text alone.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from dbshield.sqltext.statement import Trouble, Unreadable
 
 NO_NAMES: frozenset[str] = frozenset()
 
@@ -33,6 +35,35 @@ SELF_EQUAL = frozenset({"=", "<=", ">=", "is not distinct from", "~~", "~~*", "~
 
 BLIND_PATTERNS = frozenset({".*", "^", "$", ".", ".+", "^.*", ".*$", "^.*$", "(.*)", "^.+$"})
 """Regular expressions that match everything, or everything that is not empty."""
+
+
+MAX_STEPS = 250_000
+"""How many nodes the conditions of one statement may be looked at, all looks together: about half a second. A list of 100,000
+constants takes as many; the deepest honest statement of the tests a few thousand."""
+
+
+class Work:
+    """What reading the conditions of one statement has cost so far.
+
+    A condition is looked at as a condition and as a value, and a subquery for what it gives back and for what it narrows: nested
+    n times that would be 2**n looks. So the readers keep their answers, and this counts how often they look all the same.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_STEPS
+
+    def spend(self, steps: int = 1) -> None:
+        """Count some looks. Raises Unreadable when there were too many."""
+        self.left -= steps
+        if self.left < 0:
+            raise Unreadable(Trouble.TOO_DEEP, f"conditions that take more than {MAX_STEPS} steps to read")
+
+
+Known = dict[tuple[str, int, "Scope"], Any]
+"""Answers by question, node and scope. A node is known by its identity, so only nodes of the statement's own tree may be asked
+about: they live as long as the answers do."""
 
 
 class Columns(NamedTuple):

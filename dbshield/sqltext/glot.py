@@ -18,7 +18,8 @@ from sqlglot.errors import SqlglotError
 from dbshield.model import Operation
 from dbshield.sqltext import native
 from dbshield.sqltext.bounds import Scope, target_scope
-from dbshield.sqltext.glot_conditions import GlotConditions, queries_of, spread
+from dbshield.sqltext.glot_conditions import GlotConditions
+from dbshield.sqltext.glot_nodes import queries_of, spread
 from dbshield.sqltext.statement import Trouble, Unreadable
 
 # Its warnings quote the statement, with everything that is in it.

@@ -5,7 +5,8 @@ It reads another tree by its own hand and shares only the laws, so that a mistak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import cast
 
 from sqlglot import exp
 
@@ -15,12 +16,15 @@ from dbshield.sqltext.bounds import (
     NOTHING,
     TRUTH,
     Columns,
+    Known,
     Scope,
+    Work,
     arithmetic,
     matches_everything,
     target_scope,
     varies,
 )
+from dbshield.sqltext.glot_nodes import Queries, bare, conditions_of, from_items, members_of, refers, select_of
 
 COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=",
@@ -44,41 +48,20 @@ TRUTHS = (*tuple(COMPARISONS)[:8], *PATTERNS, exp.And, exp.Or, exp.Not, exp.Is, 
 AGGREGATING = (exp.Func, exp.Anonymous)
 
 
-def queries_of(node: exp.Expr) -> Mapping[str, exp.Expr]:
-    """Every query that a WITH anywhere in `node` names."""
-    return {cte.alias: cte.this for cte in node.find_all(exp.CTE)}
-
-
-def select_of(node: exp.Expr | None) -> exp.Expr | None:
-    """The query inside parentheses and arrays; None where there is none."""
-    while isinstance(node, (exp.Subquery, exp.Paren)):
-        node = node.this
-    if isinstance(node, exp.Array) and len(node.expressions) == 1:
-        return select_of(node.expressions[0]) if isinstance(node.expressions[0], (exp.Query, exp.Paren)) else None
-    return node if isinstance(node, (exp.Query, exp.Values)) else None
-
-
-def refers(node: exp.Expr | None, qualifiers: frozenset[str]) -> bool:
-    """True when anything in `node` names a column by one of `qualifiers`, or by none where there is no FROM of its own."""
-    for column in node.find_all(exp.Column) if node else ():
-        parts = tuple(part.name for part in column.parts)
-        select = column.find_ancestor(exp.Query)
-        bare = len(parts) == 1 and isinstance(select, exp.Select) and not select.args.get("from_")
-        if ".".join(parts[:-1]) in qualifiers or bare:
-            return True
-    return False
-
-
 class GlotConditions:
     """Conditions of one statement; `ctes` are the queries that WITH names."""
 
-    def __init__(self, ctes: Mapping[str, exp.Expr]) -> None:
+    def __init__(self, ctes: Queries, work: Work | None = None) -> None:
         self.ctes = ctes
+        self.work = work or Work()
+        self.known: Known = {}
+        self._others: dict[str, GlotConditions] = {}
 
     # -- conditions
 
     def constrains(self, node: exp.Expr | None, scope: Scope, *, negated: bool = False) -> bool:
         """True when the condition constrains the table of `scope`, whatever its constants are."""
+        self.work.spend()
         match node:
             case None:
                 return False
@@ -122,7 +105,7 @@ class GlotConditions:
         if isinstance(node, exp.Operator):
             operator = str(node.args["operator"]).rpartition(".")[2]
         left, right = self.columns(node.this, scope), node.args.get("expression")
-        members, some = _members(right)
+        members, some = members_of(right)
         if members is not None:
             every = some is not negated
             select = select_of(members)
@@ -147,7 +130,7 @@ class GlotConditions:
         return any(parts) if negated else all(parts)
 
     def _is(self, node: exp.Is, scope: Scope, negated: bool) -> bool:
-        argument = _bare(node.this)
+        argument = bare(node.this)
         if isinstance(node.expression, exp.Boolean):
             return self.constrains(argument, scope, negated=negated is not (not node.expression.this))
         if isinstance(argument, (exp.Coalesce, exp.Case, exp.Subquery)):
@@ -184,6 +167,13 @@ class GlotConditions:
         return varies(left, self._outer_columns(select, scope), operator) and self.narrows(select, scope)
 
     def _outer_columns(self, select: exp.Expr | None, scope: Scope) -> Columns:
+        key = ("outer", id(select), scope)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self._given_back(select, scope)
+        return cast("Columns", found)
+
+    def _given_back(self, select: exp.Expr | None, scope: Scope) -> Columns:
         if isinstance(select, exp.SetOperation):
             both = (select_of(select.this), select_of(select.expression))
             return self._outer_columns(both[0], scope) | self._outer_columns(both[1], scope)
@@ -199,12 +189,23 @@ class GlotConditions:
 
     def narrows(self, select: exp.Expr | None, scope: Scope) -> bool:
         """True unless the query gives back rows of the scope's own table that nothing narrowed."""
+        key = ("narrows", id(select), scope)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self._narrows(select, scope)
+        return cast("bool", found)
+
+    def _narrows(self, select: exp.Expr | None, scope: Scope) -> bool:
         if isinstance(select, exp.SetOperation):
             return self.narrows(select_of(select.this), scope) and self.narrows(select_of(select.expression), scope)
         if not isinstance(select, exp.Select):
             return True
         limit = select.args.get("limit")
-        if limit is not None and not isinstance(limit.args.get("expression"), exp.Null) and not refers(select, scope.names):
+        if (
+            limit is not None
+            and not isinstance(limit.args.get("expression"), exp.Null)
+            and not refers(select, scope.names, self.work)
+        ):
             return True
         items = list(from_items(select))
         for item in items:
@@ -220,14 +221,21 @@ class GlotConditions:
         """True when a FROM item gives rows of the scope's own table that nothing narrowed."""
         if isinstance(item, exp.Table) and isinstance(item.this, exp.Identifier):
             if not item.db and item.name in self.ctes:
-                inner = GlotConditions({key: query for key, query in self.ctes.items() if key != item.name})
-                query = select_of(self.ctes[item.name])
-                return query is not None and not inner.narrows(query, scope)
+                selects = [select for select in map(select_of, self.ctes[item.name]) if select is not None]
+                inner = self._without(item.name)
+                return scope.same_table("", item.name) or not all(inner.narrows(select, scope) for select in selects)
             return scope.same_table(item.db, item.name)
         if isinstance(item, exp.Subquery):
             select = select_of(item)
             return select is not None and not self.narrows(select, scope)
         return False
+
+    def _without(self, name: str) -> GlotConditions:
+        """The same, for the body of a WITH query, which must not be followed into itself."""
+        if name not in self._others:
+            others = {key: queries for key, queries in self.ctes.items() if key != name}
+            self._others[name] = GlotConditions(others, self.work)
+        return self._others[name]
 
     def _inner(self, select: exp.Expr, scope: Scope) -> Scope:
         return self.beside(from_items(select), scope, subquery=True)
@@ -251,20 +259,22 @@ class GlotConditions:
     def _handed_down(self, item: exp.Expr, scope: Scope) -> bool:
         """True when a FROM item is made from the row outside: a subquery, a function or a WITH query that refers to it."""
         if isinstance(item, exp.Table) and isinstance(item.this, exp.Identifier):
-            return not item.db and item.name in self.ctes and refers(self.ctes[item.name], scope.names)
-        return refers(item, scope.names)
+            queries = () if item.db else self.ctes.get(item.name, ())
+            return any(refers(query, scope.names, self.work) for query in queries)
+        return refers(item, scope.names, self.work)
 
     def _scalar(self, select: exp.Expr | None, scope: Scope) -> Columns:
         """A subquery as a value: it may find the very row outside when it looks for it in the same table."""
         found = self._outer_columns(select, scope)
         where = select.args.get("where") if select else None
-        again = refers(where, scope.names) and not self.narrows(select, scope)
+        again = refers(where, scope.names, self.work) and not self.narrows(select, scope)
         return found._replace(given=True) if again else found
 
     # -- values
 
     def columns(self, node: exp.Expr | None, scope: Scope) -> Columns:
         """The columns whose value really changes the value of `node`."""
+        self.work.spend()
         match node:
             case None | exp.Literal() | exp.Parameter() | exp.Null() | exp.Boolean() | exp.Identifier() | exp.DataType():
                 return NOTHING
@@ -302,55 +312,10 @@ class GlotConditions:
         return found
 
     def _as_truth(self, node: exp.Expr, scope: Scope) -> Columns:
-        inside = NOTHING if node.find(exp.Query) else self._union(list(node.iter_expressions()), scope).uncertain()
-        return inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)
-
-
-def conditions_of(select: exp.Expr) -> list[exp.Expr]:
-    """What every row of a query's FROM fulfils: its WHERE and the conditions of its inner joins."""
-    where = select.args.get("where")
-    found = [where.this] if where else []
-    clause = select.args.get("from_")
-    joins = list(select.args.get("joins") or ())
-    joins += (clause.this.args.get("joins") or ()) if clause else ()
-    inner = not any(join.side for join in joins)
-    return found + [join.args["on"] for join in joins if inner and join.args.get("on")]
-
-
-def from_items(select: exp.Expr) -> Iterator[exp.Expr]:
-    """The relations of FROM and its joins, those that sqlglot hangs on a table included."""
-    clause = select.args.get("from_")
-    stack = [clause.this] if clause else []
-    stack += [join.this for join in select.args.get("joins") or ()]
-    stack += select.args.get("laterals") or []
-    yield from spread(stack)
-
-
-def spread(items: list[exp.Expr]) -> Iterator[exp.Expr]:
-    """`items` and the joins that hang on them; a join in parentheses is its parts."""
-    stack = list(items)
-    while stack:
-        item = stack.pop()
-        stack += [join.this for join in item.args.get("joins") or ()]
-        inner = item.this if isinstance(item, (exp.Subquery, exp.Paren)) else None
-        if isinstance(inner, exp.Table):
-            stack.append(inner)
-        else:
-            yield item
-
-
-def _bare(node: exp.Expr) -> exp.Expr:
-    while isinstance(node, exp.Paren):
-        node = node.this
-    return node
-
-
-def _members(node: exp.Expr | None) -> tuple[exp.Expr | None, bool]:
-    """What ANY or ALL ranges over, and whether it was ANY; None for any other value."""
-    if isinstance(node, exp.Any):
-        return _bare(node.this), True
-    if isinstance(node, exp.All):
-        return _bare(node.this), False
-    if isinstance(node, exp.Anonymous) and str(node.this).upper() == "ALL" and node.expressions:
-        return _bare(node.expressions[0]), False
-    return None, False
+        key = ("truth", id(node), scope)
+        found = self.known.get(key)
+        if found is None:
+            inside = NOTHING if node.find(exp.Query) else self._union(list(node.iter_expressions()), scope).uncertain()
+            found = inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)
+            self.known[key] = found
+        return cast("Columns", found)

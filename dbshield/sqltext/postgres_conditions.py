@@ -6,7 +6,7 @@ Recursive, because conditions are; the depth is what the JSON decoder let throug
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from dbshield.sqltext.bounds import (
     NEVER_NULL,
@@ -14,13 +14,17 @@ from dbshield.sqltext.bounds import (
     NOTHING,
     TRUTH,
     Columns,
+    Known,
     Scope,
+    Work,
     arithmetic,
     matches_everything,
     target_scope,
     varies,
 )
-from dbshield.sqltext.postgres_nodes import Node, conditions_of, names, refers
+from dbshield.sqltext.postgres_nodes import Node, calls, conditions_of, constants_of, names, refers
+
+Queries = Mapping[str, tuple[Node, ...]]
 
 PATTERN_OPERATORS = frozenset({"~~", "~~*", "~", "~*", "!~~", "!~~*", "!~", "!~*"})
 """LIKE, ILIKE, the regular expressions, and their negations, which match nothing where these match everything."""
@@ -50,11 +54,15 @@ def _computes(body: Node) -> bool:
 
 
 class PostgresConditions:
-    """Conditions of one statement. `ctes` are the queries that WITH names; `literal` turns true when a constant was read."""
+    """Conditions of one statement. `ctes` are the queries that a WITH anywhere in it gives a name, all of those with one name:
+    which one is meant is not worked out. `literal` turns true when a constant was read."""
 
-    def __init__(self, ctes: Mapping[str, Node]) -> None:
+    def __init__(self, ctes: Queries, work: Work | None = None) -> None:
         self.ctes = ctes
+        self.work = work or Work()
         self.literal = False
+        self.known: Known = {}
+        self._others: dict[str, PostgresConditions] = {}
 
     # -- conditions
 
@@ -62,6 +70,7 @@ class PostgresConditions:
         """True when the condition constrains the table of `scope`, whatever its constants are."""
         if not node:
             return False
+        self.work.spend()
         ((tag, body),) = node.items()
         match tag:
             case "BoolExpr":
@@ -136,20 +145,7 @@ class PostgresConditions:
     def _blind_pattern(self, node: Node) -> bool:
         """True when the pattern is made of constants alone and matches everything. Reads literals."""
         self.literal = True
-        pieces: list[str] = []
-        stack: list[Any] = [node]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, list):
-                stack.extend(item)
-                continue
-            for tag, body in item.items():
-                if tag == "A_Const":
-                    pieces.append(str(body.get("sval", {}).get("sval", "")))
-                elif tag in {"ParamRef", "ColumnRef", "SubLink", "SQLValueFunction"}:
-                    return False
-                elif isinstance(body, (dict, list)):
-                    stack.append(body)
+        pieces = constants_of(node, self.work)
         return bool(pieces) and all(matches_everything(piece) for piece in pieces)
 
     def _null_test(self, body: Node, scope: Scope) -> bool:
@@ -189,23 +185,10 @@ class PostgresConditions:
         grouped = select.get("groupClause")
         if grouped and any("GroupingSet" in item for item in grouped):
             return False
-        if not grouped and any(self._calls(item) for item in select.get("targetList", ())):
+        if not grouped and any(calls(item, self.work) for item in select.get("targetList", ())):
             return False
         inner = self._inner(select, scope)
         return any(self.constrains(condition, inner) for condition in conditions_of(select))
-
-    def _calls(self, node: Node) -> bool:
-        """True when a function, perhaps an aggregate, is called anywhere in `node`."""
-        stack: list[Any] = [node]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, list):
-                stack.extend(item)
-            elif isinstance(item, dict):
-                if "FuncCall" in item or "JsonArrayAgg" in item or "JsonObjectAgg" in item:
-                    return True
-                stack.extend(item.values())
-        return False
 
     def _member(self, left: Columns, query: Node, operator: str, scope: Scope) -> bool:
         """`left operator ANY (query)` constrains unless the query surely gives back the table's own value."""
@@ -218,11 +201,18 @@ class PostgresConditions:
     def _scalar(self, select: Node, scope: Scope) -> Columns:
         """A subquery as a value: it may find the very row outside when it looks for it in the same table."""
         found = self._outer_columns(select, scope)
-        again = refers(select.get("whereClause"), scope.names) and not self.narrows(select, scope)
+        again = refers(select.get("whereClause"), scope.names, self.work) and not self.narrows(select, scope)
         return found._replace(given=True) if again else found
 
     def _outer_columns(self, select: Node, scope: Scope) -> Columns:
         """What the result of a subquery depends on of the row outside."""
+        key = ("outer", id(select), scope)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self._given_back(select, scope)
+        return cast("Columns", found)
+
+    def _given_back(self, select: Node, scope: Scope) -> Columns:
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
             return self._outer_columns(select["larg"], scope) | self._outer_columns(select["rarg"], scope)
         inner = self._inner(select, scope)._replace(twins=NO_NAMES)
@@ -237,10 +227,17 @@ class PostgresConditions:
     def narrows(self, select: Node, scope: Scope) -> bool:
         """True unless the query gives back rows of the scope's own table that nothing narrowed."""
         self.learn(select)
+        key = ("narrows", id(select), scope)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self._narrows(select, scope)
+        return cast("bool", found)
+
+    def _narrows(self, select: Node, scope: Scope) -> bool:
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
             return self.narrows(select["larg"], scope) and self.narrows(select["rarg"], scope)
         limit = select.get("limitCount")
-        if limit is not None and not refers(select, scope.names):
+        if limit is not None and not refers(select, scope.names, self.work):
             self.literal = True
             if not limit.get("A_Const", {}).get("isnull"):
                 return True
@@ -249,8 +246,13 @@ class PostgresConditions:
     def learn(self, statement: Node) -> None:
         """Take in the queries that the WITH of `statement` names."""
         if "withClause" in statement:
-            queries = [item["CommonTableExpr"] for item in statement["withClause"]["ctes"]]
-            self.ctes = {**self.ctes, **{query["ctename"]: query["ctequery"] for query in queries}}
+            for item in statement["withClause"]["ctes"]:
+                name, query = item["CommonTableExpr"]["ctename"], item["CommonTableExpr"]["ctequery"]
+                others = self.ctes.get(name, ())
+                if not any(query is other for other in others):
+                    self.ctes = {**self.ctes, name: (*others, query)}
+                    self.known.clear()  # Answers may have been about a table with this name.
+                    self._others.clear()
 
     def _item_narrows(self, item: Node, select: Node, scope: Scope) -> bool:
         ((tag, body),) = item.items()
@@ -272,8 +274,9 @@ class PostgresConditions:
         if tag == "RangeVar":
             schema, table = body.get("schemaname", ""), body["relname"]
             if not schema and table in self.ctes:
-                query = self.ctes[table]
-                return "SelectStmt" in query and not self._without(table).narrows(query["SelectStmt"], scope)
+                selects = [query["SelectStmt"] for query in self.ctes[table] if "SelectStmt" in query]
+                inner = self._without(table)
+                return scope.same_table("", table) or not all(inner.narrows(select, scope) for select in selects)
             return scope.same_table(schema, table)
         if tag == "RangeSubselect":
             return "SelectStmt" in body["subquery"] and not self.narrows(body["subquery"]["SelectStmt"], scope)
@@ -283,9 +286,11 @@ class PostgresConditions:
 
     def _without(self, name: str) -> PostgresConditions:
         """The same, for the body of a WITH query, which must not be followed into itself."""
-        inner = PostgresConditions({key: query for key, query in self.ctes.items() if key != name})
         self.literal = True
-        return inner
+        if name not in self._others:
+            others = {key: queries for key, queries in self.ctes.items() if key != name}
+            self._others[name] = PostgresConditions(others, self.work)
+        return self._others[name]
 
     def _inner(self, select: Node, scope: Scope) -> Scope:
         self.learn(select)
@@ -323,8 +328,10 @@ class PostgresConditions:
         """True when a FROM item is made from the row outside: a subquery, a function or a WITH query that refers to it."""
         if "RangeVar" in item:
             name = item["RangeVar"]["relname"]
-            return "schemaname" not in item["RangeVar"] and name in self.ctes and refers(self.ctes[name], scope.names)
-        return refers(item, scope.names)
+            if "schemaname" in item["RangeVar"] or name not in self.ctes:
+                return False
+            return refers(list(self.ctes[name]), scope.names, self.work)
+        return refers(item, scope.names, self.work)
 
     # -- values
 
@@ -337,6 +344,7 @@ class PostgresConditions:
             return found
         if not node:
             return NOTHING
+        self.work.spend()
         ((tag, body),) = node.items()
         if tag in PASSED_THROUGH:
             return self.columns(body["arg"], scope)
@@ -377,6 +385,11 @@ class PostgresConditions:
 
     def _as_truth(self, node: Node, scope: Scope) -> Columns:
         """A condition used as a value: it varies with the row when it constrains, by a column without a name."""
-        ((_, body),) = node.items()
-        inside = NOTHING if "subselect" in body else self._inside(body, scope).uncertain()
-        return inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)
+        key = ("truth", id(node), scope)
+        found = self.known.get(key)
+        if found is None:
+            ((_, body),) = node.items()
+            inside = NOTHING if "subselect" in body else self._inside(body, scope).uncertain()
+            found = inside | Columns(frozenset({TRUTH}) if self.constrains(node, scope) else NO_NAMES)
+            self.known[key] = found
+        return cast("Columns", found)
