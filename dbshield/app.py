@@ -22,7 +22,7 @@ from dbshield.control.budget import RowBudget
 from dbshield.control.changes import FreezeAudit
 from dbshield.control.directory import Directory
 from dbshield.control.vault import Vault
-from dbshield.errors import DbshieldError
+from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
@@ -36,6 +36,7 @@ from dbshield.proxy.supervisor import Supervisor
 from dbshield.proxy.tls import server_context
 from dbshield.proxy.worker import Worker
 from dbshield.store.database import Database
+from dbshield.store.frozen import Freeze
 
 DESCRIPTORS_PER_CONNECTION: Final = 2
 """A client's socket and its server's."""
@@ -108,7 +109,8 @@ class Proxy:
             budget=RowBudget(control_dsn=self._control_dsn),
             judges=Judges(
                 lambda policy, functions: make_judge(state.config, policy, functions),
-                lambda login: policy_of(state.config, login, datetime.now(UTC)),
+                lambda login: policy_of(state.config, login, directory.frozen(login.environment), datetime.now(UTC)),
+                lambda: state.sessions,
             ),
             sessions=Sessions(limit=proxy.max_connections, limit_per_agent=proxy.max_connections_per_agent),
             cancel_keys=CancelKeys(number, config.state / "run"),
@@ -127,10 +129,27 @@ def make_judge(config: Config, policy: Policy, functions: FunctionCatalogue) -> 
     )
 
 
-def policy_of(config: Config, login: AgentLogin, now: datetime) -> Policy:
-    """The policy that holds for an agent at `now`, a time with a zone."""
-    environment = config.environments[login.environment]
-    return policy_for(environment, agent=login.agent, access=login.access, frozen=environment.is_frozen(now))
+def policy_of(config: Config, login: AgentLogin, freeze: Freeze | None, now: datetime) -> Policy:
+    """The policy that holds for an agent at `now`, a time with a zone; `freeze` is what a human froze, besides the configuration.
+
+    Raises Refused where the environment is configured no more.
+    """
+    environment = config.environments.get(login.environment)
+    if environment is None:
+        raise Refused(
+            f"the environment {login.environment} is not configured any more",
+            sqlstate="57P01",
+            hint="Ask whoever runs dbshield which environment to use.",
+        )
+    by_configuration = environment.is_frozen(now)
+    until = f"until {environment.frozen_until.isoformat()}" if by_configuration and environment.frozen_until else ""
+    return policy_for(
+        environment,
+        agent=login.agent,
+        access=login.access,
+        frozen=by_configuration or freeze is not None,
+        freeze_reason=freeze.reason if freeze else until,
+    )
 
 
 def _warm_up() -> None:

@@ -122,6 +122,13 @@ class Judge:
         self._texts.clear()
         self._shapes.clear()
 
+    def limit_length(self, max_statement_bytes: int) -> None:
+        """Read texts of up to so many bytes from now on."""
+        if max_statement_bytes != self.max_statement_bytes:
+            self.max_statement_bytes = max_statement_bytes
+            self._texts.clear()
+            self._shapes.clear()
+
     # -- the slower ways
 
     def _look_further(self, text: bytes) -> Judgement:

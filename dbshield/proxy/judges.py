@@ -1,27 +1,37 @@
-"""One judge for each environment, database and policy, so that its cache serves all their sessions.
+"""One judge for each protected database and policy, so that its cache serves all the sessions that share them.
 
 A judge knows the functions of its database, read from the server's catalogue by the first session that needs them and again
-when what is known is old. An unchanged catalogue keeps its judge, and so its cache.
+when what is known is old. An unchanged catalogue keeps its judges, and so their caches.
+
+Law: a session that stands is judged by the policy that holds now, not by the one of its login. What a reload, a freeze, its end
+or the catalogue changes reaches it through `follow`, which gives its relay another judge. A session whose policy cannot be told
+is ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy import upstream
+from dbshield.proxy.sessions import Session
 from dbshield.proxy.upstream import Server
 
 CATALOGUE_AGE: Final = 30.0
 """Seconds for which a new session takes the functions as they were read."""
+JUDGES_KEPT: Final = 16
+"""Judges of one database that are kept although no session uses them: those of policies that come back, as after a freeze."""
 
 Rows = list[tuple[str | None, ...]]
+Key = tuple[str, str, str, int]
+"""Environment, database, and the server's host and port: a reload may name another server."""
 
 
 @dataclass(slots=True)
@@ -36,36 +46,87 @@ class _Known:
 
 
 class Judges:
-    """`make` builds a judge; `policy_of` tells the policy that holds now for an agent's login."""
+    """`make` builds a judge, `policy_of` tells the policy that holds now for an agent's login or raises DbshieldError, `standing`
+    gives the sessions that stand."""
 
-    def __init__(self, make: Callable[[Policy, FunctionCatalogue], Judge], policy_of: Callable[[AgentLogin], Policy]) -> None:
+    def __init__(
+        self,
+        make: Callable[[Policy, FunctionCatalogue], Judge],
+        policy_of: Callable[[AgentLogin], Policy],
+        standing: Callable[[], Iterable[Session]],
+    ) -> None:
         self._make = make
         self._policy_of = policy_of
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._standing = standing
+        self._known: dict[Key, _Known] = {}
 
     async def judge(self, login: AgentLogin, database: str, server: Server) -> Judge:
-        """The judge for a session; asks `server` for its functions where needed. Raises Refused when it does not tell."""
-        known = self._known.setdefault((login.environment, database), _Known())
+        """The judge for a new session; asks `server` for its functions where needed. Raises Refused when it does not tell."""
+        known = self._known.setdefault(_key(login, database), _Known())
         now = asyncio.get_running_loop().time()
         if known.functions is None or now - known.read_at > CATALOGUE_AGE:
             async with known.lock:
                 if known.functions is None or now - known.read_at > CATALOGUE_AGE:
-                    await self._read(known, server)
-        assert known.functions is not None
-        policy = self._policy_of(login)
+                    self.learn(login, database, await upstream.query(server, CATALOGUE_QUERY))
+        # Nothing is waited for from here until the session stands, so no change can pass it by.
+        return self._judge(known, self._policy_of(login))
+
+    def learn(self, login: AgentLogin, database: str, rows: Rows) -> bool:
+        """Take the rows of CATALOGUE_QUERY on this database. Sessions that stand follow where they tell anything new."""
+        known = self._known.setdefault(_key(login, database), _Known())
+        known.read_at = asyncio.get_running_loop().time()
+        if known.functions is not None and rows == known.rows:
+            return False
+        known.functions = FunctionCatalogue.from_rows(rows)
+        known.rows = rows
+        known.judges.clear()
+        self.follow()
+        return True
+
+    def renew(self, max_statement_bytes: int) -> None:
+        """The configuration changed: new sessions read the catalogue again, since the server may be another one."""
+        for known in self._known.values():
+            known.read_at = float("-inf")
+            for judge in known.judges.values():
+                judge.limit_length(max_statement_bytes)
+        self.follow()
+
+    def follow(self) -> None:
+        """Have every session that stands judged by the policy that holds now. Never raises."""
+        policies: dict[tuple[str, str, str], Policy] = {}
+        for session in list(self._standing()):
+            login = session.login
+            who = (login.environment, login.agent, login.access.value)
+            try:
+                policy = policies.get(who)
+                if policy is None:
+                    policy = policies[who] = self._policy_of(login)
+                judge = self._judge(self._known[_key(login, session.database)], policy)
+                if session.pair.relay.judge is not judge:
+                    session.pair.relay.use(judge)
+            except DbshieldError as error:
+                session.pair.end(error.message, error, sqlstate=ENDED)
+            except Exception as error:  # noqa: BLE001 - a bug must end the session, not leave it with yesterday's policy
+                session.pair.end(f"bug in following a policy: {error!r}", _untold(), sqlstate=ENDED)
+
+    def _judge(self, known: _Known, policy: Policy) -> Judge:
         judge = known.judges.get(policy)
         if judge is None:
+            assert known.functions is not None
+            if len(known.judges) >= JUDGES_KEPT:
+                used = {id(session.pair.relay.judge) for session in self._standing()}
+                known.judges = {old: kept for old, kept in known.judges.items() if id(kept) in used}
             judge = known.judges[policy] = self._make(policy, known.functions)
         return judge
 
-    async def _read(self, known: _Known, server: Server) -> None:
-        rows = await upstream.query(server, CATALOGUE_QUERY)
-        if known.functions is None or rows != known.rows:
-            known.functions = FunctionCatalogue.from_rows(rows)
-            known.rows = rows
-            known.judges.clear()
-        known.read_at = asyncio.get_running_loop().time()
 
-    def clear(self) -> None:
-        """Forget everything, after the configuration changed."""
-        self._known.clear()
+ENDED: Final = "57P01"
+"""admin_shutdown: the session is over by no fault of its client."""
+
+
+def _untold() -> Refused:
+    return Refused("dbshield cannot tell the policy of this session", sqlstate=ENDED, hint="Reconnect.")
+
+
+def _key(login: AgentLogin, database: str) -> Key:
+    return login.environment, database, login.upstream.host, login.upstream.port

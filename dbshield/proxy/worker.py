@@ -1,7 +1,7 @@
 """One worker: an event loop that accepts clients, and ends in order.
 
-SIGTERM and SIGINT drain: nothing new is taken, what runs may finish. SIGHUP reads the configuration again: what can change
-while sessions stand changes for those that come, and a configuration that is not valid changes nothing.
+SIGTERM and SIGINT drain: nothing new is taken, what runs may finish. SIGHUP reads the configuration again: policies change at
+once for sessions that stand too, other settings for those that come, and a configuration that is not valid changes nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ GIVE_BACK: Final = 5.0
 """Seconds between two looks whether a crowd has left."""
 CROWD: Final = 500
 """Sessions that end before their memory is worth a walk through the heap."""
+FOLLOW: Final = 0.5
+"""Seconds between two looks whether another policy holds now; what is changed by somebody is followed at once."""
 ACCEPTS_AT_ONCE: Final = 64
 """Connections taken in one turn of the loop, so that sessions that stand get theirs."""
 AT_START: Final = ("listen", "workers", "idle_timeout")
@@ -55,12 +57,14 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        state.directory.on_change(state.judges.follow)
         await state.directory.start()
         await state.budget.start()
         await state.cancel_keys.start()
         timers = [
             asyncio.create_task(_every(AUDIT_FLUSH, self._flush, state.log)),
             asyncio.create_task(_every(GIVE_BACK, self._give_back, state.log)),
+            asyncio.create_task(_every(FOLLOW, self._follow, state.log)),
         ]
         if state.config.proxy.idle_timeout:
             # Two rounds of silence make one timeout at the least.
@@ -124,13 +128,17 @@ class Worker:
         state.config, state.tls = config, tls
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent
-        state.judges.clear()
+        state.judges.renew(proxy.max_statement_bytes)
         forget_contexts()
         state.audit.reopen()
         state.log.info("configuration reloaded")
 
     async def _flush(self) -> None:
         self._state.audit.flush()
+
+    async def _follow(self) -> None:
+        """Freezes in the configuration end by the clock."""
+        self._state.judges.follow()
 
     async def _give_back(self) -> None:
         """Return to the system what a crowd of sessions held. TLS leaves holes in the heap that the allocator keeps otherwise:

@@ -371,6 +371,11 @@ class Relay:
 
     # A policy that changes
 
+    @property
+    def judge(self) -> TextJudge:
+        """What judges now."""
+        return self._judge
+
     def use(self, judge: TextJudge) -> None:
         """Judge by `judge` from now on. A prepared statement that does more than read was judged by the old one, so its client
         has to prepare it again; drivers do so by themselves when they are told that it does not exist."""
