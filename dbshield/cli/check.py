@@ -1,94 +1,104 @@
-"""`dbshield check`: judges SQL without a database, by the rules that the proxy applies.
+"""`dbshield check`: judges SQL without a database, by the rules that the proxy applies, and explains the verdict.
 
 Without a database nothing is known of functions other than PostgreSQL's own, so a call of any other is held (DS606).
 """
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from dbshield.cli.output import answer, remark, say, table
-from dbshield.errors import DbshieldError
-from dbshield.model import AccessLevel, Deny, Hold, Judgement
-from dbshield.policy.functions import FunctionCatalogue
+from dbshield.cli.judging import (
+    AccessOption,
+    PolicyAgentOption,
+    PolicyEnvironmentOption,
+    encoded,
+    json_lines,
+    judge_by,
+    opened,
+    written_policy,
+)
+from dbshield.cli.options import ConfigOption
+from dbshield.cli.output import answer, headline, remark, say, table
+from dbshield.config import load_config
+from dbshield.model import AccessLevel, Deny, Effect, Hold, Judgement, Limit
 from dbshield.policy.judge import Judge
-from dbshield.policy.policy import Policy
+from dbshield.rule_ids import DEFAULTS
+from dbshield.session.refusal import refusal
+from dbshield.sqltext.explain import Explained, explain
+from dbshield.sqltext.statement import Unreadable
+from dbshield.wire.backend import ErrorResponse
 
 FINE, STOPPED, NO_VERDICT = 0, 1, 2
+HEADER = 5
+"""Bytes of a message before its payload: type and length."""
+LINE = '{"id": …, "sql": "…"}'
 
 
 def check(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="The SQL to judge; standard input without it, or for `-`.")
     ] = None,
-    access: Annotated[AccessLevel, typer.Option(help="The access level of the agent that would send it.")] = AccessLevel.MIGRATE,
+    *,
+    access: AccessOption = AccessLevel.MIGRATE,
+    environment: PolicyEnvironmentOption = None,
+    agent: PolicyAgentOption = None,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help='Read a line {"id": …, "sql": …} for each text, and answer each with a line.')
+        bool, typer.Option("--jsonl", help=f"Read a line {LINE} for each text, and answer each with a line.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Answer with one JSON value.")] = False,
+    config: ConfigOption = None,
 ) -> None:
-    """Judge SQL without a database.
+    """Judge SQL without a database, and explain the verdict: what both readers see, which rules spoke, what the agent reads.
 
     Exit code 0: an agent may run all of it. 1: some of it is held or denied. 2: no verdict, because something cannot be read.
 
     \b
     Examples:
       echo "delete from orders" | dbshield check --access write
-      dbshield check migrations/0001.sql
+      dbshield check migrations/0001.sql --environment production --agent claude
       dbshield check --jsonl --access read < statements.jsonl
     """
-    judge = Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin())
-    with _opened(file) as source:
-        stopped = _lines(judge, source) if jsonl else _whole(judge, source.read(), json=json)
+    settings = load_config(config) if environment is not None or config is not None else None
+    policy = written_policy(settings, environment=environment, agent=agent, access=access)
+    judge = judge_by(policy, settings)
+    whose = f"access level {access}"
+    if environment is not None:
+        whose += f", {environment}" + (f", {agent}" if agent is not None else "")
+    with opened(file) as source:
+        stopped = _lines(judge, source) if jsonl else _whole(judge, source.read(), whose, json=json)
     raise typer.Exit(STOPPED if stopped else FINE)
 
 
-def _opened(file: Path | None) -> BinaryIO:
-    if file is None or str(file) == "-":
-        return sys.stdin.buffer
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise DbshieldError(f"{file}: {error.strerror or error}", hint="Name a file that can be read.") from error
-
-
-def _whole(judge: Judge, text: bytes, *, json: bool) -> bool:
+def _whole(judge: Judge, text: bytes, whose: str, *, json: bool) -> bool:
     judgement = judge.judge(text)
+    readers: Sequence[Explained] = ()
+    fault = ""
+    try:
+        readers = explain(text) if len(text) <= judge.max_statement_bytes else ()
+    except Unreadable as error:
+        fault = error.message
     if json:
-        answer(report(judgement))
+        answer({**report(judgement), **_explanation(judgement, readers, fault), **_limits(judge)})
     else:
-        _tell(judgement)
+        _tell(judgement, readers, fault, judge, whose)
     return stops(judgement)
 
 
 def _lines(judge: Judge, source: BinaryIO) -> bool:
     """Answer line by line, as they come: whoever asks may wait for each answer."""
     stopped = False
-    for name, sql in _cases(source):
-        judgement = judge.judge(sql.encode("utf-8", "surrogatepass"))
-        answer({"id": name, **report(judgement)})
+    for _, case in json_lines(source, form=LINE):
+        judgement = judge.judge(encoded(case["sql"]))
+        answer({"id": case["id"], **report(judgement)})
         sys.stdout.flush()
         stopped = stopped or stops(judgement)
     return stopped
-
-
-def _cases(source: BinaryIO) -> Iterator[tuple[Any, str]]:
-    for number, line in enumerate(source, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = jsonlib.loads(line)
-        except ValueError as error:
-            raise DbshieldError(f"line {number}: not JSON: {error}", hint='Each line is {"id": …, "sql": "…"}.') from error
-        if not isinstance(value, dict) or not isinstance(value.get("sql"), str) or "id" not in value:
-            raise DbshieldError(f'line {number}: no "id" and "sql" in it', hint='Each line is {"id": …, "sql": "…"}.')
-        yield value["id"], value["sql"]
 
 
 def stops(judgement: Judgement) -> bool:
@@ -97,41 +107,125 @@ def stops(judgement: Judgement) -> bool:
 
 
 def report(judgement: Judgement) -> dict[str, Any]:
-    """A judgement for machines."""
+    """A judgement for machines. `observed` is there only where the policy observes and would have said something else."""
+    observed = {"observed": judgement.observed.word} if judgement.observed is not None else {}
     return {
         "verdict": judgement.verdict.word,
+        **observed,
         "findings": [
-            {"rule": finding.rule, "name": finding.name, "message": finding.message, "hint": finding.hint}
+            {
+                "rule": finding.rule,
+                "name": finding.name,
+                "verdict": finding.verdict.word,
+                "message": finding.message,
+                "hint": finding.hint,
+            }
             for finding in judgement.findings
         ],
-        "effects": [
-            {
-                "operation": effect.operation,
-                "kind": effect.kind,
-                "name": str(effect.name),
-                "flags": sorted(effect.flags),
-            }
-            for effect in judgement.effects
-        ],
+        "effects": [_effect(effect) for effect in judgement.effects],
     }
 
 
-def _tell(judgement: Judgement) -> None:
+def _effect(effect: Effect) -> dict[str, Any]:
+    return {
+        "operation": effect.operation,
+        "kind": effect.kind,
+        "name": str(effect.name),
+        "flags": sorted(effect.flags),
+    }
+
+
+def _explanation(judgement: Judgement, readers: Sequence[Explained], fault: str) -> dict[str, Any]:
+    return {
+        "statements": judgement.statements,
+        "counted": [counted.statement for counted in judgement.counted],
+        "readers": [
+            {
+                "kind": one.kind,
+                "effects": [_effect(effect) for effect in one.effects],
+                "second_kind": one.second_kind or None,
+                "second_effects": [_effect(effect) for effect in one.second_effects],
+                "asked": one.asked,
+                "agree": one.agrees if one.asked else None,
+                "fault": one.fault or None,
+            }
+            for one in readers
+        ],
+        "fault": fault or None,
+        "agent_reads": agent_reads(judgement),
+    }
+
+
+def agent_reads(judgement: Judgement) -> dict[str, str] | None:
+    """What an agent is told; nothing where its statement goes through."""
+    if not stops(judgement):
+        return None
+    error = ErrorResponse.decode(refusal(judgement)[HEADER:])
+    return {"sqlstate": error.sqlstate, "message": error.message, "detail": error.detail, "hint": error.hint}
+
+
+def _tell(judgement: Judgement, readers: Sequence[Explained], fault: str, judge: Judge, whose: str) -> None:
     count = judgement.statements
-    say(f"{judgement.verdict.word}: {count} statement{'' if count == 1 else 's'}")
+    headline(judgement.verdict.word, f": {count} statement{'' if count == 1 else 's'}")
+    say(f"judged for {whose}")
+    if judgement.observed is not None:
+        say(f"the policy only observes; otherwise: {judgement.observed.word}")
+    if isinstance(judgement.verdict, Limit):
+        say(_counted(judgement, judge))
+    if fault:
+        say(f"PostgreSQL's grammar: {fault}")
+    if readers:
+        say()
+        table(("#", "STATEMENT", "POSTGRESQL'S GRAMMAR", "SQLGLOT", "AGREE"), [*_side_by_side(readers)], empty="")
+        for number, one in enumerate(readers, start=1):
+            if one.asked and one.fault:
+                say(f"statement {number}: {one.fault}")
     if judgement.findings:
         say()
         rows = [
-            (finding.rule, finding.verdict.word, finding.message.removeprefix(f"{finding.rule} "), finding.hint)
+            (
+                finding.rule,
+                finding.verdict.word,
+                DEFAULTS.get(finding.rule, "-"),
+                finding.message.removeprefix(f"{finding.rule} "),
+                finding.hint,
+            )
             for finding in judgement.findings
         ]
-        table(("RULE", "VERDICT", "WHAT", "INSTEAD"), rows, empty="")
-    if judgement.effects:
-        say()
-        effects = [
-            (str(effect.operation), str(effect.kind), str(effect.name), ", ".join(sorted(effect.flags)))
-            for effect in judgement.effects
-        ]
-        table(("EFFECT", "ON", "NAME", "FLAGS"), effects, empty="")
-    elif not judgement.findings:
+        table(("RULE", "VERDICT", "BY DEFAULT", "WHAT", "INSTEAD"), rows, empty="")
+    reads = agent_reads(judgement)
+    if reads is not None:
+        say("\nThe agent reads:")
+        say(f"  ERROR:  {reads['message']}\n  DETAIL:  {reads['detail']}\n  HINT:  {reads['hint']}")
+    elif not judgement.effects and not judgement.findings:
         remark("There is nothing in it.")
+
+
+def _limits(judge: Judge) -> dict[str, int]:
+    return {"max_rows": judge.policy.max_rows, "max_rows_per_hour": judge.policy.max_rows_per_hour}
+
+
+def _counted(judgement: Judgement, judge: Judge) -> str:
+    places = ", ".join(str(counted.statement + 1) for counted in judgement.counted)
+    hourly = judge.policy.max_rows_per_hour
+    hour = f", and {hourly} rows of a table in an hour" if hourly else ""
+    return f"counted: statement {places}; at most {judge.policy.max_rows} rows in a transaction{hour}"
+
+
+def _side_by_side(readers: Sequence[Explained]) -> Iterator[tuple[object, ...]]:
+    for number, one in enumerate(readers, start=1):
+        agree = ("yes" if one.agrees else "no") if one.asked else "not asked"
+        second = [str(effect) for effect in one.second_effects] or [one.second_kind or "cannot read it"]
+        head: tuple[object, ...] = (number, one.kind)
+        for ours, theirs in _aligned([str(effect) for effect in one.effects] or ["-"], second):
+            yield (*head, ours, theirs, agree)
+            head, agree = ("", ""), ""
+
+
+def _aligned(ours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of lines: those that both have first, then the others as they come."""
+    both = [line for line in ours if line in theirs]
+    yield from ((line, line) for line in both)
+    yield from zip_longest(
+        (line for line in ours if line not in both), (line for line in theirs if line not in both), fillvalue=""
+    )

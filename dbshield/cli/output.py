@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+STYLES: Mapping[str, str] = {"allow": "green", "limit": "yellow", "hold": "bold magenta", "deny": "bold red", "no": "bold red"}
+"""How words look on a terminal where they fill a cell or begin a headline."""
 
 
 def say(text: str = "") -> None:
     """A line of the answer."""
     sys.stdout.write(f"{text}\n")
+
+
+def headline(word: str, rest: str) -> None:
+    """A line of the answer that begins with a word such as a verdict, in its colour on a terminal."""
+    if not sys.stdout.isatty():
+        say(f"{word}{rest}")
+        return
+    from rich.console import Console  # noqa: PLC0415  (as below)
+    from rich.text import Text  # noqa: PLC0415
+
+    Console().print(Text(word, style=STYLES.get(word, "")) + Text(rest))
 
 
 def remark(text: str) -> None:
@@ -70,5 +84,5 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         drawn.add_column(column, overflow="fold")
     for row in rows:
         # Text, because a name in square brackets is no markup.
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     Console().print(drawn)

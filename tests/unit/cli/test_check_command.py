@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dbshield.cli.judging import judge_by
 from dbshield.cli.main import run
+from dbshield.model import AccessLevel
+from dbshield.policy.policy import Policy
+from dbshield.session.refusal import refusal
+from dbshield.wire.backend import ErrorResponse
 
 FINE, STOPPED, NO_VERDICT = 0, 1, 2
 
@@ -99,3 +105,137 @@ def test_wrong_usage(arguments: list[str], capfd: pytest.CaptureFixture[str]) ->
 def test_help_has_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["check", "--help"]) == FINE
     assert "dbshield check --jsonl" in capfd.readouterr().out
+
+
+ENVIRONMENTS = """
+[environments.staging]
+upstream = "postgresql://app@127.0.0.1/shop"
+mode = "observe"
+
+[environments.production]
+upstream = "postgresql://app@127.0.0.1/shop"
+max_rows = 7
+max_rows_per_hour = 0
+protected = ["billing.*"]
+overrides = [{rule = "DS201", verdict = "limit", objects = ["shop.cart"]}]
+
+[environments.production.agents.claude]
+max_rows = 3
+"""
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Callable[..., None]:
+    """Judges one text by the policies of a dbshield.toml, and answers in JSON."""
+    file = tmp_path / "dbshield.toml"
+    file.write_text(ENVIRONMENTS, encoding="utf-8")
+
+    def judged(sql: str, *arguments: str) -> None:
+        (tmp_path / "text.sql").write_text(sql, encoding="utf-8")
+        run(["check", str(tmp_path / "text.sql"), "--config", str(file), "--json", *arguments])
+
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("sql", "arguments", "verdict", "rules"),
+    [
+        ("delete from shop.cart", ["-e", "production"], "limit", ["DS201"]),
+        ("delete from shop.orders", ["-e", "production"], "hold", ["DS201"]),
+        ("insert into billing.invoices values (1)", ["-e", "production"], "hold", ["DS210"]),
+        ("insert into billing.invoices values (1)", [], "allow", []),
+        ("drop table shop.orders", ["-e", "staging"], "allow", ["DS101"]),
+        ("update shop.orders set a = 1 where id = 2", ["-e", "production", "-a", "read"], "deny", ["DS301"]),
+    ],
+)
+def test_the_policy_of_an_environment(
+    sql: str,
+    arguments: list[str],
+    verdict: str,
+    rules: list[str],
+    configured: Callable[..., None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configured(sql, *arguments)
+    value = json.loads(capfd.readouterr().out)
+    assert value["verdict"] == verdict
+    assert [finding["rule"] for finding in value["findings"]] == rules
+
+
+def test_the_limits_of_an_agent(configured: Callable[..., None], capfd: pytest.CaptureFixture[str]) -> None:
+    configured("select 1; delete from shop.orders where id = 1", "-e", "production", "--agent", "claude")
+    value = json.loads(capfd.readouterr().out)
+    assert (value["max_rows"], value["max_rows_per_hour"], value["counted"]) == (3, 0, [1])
+    configured("delete from shop.orders where id = 1", "-e", "production")
+    assert json.loads(capfd.readouterr().out)["max_rows"] == 7
+
+
+def test_what_a_policy_only_observes(configured: Callable[..., None], capfd: pytest.CaptureFixture[str]) -> None:
+    configured("drop table shop.orders", "-e", "staging")
+    value = json.loads(capfd.readouterr().out)
+    assert (value["verdict"], value["observed"], value["agent_reads"]) == ("allow", "hold", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--agent", "claude"], "--environment as well"),
+        (["-e", "produktion"], 'Did you mean "production"?'),
+        (["-e", "nowhere"], "There are: staging, production."),
+    ],
+)
+def test_a_policy_that_is_not_there(
+    arguments: list[str], said: str, configured: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    configured("select 1", *arguments)
+    assert said in capfd.readouterr().err
+
+
+def test_both_readers_side_by_side() -> None:
+    done = check(text=b"delete from orders where id = 1; select 1 from carts")
+    lines = [line.split("  ") for line in done.stdout.decode().splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert ["1", "delete", "delete table orders bounded", "delete table orders bounded", "yes"] in cells
+    assert ["2", "select", "read table carts", "select", "not asked"] in cells
+    assert "counted: statement 1; at most 100 rows in a transaction, and 1000 rows of a table in an hour" in done.stdout.decode()
+
+
+def test_readers_that_differ() -> None:
+    """One of those sqlglot cannot read: the write is stopped, and the answer shows who failed."""
+    done = check("--json", text=b"update t set a = xmlparse(document '<a/>') where b = 1")
+    value = json.loads(done.stdout)
+    if value["readers"][0]["agree"]:
+        pytest.fail("sqlglot reads this now; take another text that it does not")
+    assert value["verdict"] in {"hold", "deny"}
+    assert value["readers"][0]["fault"]
+
+
+def test_what_the_agent_reads_is_what_the_proxy_says() -> None:
+    judgement = judge_by(Policy(access=AccessLevel.WRITE)).judge(b"drop table orders")
+    value = json.loads(check("--json", "--access", "write", text=b"drop table orders").stdout)
+    error = ErrorResponse.decode(refusal(judgement)[5:])
+    assert value["agent_reads"] == {
+        "sqlstate": "42501",
+        "message": error.message,
+        "detail": error.detail,
+        "hint": error.hint,
+    }
+    done = check("--access", "write", text=b"drop table orders").stdout.decode()
+    assert f"  ERROR:  {error.message}\n  DETAIL:  {error.detail}\n  HINT:  {error.hint}\n" in done
+
+
+@pytest.mark.parametrize("text", [b"selec", b"select '\x00'", b"select 1 \xff", b"select\xc2\xa01"])
+def test_what_cannot_be_read_is_explained(text: bytes) -> None:
+    done = check("--json", text=text)
+    value = json.loads(done.stdout)
+    assert done.returncode == STOPPED
+    assert value["fault"]
+    assert value["readers"] == []
+    assert value["findings"][0]["rule"].startswith("DS9")
+
+
+def test_a_text_that_is_too_long_is_not_read_at_all() -> None:
+    done = check("--json", text=b"select 1 " + b" " * (1 << 20))
+    value = json.loads(done.stdout)
+    assert [finding["rule"] for finding in value["findings"]] == ["DS905"]
+    assert value["readers"] == []
