@@ -1,0 +1,114 @@
+"""What changes for agents while they are connected: freezes, reloads and times reach sessions that stand, prepared or not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from support import servers
+from support.servers import Server
+from support.shield import Shield, running_shield
+from support.waiting import until
+
+INSERT = "insert into shop.settings (key, value) values (gen_random_uuid()::text, %s)"
+
+
+@pytest.fixture(scope="module")
+def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
+    folder = servers.here() / f"follows-{worker_id}"
+    with running_shield(server18, f"follows_{worker_id}", folder, drain_timeout=5.0) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(shield: Shield) -> Iterator[Shield]:
+    yield shield
+    configure(shield, "")
+
+
+def configure(shield: Shield, settings: str) -> None:
+    """Other settings of the agents' environment, by a reload."""
+    shield.write_config()
+    head = "[environments.test]\n"
+    shield.config.write_text(shield.config.read_text().replace(head, f"{head}{settings}\n"))
+    before = shield.text().count("configuration reloaded")
+    shield.signal(signal.SIGHUP)
+    assert until(lambda: shield.text().count("configuration reloaded") > before), shield.text()
+
+
+def stopped(connection: psycopg.Connection[tuple[object, ...]], rule: str, prepare: bool | None = None) -> bool:
+    """Whether an insert is refused by that rule."""
+    try:
+        connection.execute(INSERT, ["a"], prepare=prepare)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSqlStatementName) as error:
+        return f"rule={rule} " in (error.diag.message_detail or "")
+    return False
+
+
+def test_a_freeze_by_reload_reaches_a_session_and_what_it_prepared(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        for _ in range(2):
+            connection.execute(INSERT, ["a"], prepare=True)
+        connection.execute("select 1", prepare=True)
+        configure(proxy, "frozen = true")
+        assert stopped(connection, "DS225", prepare=True), "what was prepared before the freeze is not executed"
+        assert stopped(connection, "DS313", prepare=False)
+        assert connection.execute("select count(*) from shop.settings", prepare=False).fetchone()
+        assert connection.execute("select 1", prepare=True).fetchone() == (1,)
+        configure(proxy, "")
+        connection.execute(INSERT, ["a"], prepare=False)
+
+
+def test_a_freeze_by_a_human_reaches_a_session_within_a_second(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        connection.execute(INSERT, ["a"])
+        proxy.cli("environment", "freeze", "test", "--reason", "the release is on")
+        try:
+            assert until(lambda: stopped(connection, "DS313"), deadline=2.0)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="DS313") as caught:
+                connection.execute(INSERT, ["a"])
+            assert "the release is on" in (caught.value.diag.message_hint or "")
+        finally:
+            proxy.cli("environment", "thaw", "test")
+        assert until(lambda: not stopped(connection, "DS313"), deadline=2.0)
+
+
+def test_a_freeze_ends_by_the_clock(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        end = datetime.now(UTC) + timedelta(seconds=3)
+        configure(proxy, f"frozen_until = {end.isoformat()}")
+        assert stopped(connection, "DS313")
+        assert until(lambda: not stopped(connection, "DS313"), deadline=10.0)
+        assert datetime.now(UTC) >= end
+
+
+def test_protected_tables_by_reload(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        connection.execute(INSERT, ["a"])
+        configure(proxy, 'protected = ["shop.settings"]')
+        assert stopped(connection, "DS210", prepare=False)
+        configure(proxy, 'agents = { write = { protected = ["shop.settings"] } }')
+        assert stopped(connection, "DS210", prepare=False)
+        configure(proxy, 'agents = { other = { protected = ["shop.settings"] } }')
+        assert not stopped(connection, "DS210", prepare=False)
+
+
+def test_observing_by_reload(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="DS201"):
+            connection.execute("delete from shop.settings where value = value and false")
+        configure(proxy, 'mode = "observe"')
+        connection.execute("delete from shop.settings where value = value and false")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="DS304"):
+            connection.execute("set client_encoding = 'SJIS'")
+
+
+def test_an_environment_that_is_gone_ends_its_sessions(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        proxy.config.write_text(proxy.config.read_text().replace("[environments.test]", "[environments.renamed]"))
+        proxy.signal(signal.SIGHUP)
+        with pytest.raises(psycopg.OperationalError, match="not configured any more"):
+            assert until(lambda: connection.execute("select 1") is None, deadline=5.0)
