@@ -40,6 +40,12 @@ OPERATOR_TOKEN = 265
 KEPT_OPERATORS = frozenset({b"||", b"->", b"->>", b"~", b"~*", b"!~", b"!~*"})
 """Operators that the conditions look at, or that every version of sqlglot reads."""
 
+OPENING, CLOSING = ord("["), ord("]")
+FEW_BRACKETS = 8
+MAX_BRACKET_WORK = 20_000
+"""sqlglot reads what stands in square brackets twice, so n of them in each other 2**n times, at about 7 µs. So each counts 2**depth
+and the sum is bounded; a few cannot reach it."""
+
 NO_OPERAND = frozenset({b"(", b"[", b",", b"=", b"<", b">", b"<=", b">=", b"<>", b"+", b"-", b"*", b"/", b"%", b"^"})
 BEFORE_OPERAND = frozenset(
     b"all and any as between by case distinct else from having ilike in is like limit not offset on or returning select set then "
@@ -72,6 +78,8 @@ def read(text: str) -> Reading:
     for clause in (CURRENT_OF, OVERRIDING):
         text = clause.sub("", text)
     text = VIEW_OPTIONS.sub(r"\1", text)
+    if text.count("[") > FEW_BRACKETS:
+        _count_brackets(text)
     try:
         trees = _parse(text)
     except FAILURES:
@@ -86,6 +94,15 @@ def read(text: str) -> Reading:
         destroys=_destroys(tree),
         written=frozenset(_written(tree)),
     )
+
+
+def _count_brackets(text: str) -> None:
+    depth = work = 0
+    for token in native.scan(text):
+        depth += (token.token == OPENING) - (token.token == CLOSING)
+        work += 1 << depth if token.token == OPENING else 0
+        if work > MAX_BRACKET_WORK:
+            raise Unreadable(Trouble.TOO_DEEP, "arrays that nest too deep for the second reader")
 
 
 def _parse(text: str) -> list[exp.Expr]:

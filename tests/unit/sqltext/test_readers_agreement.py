@@ -126,3 +126,19 @@ def test_an_unknown_row_at_the_end_of_long_values_is_seen() -> None:
     rows = ", ".join(f"({number})" for number in range(3_000))
     (statement,) = read(f"insert into t values {rows}, (f(1))".encode())
     assert "call function f" in map(str, statement.effects)
+
+
+@pytest.mark.parametrize("brackets", ["array[f(", "array[", "array[1 + "])
+def test_regression_nested_arrays_do_not_keep_the_second_reader_for_hours(brackets: str) -> None:
+    """It reads what stands in brackets twice: 60 of them in each other would never end."""
+    honest = f"insert into t select {brackets * 5}1{(']' if '(' not in brackets else ')]') * 5}".encode()
+    agree(honest, read(honest))
+    deep = f"insert into t select {brackets * 60}1{(']' if '(' not in brackets else ')]') * 60}".encode()
+    with pytest.raises(Unreadable) as caught:
+        agree(deep, read(deep))
+    assert caught.value.trouble is Trouble.TOO_DEEP
+
+
+def test_many_flat_arrays_are_honest() -> None:
+    text = f"update t set a = array[{', '.join(['[1, 2]'] * 2_000)}] where id = 1".encode()
+    agree(text, read(text))
