@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dbshield.model import AccessLevel, Effect, Flag, ObjectKind, Operation
 from dbshield.policy.rules.objects import ADDITIVE_ALTER, own_temporary
+from dbshield.sqltext import bodies
 
 LEVELS = (AccessLevel.READ, AccessLevel.WRITE, AccessLevel.MIGRATE)
 """From least to most."""
@@ -55,6 +56,8 @@ def allowed_access(effect: Effect) -> AccessLevel | None:
     if operation is Operation.ALTER:
         if effect.detail in ADDITIVE_ALTER or (kind is ObjectKind.TYPE and effect.detail == "enum"):
             return WRITE if temporary else MIGRATE
+        if kind is ObjectKind.CONSTRAINT and effect.detail == "rename":
+            return MIGRATE
         return WRITE if temporary and kind in {ObjectKind.TABLE, ObjectKind.COLUMN, ObjectKind.CONSTRAINT} else None
     if operation is Operation.MAINTAIN:
         return MAINTENANCE.get(effect.detail)
@@ -67,6 +70,8 @@ def _created(effect: Effect, temporary: bool) -> AccessLevel | None:
     if temporary and effect.kind in TEMPORARY:
         return WRITE
     if effect.kind in CREATED or effect.detail == "statistics":
+        return MIGRATE
+    if effect.kind is ObjectKind.FUNCTION and effect.detail in bodies.READ_DETAILS:
         return MIGRATE
     return None
 

@@ -20,7 +20,19 @@ from dbshield.policy.rules.control import (
 )
 from dbshield.policy.rules.frozen import Frozen
 from dbshield.policy.rules.guard import EventTrigger, OwnSchema, RowSecurity, TableTriggers
-from dbshield.policy.rules.hidden import CallProcedure, DefineFunction, DoBlock, ListedFunction, SlyFunction, UnknownFunction
+from dbshield.policy.rules.hidden import (
+    CallProcedure,
+    ChangingFunction,
+    DefineFunction,
+    DoBlock,
+    DynamicSql,
+    ListedFunction,
+    OtherLanguage,
+    SlyFunction,
+    TakenName,
+    TransactionInBody,
+    UnknownFunction,
+)
 from dbshield.policy.rules.objects import (
     AlterSequence,
     ChangeColumnType,
@@ -89,6 +101,11 @@ EFFECT_RULES: tuple[Rule, ...] = (
     OtherSessions(),
     DoBlock(),
     DefineFunction(),
+    DynamicSql(),
+    OtherLanguage(),
+    TransactionInBody(),
+    ChangingFunction(),
+    TakenName(),
     CallProcedure(),
     ListedFunction(),
     SlyFunction(),

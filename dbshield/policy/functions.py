@@ -14,6 +14,9 @@ from enum import StrEnum, unique
 from functools import cache
 from importlib.resources import files
 
+from dbshield.model import Effect, ObjectKind, Operation
+from dbshield.sqltext.bodies import READ
+
 CATALOGUE_QUERY = """\
 select p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text, p.provolatile::pg_catalog.text,
     p.prosecdef::pg_catalog.text, l.lanname::pg_catalog.text, pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text,
@@ -39,6 +42,9 @@ class Volatility(StrEnum):
     IMMUTABLE = "i"
     STABLE = "s"
     VOLATILE = "v"
+
+
+VOLATILITIES = {READ[volatility.name.lower()]: volatility for volatility in Volatility}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +105,34 @@ class FunctionCatalogue:
             return tuple(own)
         return (found, *(function for function in own if not function.shadowed))
 
+    def with_created(self, created: Iterable[Function]) -> FunctionCatalogue:
+        """The same, and functions that were just created under names that nobody had; itself where there are none."""
+        new = [function for function in created if not self.named("", function.name)]
+        if not new:
+            return self
+        catalogue = FunctionCatalogue(())
+        catalogue._own = dict(self._own)
+        catalogue._by_oid = self._by_oid
+        catalogue.row_functions = set(self.row_functions)
+        for function in new:
+            catalogue._own[function.name] = [*catalogue._own.get(function.name, ()), function]
+            catalogue.row_functions |= {function.name, f"{function.name}()"}
+        return catalogue
+
     def numbered(self, oid: int) -> Function | None:
         """The function with this OID, or None."""
         return self._by_oid.get(oid) or _built_in()[1].get(oid)
+
+
+def created_in(effects: Iterable[Effect]) -> tuple[Function, ...]:
+    """The functions among `effects` that are created and whose body was read: what the catalogue will say of them."""
+    return tuple(
+        Function(
+            schema=effect.name.schema, name=effect.name.name, volatility=VOLATILITIES[effect.detail], language="sql", of_row=True
+        )
+        for effect in effects
+        if effect.operation is Operation.CREATE and effect.kind is ObjectKind.FUNCTION and effect.detail in VOLATILITIES
+    )
 
 
 def _function(row: Sequence[str | None]) -> tuple[int, Function]:

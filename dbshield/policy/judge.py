@@ -26,7 +26,7 @@ from dbshield.policy import counting
 from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
-from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.functions import Function, FunctionCatalogue, created_in
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.settings import KNOWN_TEXTS
@@ -44,6 +44,9 @@ CACHE_BYTES = 32 << 20
 
 ROW_LIMIT_ENFORCED = True
 """True once the session counts rows: what changes rows then gets Limit instead of Allow."""
+
+MAX_CREATED = 1_000
+"""Created functions that a judge knows before the catalogue shows them."""
 
 SHAPED = frozenset(QUERIES.values())
 """Kinds whose verdict may be kept by shape: libpg_query blanks every constant of these, and of no others."""
@@ -70,6 +73,8 @@ class Judge:
         self.hits = 0
         self.misses = 0
         self._given = counting.Given(policy, functions)
+        self._catalogue = functions
+        self._created: dict[str, Function] = {}
         self._texts = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
         self._shapes = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
 
@@ -117,7 +122,9 @@ class Judge:
 
     def use(self, functions: FunctionCatalogue) -> None:
         """Judge by this catalogue from now on; every verdict that was kept is forgotten."""
-        self.functions = functions
+        self._catalogue = functions
+        self._created = {name: made for name, made in self._created.items() if not functions.named("", name)}
+        self.functions = functions = functions.with_created(self._created.values())
         self._given = counting.Given(self.policy, functions)
         self._texts.clear()
         self._shapes.clear()
@@ -153,6 +160,7 @@ class Judge:
                     return found
             self.misses += 1
             judgement = self._final(self._read(text, shape))
+            self._learn(judgement)
         except Unreadable as trouble:
             judgement = self._unreadable(trouble, text)
         except RecursionError:
@@ -163,6 +171,16 @@ class Judge:
             self._shapes.put(shape, judgement)
         self._keep(text, judgement)
         return judgement
+
+    def _learn(self, judgement: Judgement) -> None:
+        """Know the functions that a text creates at once: the next one may call them, and the server's catalogue shows them only
+        when they are committed. Their bodies were read, so it does no harm if they never come to be."""
+        if not isinstance(judgement.verdict, (Allow, Limit)):
+            return
+        created = {function.name: function for function in created_in(judgement.effects)}
+        if created and len(self._created) + len(created) <= MAX_CREATED:
+            self._created |= created
+            self.use(self._catalogue)
 
     def _check_length(self, text: bytes) -> None:
         if len(text) > self.max_statement_bytes:

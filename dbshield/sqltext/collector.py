@@ -15,6 +15,7 @@ from dbshield.sqltext.bounds import target_scope
 from dbshield.sqltext.postgres_conditions import PostgresConditions
 from dbshield.sqltext.postgres_fields import NOTHING_LEFT_OUT, PLAIN, UNWALKED
 from dbshield.sqltext.postgres_nodes import Node, names
+from dbshield.sqltext.statement import Statement
 
 Names = frozenset[str]
 NO_NAMES: Names = frozenset()
@@ -46,6 +47,7 @@ class Collector:
         self.conditions = PostgresConditions({})
         self.planned = False
         self.literal = False
+        self.bodies: list[tuple[bytes, tuple[Statement, ...]]] = []
         self._stack: list[tuple[Any, Names]] = []
 
     # -- what handlers call

@@ -9,8 +9,7 @@ import json
 import re
 from collections.abc import Callable
 
-from dbshield.model import ObjectKind, ObjectName, Operation
-from dbshield.sqltext import blocks, native, postgres_schema, postgres_session, postgres_simple
+from dbshield.sqltext import bodies, native, postgres_schema, postgres_session, postgres_simple
 from dbshield.sqltext.collector import Collector
 from dbshield.sqltext.postgres_nodes import Node
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
@@ -34,29 +33,19 @@ QUERIES = {
 Handler = Callable[[Collector, Node], str]
 
 
-def do_block(collector: Collector, body: Node) -> str:
-    """A DO block that can be read does what its statements do; any other is EXECUTE of a function named `do`."""
-    given = postgres_session.options(body["args"])
-    read_body = blocks.statements_of(given.get("as", "")) if given.get("language", "plpgsql") == "plpgsql" else None
-    if read_body is None:
-        name = ObjectName(name="do")
-        collector.add(Operation.EXECUTE, ObjectKind.FUNCTION, name, frozenset(), given.get("language", "plpgsql"))
-        return "do"
-    statements, expressions = read_body
-    for text in (*statements, *(f"select {expression}" for expression in expressions)):
-        inner = _tree(text.encode())
-        if len(inner) != 1 or "stmt" not in inner[0]:
-            collector.unknown("several statements in one of a DO block")
-        for item in inner:
-            _collect(collector, item["stmt"])
-    return "do"
+def _read_piece(text: bytes) -> tuple[Statement, ...]:
+    return read(text)
+
+
+def _read_piece_of_tree(node: Node) -> Statement:
+    return read_tree(node)
 
 
 HANDLERS: dict[str, Handler] = {
     **postgres_schema.HANDLERS,
     **postgres_session.HANDLERS,
     **postgres_simple.HANDLERS,
-    "DoStmt": do_block,
+    **bodies.handlers(_read_piece, _read_piece_of_tree),
 }
 """Statements that are no queries, by node type."""
 
@@ -113,6 +102,7 @@ def read_tree(node: Node) -> Statement:
         effects=tuple(collector.effects),
         attributes=frozenset(collector.attributes),
         literal=collector.literal or collector.conditions.literal,
+        bodies=tuple(collector.bodies),
     )
 
 

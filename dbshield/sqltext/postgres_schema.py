@@ -233,16 +233,6 @@ def create_rule(collector: Collector, body: Node) -> str:
     return "create rule"
 
 
-def create_function(collector: Collector, body: Node) -> str:
-    operation = Operation.REPLACE if body.get("replace") else Operation.CREATE
-    name = object_name(names(body["funcname"]))
-    options = {item["DefElem"]["defname"]: item["DefElem"].get("arg", {}) for item in body.get("options", ())}
-    language = options.get("language", {}).get("String", {}).get("sval", "sql")
-    definer = " security definer" if options.get("security", {}).get("Boolean", {}).get("boolval") else ""
-    collector.add(operation, ObjectKind.FUNCTION, name, frozenset(), f"{language}{definer}")
-    return "create procedure" if body.get("is_procedure") else "create function"
-
-
 def grant(collector: Collector, body: Node) -> str:
     word = "grant" if body.get("is_grant") else "revoke"
     what = body.get("objtype", "OBJECT_TABLE")
@@ -297,7 +287,6 @@ HANDLERS: dict[str, Handler] = {
     "AlterTableStmt": alter_table,
     "CommentStmt": comment,
     "CreateForeignTableStmt": create_foreign_table,
-    "CreateFunctionStmt": create_function,
     "CreatePolicyStmt": create_policy,
     "CreateSchemaStmt": create_schema,
     "CreateSeqStmt": create_sequence,

@@ -41,9 +41,12 @@ class Statement:
     `kind` is its command word (`select`, `create table`). `attributes` are names that may mean a function without looking like a
     call: names after a dot (a function of the row), bare operators (`+`), types that are not PostgreSQL's own (`mood::`), and
     syntax that an older server takes for a function (`json_value()`). `literal` is true when a constant decided anything here.
+    `bodies` are the pieces of SQL in the body of a DO or of a created function, with what each does; their effects are among
+    `effects` too.
     """
 
     kind: str
     effects: tuple[Effect, ...]
     attributes: frozenset[str] = frozenset()
     literal: bool = False
+    bodies: tuple[tuple[bytes, tuple[Statement, ...]], ...] = ()

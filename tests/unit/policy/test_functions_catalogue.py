@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbshield.model import AccessLevel
+from dbshield.model import AccessLevel, ObjectName
 from dbshield.policy.function_lists import DENIED, VOLATILE_ALLOWED
 from dbshield.policy.functions import FunctionCatalogue, Volatility
 from dbshield.policy.judge import Judge
@@ -148,3 +148,55 @@ def test_every_volatile_function_is_decided() -> None:
     judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
     for name in ("pg_get_backend_memory_contexts", "pg_control_system", "ts_rewrite", "currtid2", "brin_summarize_new_values"):
         assert judge.judge(f"select {name}(1)".encode()).verdict.word == "hold", name
+
+
+MAKE = b"create function app.label(a text) returns text language sql %s return a || 'x'"
+
+
+def test_a_function_is_known_as_soon_as_it_is_created() -> None:
+    """The catalogue shows it only when its transaction has ended, and a migration calls it before."""
+    judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
+    assert judge.judge(b"select app.label('a')").verdict.word == "hold"
+    for name in (b"label", b"other"):
+        assert judge.judge(MAKE.replace(b"label", name) % b"immutable").verdict.word == "allow"
+    assert judge.judge(b"select app.label('a')").verdict.word == "allow"
+    judge.use(FunctionCatalogue.builtin())
+    assert judge.judge(b"select app.label('a')").verdict.word == "allow", "another's change must not hide it"
+    assert [finding.rule for finding in judge.judge(MAKE % b"stable").findings] == ["DS611"]
+
+
+def test_what_the_catalogue_says_counts_more() -> None:
+    judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
+    judge.judge(MAKE % b"immutable")
+    judge.use(FunctionCatalogue.from_rows([("20001", "app", "label", "v", "f", "sql", "owner", "f", "f")]))
+    assert judge.judge(b"select app.label('a')").verdict.word == "hold"
+    judge.use(FunctionCatalogue.builtin())
+    assert judge.judge(b"select app.label('a')").verdict.word == "hold", "it was dropped"
+
+
+def test_a_volatile_function_is_held_however_it_came() -> None:
+    judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
+    assert judge.judge(MAKE % b"volatile").verdict.word == "allow"
+    assert [finding.rule for finding in judge.judge(b"select app.label('a')").findings] == ["DS605"]
+
+
+def test_what_was_not_let_through_is_not_known() -> None:
+    judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin())
+    assert judge.judge(MAKE % b"immutable").verdict.word != "allow"
+    assert [finding.rule for finding in judge.judge(b"select app.label('a')").findings] == ["DS606"]
+
+
+def test_a_function_that_a_human_allowed() -> None:
+    allowed = frozenset({ObjectName(schema="app", name="volatile_one"), ObjectName(schema="pg_catalog", name="setval")})
+    judge = Judge(
+        policy=Policy(
+            access=AccessLevel.MIGRATE, functions_allowed=allowed | {ObjectName(schema="pg_catalog", name="lo_unlink")}
+        ),
+        functions=FunctionCatalogue.from_rows(ROWS),
+    )
+    assert judge.judge(b"select app.volatile_one()").verdict.word == "limit"
+    assert judge.judge(b"select setval('s', 1)").verdict.word == "limit"
+    assert judge.judge(b"select lo_unlink(1)").verdict.word == "deny"
+    assert judge.judge(b"select app.wipe()").verdict.word == "hold"
+    later = b"create function app.later() returns void language sql as 'select app.volatile_one()'"
+    assert [finding.rule for finding in judge.judge(later).findings] == ["DS605"], "it runs uncounted, which nobody allowed"

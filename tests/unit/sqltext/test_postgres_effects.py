@@ -88,7 +88,7 @@ EFFECTS = [
     ("set work_mem = '1MB'", "set", ["set setting work_mem literal"]),
     ("begin read only", "begin", ["set setting transaction_read_only literal", "transaction session "]),
     ("call s.p(f(1))", "call", ["call function f", "execute function s.p"]),
-    ("do $$ begin delete from t; end $$", "do", ["execute function do"]),
+    ("do $$ begin delete from t; end $$", "do", ["delete table t"]),
     ("do $$ begin if f(1) then create table t (a int default g(2)); end if; end $$", "do",
      ["call function f", "call function g", "create table t"]),
     ("vacuum full t", "vacuum", ["maintain table t"]),
@@ -114,9 +114,7 @@ def test_names_after_a_dot_are_told() -> None:
 
 
 def test_operators_and_types_that_somebody_may_have_written_are_told() -> None:
-    (statement,) = read(
-        b"select a + 1, operator(pg_catalog.-) 2, c::s.mood, d::int, x 'y', e between 1 and f order by 1 using >"
-    )
+    (statement,) = read(b"select a + 1, operator(pg_catalog.-) 2, c::s.mood, d::int, x 'y', e between 1 and f order by 1 using >")
     assert statement.attributes == {"+", "=", "<=", ">=", "BETWEEN", ">", "mood::", "x::"}
 
 
