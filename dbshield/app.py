@@ -21,12 +21,13 @@ from dbshield.control.audit import AuditLog
 from dbshield.control.budget import RowBudget
 from dbshield.control.changes import FreezeAudit
 from dbshield.control.directory import Directory
+from dbshield.control.policies import policy_at
 from dbshield.control.vault import Vault
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
-from dbshield.policy.policy import Policy, policy_for
+from dbshield.policy.policy import Policy
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.listener import listen
@@ -141,15 +142,7 @@ def policy_of(config: Config, login: AgentLogin, freeze: Freeze | None, now: dat
             sqlstate="57P01",
             hint="Ask whoever runs dbshield which environment to use.",
         )
-    by_configuration = environment.is_frozen(now)
-    until = f"until {environment.frozen_until.isoformat()}" if by_configuration and environment.frozen_until else ""
-    return policy_for(
-        environment,
-        agent=login.agent,
-        access=login.access,
-        frozen=by_configuration or freeze is not None,
-        freeze_reason=freeze.reason if freeze else until,
-    )
+    return policy_at(environment, agent=login.agent, access=login.access, freeze=freeze, now=now)
 
 
 def _warm_up() -> None:

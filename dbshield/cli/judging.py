@@ -12,11 +12,12 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from dbshield.config import Config, EnvironmentConfig, near
+from dbshield.control.policies import policy_at
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
-from dbshield.policy.policy import Policy, policy_for
+from dbshield.policy.policy import Policy
 
 AccessOption = Annotated[
     AccessLevel, typer.Option("--access", "-a", help="The access level of the agent that would send it.", show_default=True)
@@ -53,7 +54,7 @@ def written_policy(config: Config | None, *, environment: str | None, agent: str
     if config is None:
         raise ConfigError("there is no configuration to take the environment from")
     found = find_environment(config, environment)
-    return policy_for(found, agent=agent or "", access=access, frozen=found.is_frozen(datetime.now(UTC)))
+    return policy_at(found, agent=agent or "", access=access, freeze=None, now=datetime.now(UTC))
 
 
 def judge_by(policy: Policy, config: Config | None = None) -> Judge:
