@@ -131,7 +131,12 @@ def rename(collector: Collector, body: Node) -> str:
     else:
         name = object_name(dotted(body.get("object"))) if body.get("object") else ObjectName(name=body.get("subname", ""))
     collector.add(Operation.ALTER, KINDS.get(what, ObjectKind.OTHER), name, frozenset(), "rename")
-    return f"alter {object_words(body['relationType'] if what == 'OBJECT_COLUMN' else what)}"
+    whole = {
+        "OBJECT_COLUMN": body.get("relationType"),
+        "OBJECT_TABCONSTRAINT": "OBJECT_TABLE",
+        "OBJECT_DOMCONSTRAINT": "OBJECT_DOMAIN",
+    }
+    return f"alter {object_words(whole.get(what) or what)}"
 
 
 def set_schema(collector: Collector, body: Node) -> str:

@@ -172,15 +172,18 @@ class ChangeColumnType(Rule):
 
 
 class MoveAway(Rule):
-    """A new name or schema takes an object away from everybody who uses it by its old one.
+    """A new name or schema takes an object away from everybody who uses it by its old one. ALTER INDEX and ALTER SEQUENCE rename
+    tables too, so the word before the name says nothing; only a constraint's name is nobody's way to the data.
 
     Stopped:
         ALTER TABLE shop.settings RENAME TO settings_old
+        alter index shop.orders rename to orders_idx
         alter table shop.products set schema archive
         alter table t rename column a to b
         alter type mood rename value 'sad' to 'blue'
     Allowed:
         CREATE VIEW shop.settings_new AS SELECT * FROM shop.settings
+        ALTER TABLE shop.orders RENAME CONSTRAINT orders_total_check TO total_is_positive
     """
 
     id = "DS107"
@@ -188,7 +191,9 @@ class MoveAway(Rule):
     hint = f"Create a view under the new name, {ASK}."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
-        return self.finding(effect) if effect.operation is Operation.ALTER and effect.detail in RENAMES else None
+        if effect.operation is not Operation.ALTER or effect.detail not in RENAMES or effect.kind is ObjectKind.CONSTRAINT:
+            return None
+        return self.finding(effect)
 
 
 class ChangePartition(Rule):
