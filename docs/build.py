@@ -13,6 +13,7 @@ from dbshield.policy.rules.base import Rule
 from dbshield.policy.rules.examples import examples
 from dbshield.policy.setting_lists import EXTENSION_PREFIXES, EXTENSIONS_HARMLESS, HARMLESS, HARMLESS_BEGINNINGS, REFUSED
 from dbshield.policy.settings import LOOKED_AT
+from docs.configuration import configuration_page
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -88,7 +89,7 @@ def _list(entries: Mapping[str, str]) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page: where it stands and what is in it."""
-    return {REFERENCE / "rules.md": rules_page()}
+    return {REFERENCE / "rules.md": rules_page(), REFERENCE / "configuration.md": configuration_page()}
 
 
 def main(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from dbshield.config.text import shown, toml
 from dbshield.model import AccessLevel, ObjectName
 from dbshield.patterns import ObjectPattern
 from dbshield.policy.policy import Mode, Override, OverrideVerdict, Policy, policy_for
+from docs.configuration import configuration_page
 
 UPSTREAM = 'upstream = "postgresql://app@localhost/shop"\n'
 FULL = f"""
@@ -203,3 +205,10 @@ def test_the_environment_wins_and_may_speak_of_policies(monkeypatch: pytest.Monk
     monkeypatch.setenv("DBSHIELD_ENVIRONMENTS__PRODUCTION__PROTECTED", "a.*, b.c")
     environment = production(f"[environments.production]\n{UPSTREAM}")
     assert (environment.frozen, environment.protected) == (True, ("a.*", "b.c"))
+
+
+def test_the_example_of_the_reference_is_a_configuration() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", configuration_page(), re.DOTALL)
+    (override,) = load(f"[environments.staging]\n{UPSTREAM}{example}").environments["staging"].overrides
+    assert (override.rule, override.is_for("etl-nightly"), override.is_for("claude")) == ("DS201", True, False)
+    assert override.remark()
