@@ -18,6 +18,10 @@ from support.cases import Case, live, oracle, send
 from support.shield import Shield, running_shield
 
 NEXT_TRANSACTION = "select pg_snapshot_xmax(pg_current_snapshot())::text"
+OBJECTS = """select array[(select count(*) from pg_statistic_ext), (select count(*) from pg_type), (select count(*) from pg_cast),
+    (select count(*) from pg_operator), (select count(*) from pg_collation), (select count(*) from pg_policy),
+    (select count(*) from pg_attrdef), (select count(*) from pg_default_acl), (select count(*) from pg_enum)]"""
+"""What the oracle does not look at, and what the same case would meet when it is sent again."""
 
 
 class Arena:
@@ -28,6 +32,7 @@ class Arena:
         self.fixture: Any = live.Fixture(shield.server.dsn(), shield.database)
         self._reader: psycopg.Connection[Any] | None = None
         self._seen: Any = None
+        self._objects: object = None
         self._transaction = ""
 
     def run(self, case: Case) -> tuple[list[str], list[str | None]]:
@@ -47,18 +52,19 @@ class Arena:
         if self._reader is None:
             self._reader = self.fixture.fresh()
             self._seen = oracle.snapshot(self._reader)
-            self._transaction = _next_transaction(self._reader)
+            self._objects = _one(self._reader, OBJECTS)
+            self._transaction = str(_one(self._reader, NEXT_TRANSACTION))
         assert self._reader is not None
         return self._reader
 
     def _losses(self, reader: psycopg.Connection[Any]) -> list[str]:
         lost: list[str] = []
-        now = _next_transaction(reader)
+        now = str(_one(reader, NEXT_TRANSACTION))
         if now != self._transaction:
             after = oracle.snapshot(reader)
             lost = oracle.losses(self._seen, after)
             self._transaction = now
-            if after != self._seen:
+            if after != self._seen or _one(reader, OBJECTS) != self._objects:
                 self.close()
         if self.fixture.changed():
             lost.append("roles, memberships, databases or settings of the cluster changed")
@@ -67,10 +73,11 @@ class Arena:
         return lost
 
 
-def _next_transaction(reader: psycopg.Connection[Any]) -> str:
-    row = reader.execute(NEXT_TRANSACTION).fetchone()
+def _one(reader: psycopg.Connection[Any], query: str) -> object:
+    """The single value that a query gives."""
+    row = reader.execute(query.encode()).fetchone()
     assert row is not None
-    return str(row[0])
+    return row[0]
 
 
 def _is_raw(case: Case) -> bool:
