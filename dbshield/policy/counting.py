@@ -29,6 +29,7 @@ from dbshield.policy.policy import HIDDEN, Policy
 COPIED = "copy"
 """The detail of an INSERT that is a COPY FROM."""
 RUNS_A_PORTAL = frozenset({"fetch", "move"})
+DEFINITIONS = ("create ", "alter ")
 DEALLOCATES = "deallocate"
 PINNED = frozenset({"client_encoding", "standard_conforming_strings"})
 """Settings without which the session cannot go on, whatever the policy."""
@@ -88,6 +89,11 @@ class Given:
             self._policy.allows(function) and not (function.built_in and function.volatility is not Volatility.VOLATILE)
             for function in self._functions.named(effect.name.schema, effect.name.name)
         )
+
+
+def defines(kind: str) -> bool:
+    """Whether a statement of this kind makes something that runs later, when nobody counts: a view, a default, a policy."""
+    return kind.startswith(DEFINITIONS) and kind != "create table as"
 
 
 def stopping(findings: Iterable[Finding]) -> tuple[Finding, ...]:

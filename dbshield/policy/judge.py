@@ -7,7 +7,7 @@ why that is safe, stands in docs/decisions/0006-verdict-cache.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dbshield.model import (
@@ -26,7 +26,7 @@ from dbshield.policy import counting
 from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
-from dbshield.policy.functions import Function, FunctionCatalogue, created_in
+from dbshield.policy.functions import Function, FunctionCatalogue, created_in, redefines
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.settings import KNOWN_TEXTS
@@ -41,9 +41,6 @@ MAX_CACHED_TEXT = 16 << 10
 
 CACHE_BYTES = 32 << 20
 """What the verdicts of one judge may hold of memory, shared between texts and shapes."""
-
-ROW_LIMIT_ENFORCED = True
-"""True once the session counts rows: what changes rows then gets Limit instead of Allow."""
 
 MAX_CREATED = 1_000
 """Created functions that a judge knows before the catalogue shows them."""
@@ -72,9 +69,12 @@ class Judge:
         self.max_statement_bytes = max_statement_bytes
         self.hits = 0
         self.misses = 0
+        self._defining = policy.for_definitions()
         self._given = counting.Given(policy, functions)
         self._catalogue = functions
         self._created: dict[str, Function] = {}
+        self.on_redefined: Callable[[], None] | None = None
+        """Called when a text passes that changes functions, operators or casts, unless it passed before."""
         self._texts = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
         self._shapes = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
 
@@ -123,11 +123,17 @@ class Judge:
     def use(self, functions: FunctionCatalogue) -> None:
         """Judge by this catalogue from now on; every verdict that was kept is forgotten."""
         self._catalogue = functions
-        self._created = {name: made for name, made in self._created.items() if not functions.named("", name)}
+        for name in [name for name in self._created if functions.named("", name)]:
+            del self._created[name]
         self.functions = functions = functions.with_created(self._created.values())
         self._given = counting.Given(self.policy, functions)
         self._texts.clear()
         self._shapes.clear()
+
+    def share(self, created: dict[str, Function]) -> None:
+        """Keep the functions that were created, and that the catalogue does not show yet, with other judges of the database."""
+        self._created = created
+        self.use(self._catalogue)
 
     def limit_length(self, max_statement_bytes: int) -> None:
         """Read texts of up to so many bytes from now on."""
@@ -181,6 +187,8 @@ class Judge:
         if created and len(self._created) + len(created) <= MAX_CREATED:
             self._created |= created
             self.use(self._catalogue)
+        if self.on_redefined is not None and any(map(redefines, judgement.effects)):
+            self.on_redefined()
 
     def _check_length(self, text: bytes) -> None:
         if len(text) > self.max_statement_bytes:
@@ -219,7 +227,7 @@ class Judge:
             if count is not None:
                 counted.append(count)
         stopped = counting.stopping(findings)
-        if stopped or not ROW_LIMIT_ENFORCED:
+        if stopped:
             counted.clear()
         verdict = counting.hardest(stopped) if stopped else Limit(max_rows=self.policy.max_rows) if counted else Allow()
         return Judgement(
@@ -238,38 +246,42 @@ class Judge:
         return counting.observed(judgement) if self.policy.observes else judgement
 
     def _row_calls(self, statement: Statement) -> tuple[Effect, ...]:
-        """`row.name` is a call where a function of that name takes such a row, and so is syntax that the server does not know."""
+        """`row.name` is a call where a function of that name takes such a row, and so are syntax that the server does not know,
+        and an operator or a cast that is somebody's function."""
         names = statement.attributes & self.functions.row_functions
         return tuple(
-            Effect(operation=Operation.CALL, kind=ObjectKind.FUNCTION, name=ObjectName(name=name.removesuffix("()")))
+            Effect(operation=Operation.CALL, kind=ObjectKind.FUNCTION, name=called)
             for name in sorted(names)
+            for called in self.functions.called_by(name)
         )
 
     def _findings(self, effects: tuple[Effect, ...], statement: Statement) -> list[Finding]:
-        context = Context(policy=self.policy, functions=self.functions, kind=statement.kind)
+        policy = self._defining if counting.defines(statement.kind) else self.policy
+        context = Context(policy=policy, functions=self.functions, kind=statement.kind)
         findings: list[Finding] = []
         for effect in effects:
             before = len(findings)
             for rule in RULES_FOR[effect.operation]:
                 finding = rule.judge(effect, context)
                 if finding is not None:
-                    findings.append(self._overridden(finding))
+                    findings.append(overridden(finding, policy))
             if len(findings) == before and allowed_access(effect) is None:
                 finding = NOT_LISTED.judge(effect, context)
                 if finding is not None:
-                    findings.append(self._overridden(finding))
+                    findings.append(overridden(finding, policy))
         return findings
-
-    def _overridden(self, finding: Finding) -> Finding:
-        """The finding with the verdict that the configuration gives it, if it has something to say about it."""
-        override = self.policy.override(finding) if self.policy.overrides else None
-        return finding if override is None else replace(finding, verdict=self.policy.verdict(override.verdict))
 
     def _unreadable(self, trouble: Unreadable, text: bytes) -> Judgement:
         self.misses += 1
         finding = BY_TROUBLE[trouble.trouble].finding(None, message=trouble.message)
         logged = normal.redacted(text) if len(text) <= MAX_CACHED_TEXT else ""
         return self._final(Judgement(verdict=finding.verdict, findings=(finding,), normal=logged, shape_only=False))
+
+
+def overridden(finding: Finding, policy: Policy) -> Finding:
+    """The finding with the verdict that the configuration gives it, if it has something to say about it."""
+    override = policy.override(finding) if policy.overrides else None
+    return finding if override is None else replace(finding, verdict=policy.verdict(override.verdict))
 
 
 def _argument(value: bytes | None, index: int, formats: Sequence[int]) -> str:

@@ -6,11 +6,11 @@ docs/decisions/0010-overrides.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum, unique
 from typing import TYPE_CHECKING
 
-from dbshield.model import AccessLevel, Allow, Deny, Effect, Finding, Hold, Limit, ObjectKind, ObjectName, Verdict
+from dbshield.model import AccessLevel, Allow, Deny, Effect, Finding, Hold, Limit, ObjectKind, ObjectName, Operation, Verdict
 from dbshield.patterns import ObjectPattern, matches
 from dbshield.rule_ids import COUNTABLE, NEVER_LOOSENED, VERDICTS
 
@@ -62,13 +62,14 @@ class Override:
     verdict: OverrideVerdict
     objects: tuple[ObjectPattern, ...] = ()
     source: str = "environment"
+    calls: bool = True
 
     def concerns(self, finding: Finding) -> bool:
         """Whether it has anything to say about this finding. What loosens must surely be about the object, what hardens may."""
         if not finding.rule.startswith(self.rule.removesuffix("xx")):
             return False
         loosens = RANKS[self.verdict] < RANKS[finding.verdict.word]
-        if loosens and finding.rule.startswith(NEVER_LOOSENED):
+        if loosens and (finding.rule.startswith(NEVER_LOOSENED) or (not self.calls and _is_call(finding))):
             return False
         if self.verdict is OverrideVerdict.LIMIT and not finding.rule.startswith(COUNTABLE):
             return False
@@ -131,6 +132,14 @@ class Policy:
             item.verdict in soft and item.rule.startswith(HIDDEN) for item in self.overrides
         )
 
+    def for_definitions(self) -> Policy:
+        """The same for statements whose expressions run later, in a view or as a default, where nobody would count what they
+        change: no function is let through that a human let through in statements."""
+        if not self.lets_hidden_writes_through:
+            return self
+        kept = tuple(replace(item, calls=False) for item in self.overrides)
+        return replace(self, overrides=kept, functions_allowed=frozenset())
+
     def protecting(self, effect: Effect, *, sure_of_schema: bool) -> ObjectPattern | None:
         """The pattern that protects what `effect` is about, or None.
 
@@ -185,6 +194,10 @@ def _function(text: str) -> ObjectName:
     """A function's name as written in the configuration, which has checked it: a pattern without wildcards."""
     pattern = ObjectPattern.parse(text)
     return ObjectName(schema=pattern.schema.replace("\\", ""), name=pattern.name.replace("\\", ""))
+
+
+def _is_call(finding: Finding) -> bool:
+    return finding.effect is not None and finding.effect.operation is Operation.CALL
 
 
 def about(pattern: ObjectPattern, effect: Effect, *, surely: bool) -> bool:

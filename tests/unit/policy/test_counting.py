@@ -8,18 +8,12 @@ import pytest
 
 from dbshield.model import AccessLevel, Allow, Counted, Deny, Judgement, Limit, ObjectName
 from dbshield.patterns import ObjectPattern
-from dbshield.policy import judge as judging
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Override, OverrideVerdict, Policy
 
 ONE = (Counted(statement=0),)
 PURGE = ObjectName(schema="shop", name="purge_cancelled")
-
-
-@pytest.fixture(autouse=True)
-def _counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "ROW_LIMIT_ENFORCED", True, raising=False)
 
 
 def judged(functions: FunctionCatalogue, text: str, access: AccessLevel = AccessLevel.WRITE, **policy: Any) -> Judgement:
@@ -126,3 +120,32 @@ def test_a_counted_function_cannot_be_called_by_number(functions: FunctionCatalo
 )
 def test_what_resets_the_session(functions: FunctionCatalogue, text: str, resets: bool) -> None:
     assert judged(functions, text).resets is resets
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("select shop.purge_cancelled()", "limit"),
+        ("create temp table t as select shop.purge_cancelled()", "limit"),
+        ("create view shop.v as select shop.purge_cancelled()", "hold"),
+        ("create materialized view shop.v as select shop.purge_cancelled()", "hold"),
+        ("create table shop.t (a integer default shop.purge_cancelled())", "hold"),
+        ("alter table shop.t add column a integer default shop.purge_cancelled()", "hold"),
+        ("create policy p on shop.t using (a = shop.purge_cancelled())", "hold"),
+        ("create index on shop.t (shop.purge_cancelled())", "hold"),
+        ("create view shop.v as select shop.order_count()", "allow"),
+    ],
+)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"functions_allowed": frozenset({PURGE})},
+        {"overrides": (Override(rule="DS6xx", verdict=OverrideVerdict.ALLOW),)},
+        {"overrides": (Override(rule="DS605", verdict=OverrideVerdict.LIMIT, objects=(ObjectPattern.parse("shop.*"),)),)},
+    ],
+    ids=["by name", "by family", "by rule"],
+)
+def test_what_was_let_through_is_not_put_where_nobody_counts(
+    functions: FunctionCatalogue, text: str, verdict: str, policy: dict[str, Any]
+) -> None:
+    assert judged(functions, text, AccessLevel.MIGRATE, **policy).verdict.word == verdict

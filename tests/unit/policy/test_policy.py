@@ -8,7 +8,6 @@ import pytest
 
 from dbshield.model import AccessLevel, Allow, Deny, Effect, Finding, Hold, Judgement, Limit, ObjectKind, ObjectName, Operation
 from dbshield.patterns import ObjectPattern
-from dbshield.policy import judge as judging
 from dbshield.policy.catalogue import RULES
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
@@ -17,11 +16,6 @@ from dbshield.policy.rules.examples import examples
 from dbshield.rule_ids import FAMILIES, NEVER_LOOSENED
 
 ALLOW, LIMIT, HOLD, DENY = OverrideVerdict
-
-
-@pytest.fixture(autouse=True)
-def _counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "ROW_LIMIT_ENFORCED", True, raising=False)
 
 
 def override(rule: str, verdict: OverrideVerdict, *objects: str) -> Override:
