@@ -83,4 +83,5 @@ def least_access(effect: Effect) -> AccessLevel:
         return allowed
     if effect.operation in {Operation.FILE, Operation.PROGRAM, Operation.EXECUTE, Operation.UNKNOWN}:
         return READ  # Stopped for everybody by rules of their own; the level says nothing.
-    return WRITE if effect.operation is Operation.MAINTAIN else MIGRATE
+    upkeep = effect.operation is Operation.MAINTAIN and not effect.detail.startswith("refresh")
+    return WRITE if upkeep else MIGRATE
