@@ -14,7 +14,7 @@ from enum import StrEnum, unique
 from functools import cache
 from importlib.resources import files
 
-from dbshield.model import Effect, ObjectKind, Operation
+from dbshield.model import Effect, ObjectKind, ObjectName, Operation
 from dbshield.sqltext.bodies import READ
 
 CATALOGUE_QUERY = """\
@@ -25,12 +25,32 @@ select p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog
         and b.pronamespace operator(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace))::pg_catalog.text,
     (p.pronargs operator(pg_catalog.>=) 1 and p.pronargs operator(pg_catalog.-) p.pronargdefaults operator(pg_catalog.<=) 1
         and exists (select 1 from pg_catalog.pg_type t where t.oid operator(pg_catalog.=) p.proargtypes[0]
-            and t.typtype operator(pg_catalog.=) any ('{c,p}'::pg_catalog."char"[])))::pg_catalog.text
+            and t.typtype operator(pg_catalog.=) any ('{c,p}'::pg_catalog."char"[])))::pg_catalog.text,
+    hidden.names
 from pg_catalog.pg_proc p
 join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace
 join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+left join (
+    select each.code, pg_catalog.string_agg(each.name, E'\\n' order by each.name using operator(pg_catalog.<)) as names
+    from (
+        select o.oprcode::pg_catalog.oid as code, o.oprname::pg_catalog.text as name from pg_catalog.pg_operator o
+        union
+        select c.castfunc, t.typname::pg_catalog.text operator(pg_catalog.||) '::'
+        from pg_catalog.pg_cast c
+        join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) any (array[c.castsource, c.casttarget])
+    ) each
+    group by each.code
+) hidden on hidden.code operator(pg_catalog.=) p.oid
 where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_catalog.<>) 'information_schema'"""
-"""What the proxy asks the protected server; all columns are text. The rows are what `FunctionCatalogue.from_rows` takes."""
+"""What the proxy asks the protected server; all columns are text. The rows are what `FunctionCatalogue.from_rows` takes. The last
+column are the operators (`+`) and the types of casts (`mood::`) behind which the function stands, one a line."""
+
+KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pltcl", "plv8"})
+"""Languages in which STABLE means something: the server enforces it, or a superuser vouched for it. What the untrusted ones
+(plpython3u, plperlu) do, nobody enforces."""
+
+VOUCHED_FOR = frozenset({"internal", "c"})
+"""Languages in which only a superuser creates functions."""
 
 SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema"})
 
@@ -50,7 +70,7 @@ VOLATILITIES = {READ[volatility.name.lower()]: volatility for volatility in Vola
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
     """One function, or all overloads of a built-in one. `shadowed`: a built-in one has the same name and arguments.
-    `of_row`: it can be called as `row.name`."""
+    `of_row`: it can be called as `row.name`. `behind`: operators and types of casts (`mood::`) that call it without its name."""
 
     schema: str
     name: str
@@ -60,6 +80,16 @@ class Function:
     owner: str = ""
     shadowed: bool = False
     of_row: bool = False
+    behind: tuple[str, ...] = ()
+
+    @property
+    def sly(self) -> bool:
+        """Whether an operator or a cast in front of it may hide a change. A superuser vouched for what is written in C."""
+        if self.security_definer:
+            return True
+        return self.language not in VOUCHED_FOR and (
+            self.volatility is Volatility.VOLATILE or self.language not in KEPT_TO_THEIR_WORD
+        )
 
     @property
     def built_in(self) -> bool:
@@ -73,13 +103,23 @@ class FunctionCatalogue:
         self._own: dict[str, list[Function]] = {}
         self._by_oid: dict[int, Function] = {}
         self.row_functions: set[str] = set()
-        """Names that may be called without looking like it: `row.name`, and `name()` for what newer servers have as syntax."""
+        """What may be a call without looking like it: `row.name`, `name()` for what newer servers have as syntax, and operators
+        and casts in front of functions that are sly. Of these there are usually none."""
+        self._behind: dict[str, tuple[ObjectName, ...]] = {}
         for oid, function in functions:
             self._own.setdefault(function.name, []).append(function)
             self._by_oid[oid] = function
             if function.of_row:
                 self.row_functions.add(function.name)
             self.row_functions.add(f"{function.name}()")
+            if function.behind and function.sly:
+                name = ObjectName(schema=function.schema, name=function.name)
+                self._behind |= {spelled: (*self._behind.get(spelled, ()), name) for spelled in function.behind}
+        self.row_functions |= self._behind.keys()
+
+    def called_by(self, name: str) -> tuple[ObjectName, ...]:
+        """The functions that one of `row_functions` calls."""
+        return self._behind.get(name) or (ObjectName(name=name.removesuffix("()")),)
 
     @classmethod
     def builtin(cls) -> FunctionCatalogue:
@@ -113,6 +153,7 @@ class FunctionCatalogue:
         catalogue = FunctionCatalogue(())
         catalogue._own = dict(self._own)
         catalogue._by_oid = self._by_oid
+        catalogue._behind = self._behind
         catalogue.row_functions = set(self.row_functions)
         for function in new:
             catalogue._own[function.name] = [*catalogue._own.get(function.name, ()), function]
@@ -122,6 +163,17 @@ class FunctionCatalogue:
     def numbered(self, oid: int) -> Function | None:
         """The function with this OID, or None."""
         return self._by_oid.get(oid) or _built_in()[1].get(oid)
+
+
+def redefines(effect: Effect) -> bool:
+    """Whether `effect` may change which functions there are, or what calls one."""
+    if effect.operation not in {Operation.CREATE, Operation.REPLACE, Operation.ALTER, Operation.DROP}:
+        return False
+    return effect.kind in REDEFINING or (effect.kind is ObjectKind.OTHER and effect.detail.startswith(REDEFINING_OTHERS))
+
+
+REDEFINING = frozenset({ObjectKind.FUNCTION, ObjectKind.EXTENSION, ObjectKind.SCHEMA, ObjectKind.TYPE})
+REDEFINING_OTHERS = ("aggregate", "cast", "operator")
 
 
 def created_in(effects: Iterable[Effect]) -> tuple[Function, ...]:
@@ -136,7 +188,7 @@ def created_in(effects: Iterable[Effect]) -> tuple[Function, ...]:
 
 
 def _function(row: Sequence[str | None]) -> tuple[int, Function]:
-    oid, schema, name, volatility, definer, language, owner, shadowed, of_row = (value or "" for value in row)
+    oid, schema, name, volatility, definer, language, owner, shadowed, of_row, behind = (value or "" for value in row)
     return int(oid), Function(
         schema=schema,
         name=name,
@@ -146,6 +198,7 @@ def _function(row: Sequence[str | None]) -> tuple[int, Function]:
         owner=owner,
         shadowed=shadowed.startswith("t"),
         of_row=of_row.startswith("t"),
+        behind=tuple(behind.split("\n")) if behind else (),
     )
 
 

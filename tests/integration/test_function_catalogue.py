@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 from support.servers import Server
 
 from dbshield.model import AccessLevel
@@ -21,11 +22,15 @@ create function shop.anything(anyelement) returns text language sql volatile as 
 """
 
 
+def _rows(connection: psycopg.Connection[tuple[object, ...]]) -> list[tuple[str | None, ...]]:
+    """As the proxy gets them."""
+    return [tuple(None if value is None else str(value) for value in row) for row in connection.execute(CATALOGUE_QUERY)]
+
+
 def test_the_catalogue_of_a_server(server: Server, database: str) -> None:
     with server.connect(database) as connection:
         connection.execute(OWN)
-        rows = [tuple(str(value) for value in row) for row in connection.execute(CATALOGUE_QUERY)]
-    catalogue = FunctionCatalogue.from_rows(rows)
+        catalogue = FunctionCatalogue.from_rows(_rows(connection))
     judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=catalogue)
 
     def verdict(text: str) -> str:
@@ -41,6 +46,36 @@ def test_the_catalogue_of_a_server(server: Server, database: str) -> None:
     shadowed = {function.shadowed for function in catalogue.named("shop", "lower")}
     assert shadowed == {True, False}
     assert {"forget", "full", "anything"} <= catalogue.row_functions
+
+
+HIDDEN = """
+create type shop.parcel as (n integer);
+create function shop.boom(integer, integer) returns boolean language plpgsql as $$ begin return true; end $$;
+create function shop.fair(integer, integer) returns boolean language sql immutable as 'select true';
+create function shop.parcel_text(shop.parcel) returns text language plpgsql as $$ begin return ''; end $$;
+create operator shop.<=> (leftarg = integer, rightarg = integer, function = shop.boom);
+create operator shop.=== (leftarg = integer, rightarg = integer, function = shop.fair);
+create cast (shop.parcel as text) with function shop.parcel_text(shop.parcel) as assignment;
+"""
+
+
+def test_functions_behind_operators_and_casts(server: Server, database: str) -> None:
+    with server.connect(database) as connection:
+        before = FunctionCatalogue.from_rows(_rows(connection))
+        connection.execute(HIDDEN)
+        after = FunctionCatalogue.from_rows(_rows(connection))
+    before_judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=before)
+    judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=after)
+    for text, verdict in {
+        "select 1 <=> 2": "hold",
+        "select 1 === 2": "allow",
+        "select 1 = 2": "allow",
+        "select row(1)::shop.parcel::text": "hold",
+        "select 1::integer": "allow",
+        "delete from shop.orders where id <=> 7": "hold",
+    }.items():
+        assert judge.judge(text.encode()).verdict.word == verdict, text
+        assert before_judge.judge(text.encode()).verdict.word in {"allow", "limit"}, text
 
 
 def test_the_catalogue_query_runs_under_any_search_path(server: Server, database: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dbshield.model import Effect, Finding, ObjectKind, Operation
 from dbshield.policy.allowed import LEVELS
 from dbshield.policy.function_lists import DENIED, EXTENSIONS_ALLOWED, HELD, OTHER_SESSIONS, allowed_volatile, listed
-from dbshield.policy.functions import Function, Volatility
+from dbshield.policy.functions import KEPT_TO_THEIR_WORD, Function, Volatility
 from dbshield.policy.rules.base import ASK, DENY, HOLD, Context, Rule
 from dbshield.sqltext.blocks import Why
 from dbshield.sqltext.bodies import CHANGES, DEFINER, LATER, READ_DETAILS
@@ -21,10 +21,6 @@ HARMLESS_ALTER = frozenset({"comment", "rename", "set schema", "change owner"})
 
 SPOKEN_OF_ELSEWHERE = READ_DETAILS | {CHANGES, Why.DYNAMIC, Why.LANGUAGE, Why.TRANSACTION}
 """Details of CREATE FUNCTION that pass, or that have a rule of their own."""
-
-KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pltcl", "plv8"})
-"""Languages in which STABLE means something: the server enforces it, or a superuser vouched for it. What the untrusted ones
-(plpython3u, plperlu) do, nobody enforces."""
 
 
 class DoBlock(Rule):

@@ -11,11 +11,11 @@ from dbshield.policy.policy import Policy
 
 SEED_FUNCTIONS = (
     # oid, schema, name, volatility, definer, language, owner, shadowed, of row
-    ("16500", "shop", "purge_cancelled", "v", "false", "sql", "app_owner", "false", "false"),
-    ("16501", "shop", "wipe_customers", "v", "true", "plpgsql", "app_owner", "false", "false"),
-    ("16502", "shop", "order_count", "s", "false", "sql", "app_owner", "false", "false"),
-    ("16503", "shop", "touch", "v", "false", "plpgsql", "app_owner", "false", "false"),
-    ("16504", "shop", "archive_orders", "v", "false", "sql", "app_owner", "false", "false"),
+    ("16500", "shop", "purge_cancelled", "v", "false", "sql", "app_owner", "false", "false", ""),
+    ("16501", "shop", "wipe_customers", "v", "true", "plpgsql", "app_owner", "false", "false", ""),
+    ("16502", "shop", "order_count", "s", "false", "sql", "app_owner", "false", "false", ""),
+    ("16503", "shop", "touch", "v", "false", "plpgsql", "app_owner", "false", "false", ""),
+    ("16504", "shop", "archive_orders", "v", "false", "sql", "app_owner", "false", "false", ""),
 )
 """The rows of CATALOGUE_QUERY on the seed's database."""
 

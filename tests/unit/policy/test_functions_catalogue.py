@@ -11,20 +11,25 @@ from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 
 ROWS = (
-    # oid, schema, name, volatility, definer, language, owner, shadowed, of row
-    ("20001", "app", "stable_one", "s", "f", "sql", "owner", "f", "f"),
-    ("20002", "app", "definer_one", "s", "t", "sql", "owner", "f", "f"),
-    ("20003", "app", "volatile_one", "v", "f", "plpgsql", "owner", "f", "f"),
-    ("20004", "app", "wipe", "v", "f", "sql", "owner", "f", "t"),
-    ("20005", "app", "lower", "v", "f", "sql", "owner", "f", "f"),
-    ("20006", "app", "upper", "v", "f", "sql", "owner", "t", "f"),
-    ("20007", "app", "twice", "s", "f", "sql", "owner", "f", "f"),
-    ("20008", "other", "twice", "v", "f", "sql", "owner", "f", "f"),
-    ("20009", "public", "uuid_generate_v4", "v", "f", "c", "owner", "f", "f"),
-    ("20010", "fake", "uuid_generate_v4", "v", "f", "sql", "owner", "f", "f"),
-    ("20013", "app", "json_value", "v", "f", "sql", "owner", "f", "f"),
-    ("20012", "app", "untrusted", "i", "f", "plpython3u", "owner", "f", "f"),
-    ("20011", "app", "full_name", "i", "f", "sql", "owner", "f", "t"),
+    # oid, schema, name, volatility, definer, language, owner, shadowed, of row, behind
+    ("20001", "app", "stable_one", "s", "f", "sql", "owner", "f", "f", ""),
+    ("20002", "app", "definer_one", "s", "t", "sql", "owner", "f", "f", ""),
+    ("20003", "app", "volatile_one", "v", "f", "plpgsql", "owner", "f", "f", ""),
+    ("20004", "app", "wipe", "v", "f", "sql", "owner", "f", "t", ""),
+    ("20005", "app", "lower", "v", "f", "sql", "owner", "f", "f", ""),
+    ("20006", "app", "upper", "v", "f", "sql", "owner", "t", "f", ""),
+    ("20007", "app", "twice", "s", "f", "sql", "owner", "f", "f", ""),
+    ("20008", "other", "twice", "v", "f", "sql", "owner", "f", "f", ""),
+    ("20009", "public", "uuid_generate_v4", "v", "f", "c", "owner", "f", "f", ""),
+    ("20010", "fake", "uuid_generate_v4", "v", "f", "sql", "owner", "f", "f", ""),
+    ("20013", "app", "json_value", "v", "f", "sql", "owner", "f", "f", ""),
+    ("20012", "app", "untrusted", "i", "f", "plpython3u", "owner", "f", "f", ""),
+    ("20014", "app", "same", "v", "f", "sql", "owner", "f", "f", "=="),
+    ("20015", "app", "fair", "i", "f", "sql", "owner", "f", "f", "~~~"),
+    ("20016", "app", "vouched", "v", "f", "c", "owner", "f", "f", "<->"),
+    ("20017", "app", "to_parcel", "s", "t", "sql", "owner", "f", "f", "parcel::\nbox::"),
+    ("20018", "app", "python", "s", "f", "plpython3u", "owner", "f", "f", "@@@"),
+    ("20011", "app", "full_name", "i", "f", "sql", "owner", "f", "t", ""),
 )
 
 
@@ -67,6 +72,16 @@ def judge() -> Judge:
         ("select table_to_xml('t', true, false, '')", "DS604"),
         ("select pg_stat_get_xact_numscans(1)", None),
         ("select pg_catalog.pg_no_such_thing()", "DS606"),
+        ("select a == b from t", "DS605"),
+        ("select a ~~~ b from t", None),
+        ("select a <-> b from t", None),
+        ("select a @@@ b from t", "DS605"),
+        ("select * from t order by a using ==", "DS605"),
+        ("select a == any (select b from u) from t", "DS605"),
+        ("select a operator(pg_catalog.=) b from t", None),
+        ("select a::shop.parcel from t", "DS605"),
+        ("select parcel 'x'", "DS605"),
+        ("select cast(a as box) from t", "DS605"),
     ],
 )
 def test_a_call_by_name(judge: Judge, text: str, rule: str | None) -> None:
@@ -168,7 +183,7 @@ def test_a_function_is_known_as_soon_as_it_is_created() -> None:
 def test_what_the_catalogue_says_counts_more() -> None:
     judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
     judge.judge(MAKE % b"immutable")
-    judge.use(FunctionCatalogue.from_rows([("20001", "app", "label", "v", "f", "sql", "owner", "f", "f")]))
+    judge.use(FunctionCatalogue.from_rows([("20001", "app", "label", "v", "f", "sql", "owner", "f", "f", "")]))
     assert judge.judge(b"select app.label('a')").verdict.word == "hold"
     judge.use(FunctionCatalogue.builtin())
     assert judge.judge(b"select app.label('a')").verdict.word == "hold", "it was dropped"

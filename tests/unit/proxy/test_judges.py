@@ -17,8 +17,8 @@ from dbshield.proxy.pair import Pair
 from dbshield.proxy.sessions import Session
 from dbshield.session.relay import Relay
 
-STABLE = ("16501", "shop", "f", "s", "false", "sql", "owner", "false", "false")
-VOLATILE = ("16501", "shop", "f", "v", "false", "sql", "owner", "false", "false")
+STABLE = ("16501", "shop", "f", "s", "false", "sql", "owner", "false", "false", "")
+VOLATILE = ("16501", "shop", "f", "v", "false", "sql", "owner", "false", "false", "")
 
 
 class Worker:
