@@ -92,7 +92,7 @@ class Limits:
         """What a policy sets for the sessions under it."""
         return cls(
             max_rows_per_hour=policy.max_rows_per_hour,
-            protected=tuple(".".join(pattern.like) for pattern in policy.protected),
+            protected=tuple(pattern.like for pattern in policy.protected),
         )
 
 

@@ -112,3 +112,50 @@ def test_an_environment_that_is_gone_ends_its_sessions(proxy: Shield) -> None:
         proxy.signal(signal.SIGHUP)
         with pytest.raises(psycopg.OperationalError, match="not configured any more"):
             assert until(lambda: connection.execute("select 1") is None, deadline=5.0)
+
+
+def refused(connection: psycopg.Connection[tuple[object, ...]], text: str) -> str:
+    """The rule that refuses the text; empty where it runs."""
+    try:
+        connection.execute(text.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        return (error.diag.message_detail or "").split(" ")[0].removeprefix("rule=")
+    return ""
+
+
+def test_hidden_roads_to_a_protected_table(proxy: Shield) -> None:
+    with proxy.connect() as connection:
+        connection.execute("set search_path = shop")
+        configure(proxy, 'protected = ["shop.customers", "archive.*"]')
+        assert refused(connection, "update shop.customers set name = 'x' where id = 11") == "DS210"
+        assert refused(connection, "update customers set name = 'x' where id = 11") == "DS210"
+        assert refused(connection, "update shop.active_customers set name = 'x' where id = 11") == "DS222"
+        assert refused(connection, "insert into shop.active_customers select 9999, 'a', 'b', 0, true, now()") == "DS222"
+        connection.execute("set search_path = archive, shop")
+        assert refused(connection, "update orders_2025 set status = 'x' where id = 11") == "DS222"
+        assert refused(connection, "update orders set status = 'paid' where id = 11") == ""
+        assert connection.execute("select count(*) from shop.customers where name = 'x' or id = 9999").fetchone() == (0,)
+
+
+def test_a_function_that_a_human_lets_through_is_counted(proxy: Shield) -> None:
+    count, call = "select count(*) from shop.orders where status = 'cancelled'", "select shop.purge_cancelled()"
+    with proxy.connect() as connection:
+        before = connection.execute(count).fetchone()
+        assert refused(connection, call) == "DS605"
+        configure(proxy, 'functions_allowed = ["shop.purge_cancelled"]')
+        assert refused(connection, call) == "DS220"
+        assert connection.execute(count).fetchone() == before
+        configure(proxy, 'functions_allowed = ["shop.purge_cancelled"]\nmax_rows = 1000000\nmax_rows_per_hour = 0')
+        assert refused(connection, call) == ""
+        assert connection.execute(count).fetchone() == (0,)
+
+
+def test_an_unbounded_delete_that_a_human_lets_through_is_counted(proxy: Shield) -> None:
+    settings = 'overrides = [{ rule = "DS201", verdict = "allow", objects = ["shop.*"] }]'
+    with proxy.connect() as connection:
+        assert refused(connection, "delete from shop.settings") == "DS201"
+        configure(proxy, f"{settings}\nmax_rows = 2")
+        assert refused(connection, "delete from shop.settings") == "DS220"
+        assert refused(connection, "delete from archive.orders_2025") == "DS201"
+        configure(proxy, settings)
+        assert refused(connection, "delete from shop.settings") == ""
