@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
+from dbshield.cli.judging import ConfigOption, JsonOption
 from dbshield.cli.options import (
     AgentArgument,
     AnyEnvironmentOption,
-    ConfigOption,
     EnvironmentOption,
-    JsonOption,
     TtlOption,
     now,
     open_agents,

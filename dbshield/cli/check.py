@@ -15,6 +15,7 @@ import typer
 
 from dbshield.cli.judging import (
     AccessOption,
+    ConfigOption,
     PolicyAgentOption,
     PolicyEnvironmentOption,
     encoded,
@@ -23,7 +24,6 @@ from dbshield.cli.judging import (
     opened,
     written_policy,
 )
-from dbshield.cli.options import ConfigOption
 from dbshield.cli.output import answer, headline, remark, say, table
 from dbshield.config import load_config
 from dbshield.model import AccessLevel, Deny, Effect, Hold, Judgement, Limit

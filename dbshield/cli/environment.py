@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from dbshield.cli.options import (
-    ConfigOption,
-    JsonOption,
-    agents_in,
-    now,
-    open_database,
-    person,
-    read_settings,
-)
+from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.options import agents_in, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, say, table
 from dbshield.config import EnvironmentConfig
 from dbshield.control.freezes import Freezes
@@ -51,7 +44,8 @@ def list_(json: JsonOption = False, config: ConfigOption = None) -> None:
         counted = Counter(agent.environment for agent in agents_in(database, settings).list_agents(now=moment))
         freezes = Freezes(database, settings.environments).in_force(moment)
     found = [
-        _entry(name, environment, counted[name], freezes.get(name, ())) for name, environment in settings.environments.items()
+        _entry(name, environment, counted[name], freezes.get(name, ()), frozen=environment.is_frozen(moment))
+        for name, environment in settings.environments.items()
     ]
     if json:
         answer(found)
@@ -63,7 +57,7 @@ def list_(json: JsonOption = False, config: ConfigOption = None) -> None:
             entry["sslmode"],
             ", ".join(entry["databases"]),
             entry["agents"],
-            "; ".join(f"{_until(freeze['until'])}: {freeze['reason']}" for freeze in entry["freezes"]) or "-",
+            "; ".join(_frozen(settings.environments[entry["environment"]], entry)) or "-",
         )
         for entry in found
     ]
@@ -123,7 +117,16 @@ def thaw(name: EnvironmentArgument, json: JsonOption = False, config: ConfigOpti
         say(f"{name} is thawed: {lifted} freeze{' is' if lifted == 1 else 's are'} lifted.")
 
 
-def _entry(name: str, environment: EnvironmentConfig, agents: int, freezes: Sequence[Freeze]) -> dict[str, Any]:
+def _frozen(environment: EnvironmentConfig, entry: dict[str, Any]) -> Iterator[str]:
+    if entry["frozen_in_configuration"]:
+        until = environment.frozen_until
+        yield f"in dbshield.toml until {date(until)}" if until is not None else "in dbshield.toml"
+    for freeze in entry["freezes"]:
+        yield f"{_until(freeze['until'])}: {freeze['reason']}"
+
+
+def _entry(name: str, environment: EnvironmentConfig, agents: int, freezes: Sequence[Freeze], *, frozen: bool) -> dict[str, Any]:
+    """`frozen` is whether the configuration freezes it."""
     return {
         "environment": name,
         "host": environment.server.host,
@@ -132,6 +135,8 @@ def _entry(name: str, environment: EnvironmentConfig, agents: int, freezes: Sequ
         "databases": environment.databases,
         "max_rows": environment.max_rows,
         "agents": agents,
+        "frozen": frozen or bool(freezes),
+        "frozen_in_configuration": frozen,
         "freezes": [_freeze(freeze) for freeze in freezes],
     }
 

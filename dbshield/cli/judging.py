@@ -1,10 +1,14 @@
-"""What `check` and `policy` share: which policy is meant, the judge for it, and the cases in a file."""
+"""What `check` and `policy` share: which policy is meant, the judge for it, and the lines of a file.
+
+It does not load what speaks with the control database, which takes longer than to judge.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -19,6 +23,8 @@ from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The dbshield.toml to use.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 AccessOption = Annotated[
     AccessLevel, typer.Option("--access", "-a", help="The access level of the agent that would send it.", show_default=True)
 ]
@@ -42,10 +48,13 @@ def find_environment(config: Config, name: str) -> EnvironmentConfig:
         ) from None
 
 
-def written_policy(config: Config | None, *, environment: str | None, agent: str | None, access: AccessLevel) -> Policy:
+def written_policy(
+    config: Config | None, *, environment: str | None, agent: str | None, access: AccessLevel, freezes: bool = True
+) -> Policy:
     """The policy as dbshield.toml says it; without an environment, the one that dbshield is born with.
 
-    Whether a human froze the environment stands in the control database, which is not asked. Raises ConfigError.
+    Whether a human froze the environment stands in the control database, which is not asked. Without `freezes`, what
+    dbshield.toml freezes is left out as well. Raises ConfigError.
     """
     if environment is None:
         if agent is not None:
@@ -54,7 +63,8 @@ def written_policy(config: Config | None, *, environment: str | None, agent: str
     if config is None:
         raise ConfigError("there is no configuration to take the environment from")
     found = find_environment(config, environment)
-    return policy_at(found, agent=agent or "", access=access, freeze=None, now=datetime.now(UTC))
+    policy = policy_at(found, agent=agent or "", access=access, freeze=None, now=datetime.now(UTC))
+    return policy if freezes else replace(policy, frozen=False, freeze_reason="")
 
 
 def judge_by(policy: Policy, config: Config | None = None) -> Judge:

@@ -55,6 +55,7 @@ COMMANDS = (
         name="demo", module="dbshield.cli.demo", attribute="demo", summary="Watch the shield at work on a database of its own."
     ),
     Command(name="check", module="dbshield.cli.check", attribute="check", summary="Judge SQL without a database."),
+    Command(name="policy", module="dbshield.cli.policy", attribute="app", summary="Show what holds for an agent, and test it."),
     Command(name="agent", module="dbshield.cli.agent", attribute="app", summary="Create, list and remove agents."),
     Command(name="token", module="dbshield.cli.token", attribute="app", summary="Issue, list and revoke tokens."),
     Command(

@@ -19,8 +19,6 @@ from dbshield.control.logs import configure_logging
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The dbshield.toml to use.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 EnvironmentOption = Annotated[
     str, typer.Option("--environment", "-e", metavar="NAME", help="The protected database, as in dbshield.toml.")
 ]

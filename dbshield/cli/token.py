@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from dbshield.cli.agent import show_token
+from dbshield.cli.judging import ConfigOption, JsonOption
 from dbshield.cli.options import (
     AgentArgument,
     AnyEnvironmentOption,
-    ConfigOption,
     EnvironmentOption,
-    JsonOption,
     TtlOption,
     now,
     open_agents,

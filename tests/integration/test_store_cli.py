@@ -139,6 +139,23 @@ def test_an_environment_is_frozen_and_thawed(shield: CommandLine) -> None:
     assert [entry["freezes"] for entry in shield("environment", "list", "--json").json] == [[], []]
 
 
+def test_the_policy_that_is_shown_knows_the_agent_and_the_freeze(shield: CommandLine, tmp_path: Path) -> None:
+    shield("agent", "create", "claude", "-e", "staging", "-a", "write")
+    shield("environment", "freeze", "staging", "-r", "incident 17", "--until", "2999-05-01T18:00Z")
+    tree = shield("policy", "show", "-e", "staging", "--agent", "claude", "--json").json
+    assert (tree["access"], tree["frozen"]["reason"], tree["frozen"]["from"]) == ("write", "incident 17", "control database")
+    assert "until 2999-05-01 18:00 UTC: incident 17" in shield("policy", "show", "-e", "staging").out
+    unknown = shield("policy", "show", "-e", "production", "--agent", "gpt", "--json")
+    assert (unknown.json["access"], unknown.json["frozen"]) == ("migrate", None)
+    assert "there is no agent gpt in production" in unknown.err
+    path = tmp_path / "dbshield.toml"
+    path.write_text(f"{path.read_text(encoding='utf-8')}\nfrozen_until = 2998-01-01T00:00:00Z\n", encoding="utf-8")
+    listed = {entry["environment"]: entry for entry in shield("environment", "list", "--json").json}
+    assert (listed["production"]["frozen"], listed["production"]["frozen_in_configuration"]) == (True, True)
+    assert (listed["staging"]["frozen"], listed["staging"]["frozen_in_configuration"]) == (True, False)
+    assert "in dbshield.toml until 2998-01-01 00:00 UTC" in shield("environment", "list").out
+
+
 def test_people_read_the_same_in_words(shield: CommandLine) -> None:
     created = shield("agent", "create", "claude", "-e", "staging", "-a", "read")
     assert "Agent claude may read in staging until" in created.out
