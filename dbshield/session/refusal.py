@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from dbshield.model import Allow, Deny, Finding, Hold, Judgement, Limit
+from dbshield.policy.rules.base import short
 from dbshield.wire.backend import ErrorResponse
 
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -17,6 +18,8 @@ SQLSTATES = {"DS225": INVALID_STATEMENT_NAME}
 """By rule, where it is not INSUFFICIENT_PRIVILEGE."""
 WHILE_RUNNING = frozenset({"DS220", "DS221", "DS222", "DS223"})
 """Rules of the row counter: the statement did run, and its transaction has failed."""
+MAX_RULES = 24
+"""Rules that DETAIL names, so that it stays within MAX_TEXT."""
 DESTROYS_OBJECTS = "DS1"
 BEYOND_ACCESS = "DS301"
 
@@ -24,7 +27,7 @@ BEYOND_ACCESS = "DS301"
 def refusal(judgement: Judgement) -> bytes:
     """The ErrorResponse for a judgement that stops its statement.
 
-    Of several findings the hardest speaks first; DETAIL names the rules of all of them.
+    Of several findings the hardest speaks; DETAIL names its rule first, and then those of the others.
     """
     match judgement.verdict:
         case Deny():
@@ -39,13 +42,14 @@ def refusal(judgement: Judgement) -> bytes:
             raise ValueError("an allowed statement has no refusal")
         case never:
             assert_never(never)
-    rules = ",".join(dict.fromkeys(finding.rule for finding in judgement.findings)) or "DS900"
     spoken = _spoken(judgement)
+    rules = dict.fromkeys(finding.rule for finding in ((spoken,) if spoken else ()) + judgement.findings)
     return ErrorResponse.of(
         "ERROR",
         SQLSTATES.get(spoken.rule if spoken else "", INSUFFICIENT_PRIVILEGE),
-        f"dbshield {what}: {spoken.message}" if spoken else f"dbshield {what}",
-        detail=f"rule={rules} name={spoken.name if spoken else 'unnamed'} verdict={judgement.verdict.word}",
+        short(f"dbshield {what}: {spoken.message}" if spoken else f"dbshield {what}"),
+        detail=f"rule={','.join([*rules][:MAX_RULES]) or 'DS900'} name={spoken.name if spoken else 'unnamed'} "
+        f"verdict={judgement.verdict.word}",
         hint=spoken.hint if spoken else "",
     ).encode()
 

@@ -39,6 +39,17 @@ class Context:
 
 
 ASK = "or ask a human to run it"
+ASK_ADMINISTRATOR = "Ask whoever administers the server: no agent does this."
+
+MAX_NAME = 60
+"""Characters of a statement's own name in a hint, which may hold it twice. Longer ones are rare."""
+
+ROW_WORDS = {
+    Operation.INSERT: "INSERT into",
+    Operation.UPDATE: "UPDATE of",
+    Operation.DELETE: "DELETE from",
+    Operation.TRUNCATE: "TRUNCATE of",
+}
 
 
 def short(text: str) -> str:
@@ -46,10 +57,18 @@ def short(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 
+def named(effect: Effect) -> str:
+    """The name of an effect's object as the statement spells it, for a hint."""
+    name = str(effect.name)
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
 def words(effect: Effect) -> str:
     """An effect as a person says it: operation, what kind of thing, its name."""
-    operation = effect.operation.value
+    operation = ROW_WORDS.get(effect.operation, effect.operation.value)
     kind = effect.kind.value
+    if effect.operation in ROW_WORDS and effect.kind is ObjectKind.TABLE:
+        kind = ""
     if kind == ObjectKind.OTHER.value:
         kind = effect.detail if operation in {"drop", "create", "alter"} else ""
     if effect.operation is Operation.ALTER and effect.detail and effect.kind is not ObjectKind.OTHER:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dbshield.model import Effect, Finding, Flag, ObjectKind, Operation
+from dbshield.model import AccessLevel, Effect, Finding, Flag, ObjectKind, Operation
 from dbshield.policy.allowed import LEVELS, least_access
-from dbshield.policy.rules.base import ASK, DENY, HOLD, Context, Rule
-from dbshield.policy.settings import refusal
+from dbshield.policy.rules.base import ASK, ASK_ADMINISTRATOR, DENY, HOLD, MAX_NAME, Context, Rule
+from dbshield.policy.settings import OWN, OWN_SCHEMA, refusal
 
-BY_ADMINISTRATOR = "Nobody runs this through the shield. Ask the person who administers the server."
+MAY = {AccessLevel.READ: "run queries", AccessLevel.WRITE: "query and change rows"}
+"""What an agent may do that is not at the highest level."""
+
+UNKNOWN_SETTING = "Write the setting's name and value out as constants: what is put together while it runs cannot be judged."
 
 ROW_WRITES = frozenset({Operation.INSERT, Operation.UPDATE, Operation.DELETE, Operation.TRUNCATE})
 ROLE_SETTINGS = frozenset({"role", "session_authorization"})
@@ -42,7 +45,9 @@ class BeyondAccess(Rule):
         if LEVELS.index(context.access) >= LEVELS.index(least):
             return None
         return self.finding(
-            effect, hint=f"This agent has the access level {context.access}; this takes {least}. Ask for such an agent."
+            effect,
+            hint=f"Go on with what this agent may do: {MAY[context.access]}. Its access level is {context.access}, and this "
+            f"takes {least}: ask a human for such an agent if it must be done.",
         )
 
 
@@ -65,7 +70,7 @@ class Privileges(Rule):
     id = "DS302"
     name = "control.privileges"
     verdict = DENY
-    hint = BY_ADMINISTRATOR
+    hint = ASK_ADMINISTRATOR
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is Operation.GRANT or effect.detail == "change owner":
@@ -90,7 +95,7 @@ class BecomeAnother(Rule):
     operations = frozenset({Operation.SET, Operation.CALL})
     name = "control.become-another"
     verdict = DENY
-    hint = "Work as the role that you were given."
+    hint = "Work as the role that you are (current_user), or ask whoever administers the server for the right that you miss."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         name, value = set_value(effect)
@@ -107,6 +112,7 @@ class Setting(Rule):
         SET search_path = pg_temp, shop
         SELECT set_config(name, 'off', false) FROM pg_settings
         SELECT set_config('default_transaction_' || 'read_only', 'off', false)
+        RESET dbshield.base
     Allowed:
         SET statement_timeout = '30s'
         SET search_path TO shop, archive
@@ -122,10 +128,21 @@ class Setting(Rule):
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         name, value = set_value(effect)
+        if value is None and takes_back_our_own(effect):
+            return self.finding(effect, message=f"reset {effect.name}", hint=f"Leave {effect.name} alone: {OWN}.")
         if value is None or name in ROLE_SETTINGS:
             return None
         reason = refusal(name, value)
-        return self.finding(effect, message=f"set {name}", hint=f"Leave this setting alone: {reason}.") if reason else None
+        if reason is None:
+            return None
+        hint = UNKNOWN_SETTING if "?" in (name, value) else f"Leave {name[:MAX_NAME]} alone: {reason}."
+        return self.finding(effect, message=f"set {name}", hint=hint)
+
+
+def takes_back_our_own(effect: Effect) -> bool:
+    """RESET of a setting in which the session remembers what a transaction has changed."""
+    ours = effect.name.name.lower().startswith(f"{OWN_SCHEMA}.")
+    return ours and effect.operation is Operation.SET and effect.kind is ObjectKind.SETTING
 
 
 def set_value(effect: Effect) -> tuple[str, str | None]:
@@ -156,7 +173,10 @@ class Files(Rule):
     hint = "Use COPY … FROM STDIN or TO STDOUT: the data then goes through your own connection."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
-        return self.finding(effect, message="a file on the server") if effect.operation is Operation.FILE else None
+        if effect.operation is not Operation.FILE:
+            return None
+        hint = "Do without that library: it is a file of the server." if effect.detail == "load" else ""
+        return self.finding(effect, message="a file on the server", hint=hint)
 
 
 class Programs(Rule):
@@ -192,7 +212,7 @@ class Catalogue(Rule):
     id = "DS307"
     name = "control.catalogue"
     verdict = DENY
-    hint = "Use the statement that is made for it."
+    hint = "Use the statement that is made for it, such as SET, ALTER or COMMENT; the catalogue is only read by queries."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation not in ROW_WRITES:
@@ -215,7 +235,7 @@ class Extension(Rule):
 
     id = "DS308"
     name = "control.extension"
-    hint = f"Ask whether it is there already (pg_extension), {ASK}."
+    hint = "Look in pg_extension whether it is there already, or ask a human to create it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         changed = effect.operation in {Operation.CREATE, Operation.ALTER} and effect.kind is ObjectKind.EXTENSION
@@ -237,7 +257,7 @@ class ForeignServer(Rule):
     id = "DS309"
     name = "control.foreign-server"
     verdict = DENY
-    hint = BY_ADMINISTRATOR
+    hint = ASK_ADMINISTRATOR
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         changed = effect.operation in {Operation.CREATE, Operation.ALTER} and effect.detail in FOREIGN
@@ -259,7 +279,7 @@ class Server(Rule):
     id = "DS310"
     name = "control.server"
     verdict = DENY
-    hint = BY_ADMINISTRATOR
+    hint = ASK_ADMINISTRATOR
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation not in {Operation.CREATE, Operation.ALTER}:
@@ -282,7 +302,7 @@ class Replication(Rule):
     id = "DS311"
     name = "control.replication"
     verdict = DENY
-    hint = BY_ADMINISTRATOR
+    hint = ASK_ADMINISTRATOR
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         return self.finding(effect) if effect.detail in REPLICATION else None

@@ -8,7 +8,7 @@ from dbshield.model import Effect, Finding, ObjectKind, Operation
 from dbshield.policy.rules.base import ASK, DENY, Context, Rule
 from dbshield.policy.settings import OWN_SCHEMA
 
-NOBODY = "Nobody runs this through the shield. Whoever administers the server changes guards over a connection of their own."
+NOBODY = "Leave it as it is: whoever administers the server changes it, over a connection of their own."
 
 TRIGGERS = re.compile(r"(en|dis)able (always |replica )?(trig|rule)")
 
@@ -77,7 +77,9 @@ class RowSecurity(Rule):
         if effect.kind is ObjectKind.POLICY and effect.operation is Operation.ALTER and effect.detail != "comment":
             return self.finding(effect)
         if effect.kind is ObjectKind.POLICY and effect.detail == "open":
-            return self.finding(effect)
+            return self.finding(
+                effect, hint=f"Give the policy a condition on a column, as in USING (owner = current_user), {ASK}."
+            )
         off = effect.operation is Operation.ALTER and effect.detail in {"disable row security", "no force row security"}
         return self.finding(effect) if off else None
 

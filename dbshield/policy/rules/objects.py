@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbshield.model import Effect, Finding, Flag, ObjectKind, Operation
-from dbshield.policy.rules.base import ASK, DENY, Context, Rule
+from dbshield.policy.rules.base import ASK, ASK_ADMINISTRATOR, DENY, Context, Rule, named
 
 OWN_TEMPORARY = frozenset({ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.SEQUENCE, ObjectKind.INDEX})
 """What may be dropped from pg_temp: it holds no data of others, and without CASCADE nothing else goes with it."""
@@ -60,14 +60,23 @@ class DropObject(Rule):
 
     id = "DS101"
     name = "objects.drop"
-    hint = f"Leave it in place, rename nothing, {ASK}. Your own temporary objects may be dropped as pg_temp.NAME."
+    hint = "Leave it in place, or ask a human to drop it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is not Operation.DROP or effect.kind in CLUSTER_WIDE:
             return None
         if effect.kind in {ObjectKind.COLUMN, ObjectKind.CONSTRAINT} or effect.detail == "event trigger":
             return None
-        return None if own_temporary(effect) else self.finding(effect)
+        return None if own_temporary(effect) else self.finding(effect, hint=self._hint(effect))
+
+    def _hint(self, effect: Effect) -> str:
+        name = named(effect)
+        hint = f"Leave {name} in place, or ask a human to drop it."
+        if Flag.CASCADE in effect.flags:
+            return f"{hint} CASCADE takes what depends on it as well: name the objects one by one."
+        if effect.kind in OWN_TEMPORARY and not effect.name.schema:
+            return f"{hint} A temporary one of your own goes with DROP {effect.kind.value.upper()} pg_temp.{name}."
+        return hint
 
 
 class DropOwned(Rule):
@@ -83,7 +92,7 @@ class DropOwned(Rule):
     id = "DS102"
     name = "objects.drop-owned"
     verdict = DENY
-    hint = "Nobody runs this through the shield. Name single objects and ask a human to drop them."
+    hint = "Ask a human to drop single objects by their names; DROP OWNED takes them all."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is Operation.DROP and effect.kind is ObjectKind.ROLE and effect.detail == "owned":
@@ -105,7 +114,7 @@ class DropClusterWide(Rule):
     id = "DS103"
     name = "objects.drop-cluster-wide"
     verdict = DENY
-    hint = "Nobody runs this through the shield. Ask the person who administers the server."
+    hint = ASK_ADMINISTRATOR
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is Operation.DROP and effect.kind in CLUSTER_WIDE and effect.detail != "owned":
@@ -126,7 +135,7 @@ class DropColumn(Rule):
 
     id = "DS104"
     name = "objects.drop-column"
-    hint = f"Add a new column and leave the old one, {ASK}."
+    hint = "Leave the column in place and stop using it; add a new one where you need another. Ask a human to drop it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is Operation.DROP and effect.kind is ObjectKind.COLUMN:
@@ -146,7 +155,7 @@ class DropConstraint(Rule):
 
     id = "DS105"
     name = "objects.drop-constraint"
-    hint = f"Keep the constraint and change the rows, {ASK}."
+    hint = "Keep the constraint and correct the rows that it refuses, or ask a human to drop it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         dropped = effect.operation is Operation.DROP and effect.kind is ObjectKind.CONSTRAINT
@@ -165,7 +174,7 @@ class ChangeColumnType(Rule):
 
     id = "DS106"
     name = "objects.change-type"
-    hint = f"Add a column of the new type and fill it in small steps, {ASK}."
+    hint = f"Add a column of the new type and fill it by UPDATE … WHERE, some rows at a time, {ASK}."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         return self.finding(effect) if effect.operation is Operation.ALTER and Flag.REWRITE in effect.flags else None
@@ -188,7 +197,7 @@ class MoveAway(Rule):
 
     id = "DS107"
     name = "objects.move-away"
-    hint = f"Create a view under the new name, {ASK}."
+    hint = "Leave the old name and create a view under the new one, or ask a human to rename it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is not Operation.ALTER or effect.detail not in RENAMES or effect.kind is ObjectKind.CONSTRAINT:
@@ -209,7 +218,7 @@ class ChangePartition(Rule):
 
     id = "DS108"
     name = "objects.change-partition"
-    hint = f"Create new partitions with CREATE TABLE … PARTITION OF, {ASK}."
+    hint = f"Create a new partition with CREATE TABLE … PARTITION OF, {ASK}."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         return self.finding(effect) if effect.operation is Operation.ALTER and effect.detail in PARTITIONS else None
@@ -227,7 +236,7 @@ class ChangeStorage(Rule):
 
     id = "DS109"
     name = "objects.change-storage"
-    hint = f"Leave the storage as it is, {ASK}."
+    hint = "Leave the storage as it is, or ask a human to change it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         return self.finding(effect) if effect.operation is Operation.ALTER and effect.detail in STORAGE else None
@@ -246,7 +255,7 @@ class AlterSequence(Rule):
 
     id = "DS110"
     name = "objects.alter-sequence"
-    hint = f"Create a new sequence, {ASK}."
+    hint = "Create a new sequence and use that, or ask a human to change this one."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if (
@@ -269,7 +278,7 @@ class EmptyMaterializedView(Rule):
 
     id = "DS111"
     name = "objects.empty-materialized-view"
-    hint = "Refresh it with data."
+    hint = "Refresh it with data: REFRESH MATERIALIZED VIEW without WITH NO DATA."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         return self.finding(effect) if effect.operation is Operation.MAINTAIN and effect.detail == "refresh no data" else None

@@ -71,5 +71,6 @@ class ProtectedTable(Rule):
         if protecting is None:
             return None
         if not effect.name.schema and effect.kind is not ObjectKind.SCHEMA:
-            return self.finding(effect, hint=f"Name the table with its schema if it is another one than {protecting}, {ASK}.")
+            # Which schema is protected stands in no statement of the agent, so it is not told.
+            return self.finding(effect, hint=f"Name the table with its schema if you mean one that is not protected, {ASK}.")
         return self.finding(effect)

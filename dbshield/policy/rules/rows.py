@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dbshield.model import Effect, Finding, Flag, Operation
-from dbshield.policy.rules.base import ASK, Context, Rule
+from dbshield.policy.rules.base import ASK, Context, Rule, named
 
-NAME_THE_ROWS = (
-    "Name the rows: compare a column of the target, qualified with its name where other tables are read, "
-    f"with a value in WHERE, {ASK}."
-)
+NAME_THE_ROWS = f"Name the rows: compare a column of the table with a value in WHERE, {ASK}."
+
+
+def name_the_rows(effect: Effect, context: Context, *, example: str) -> str:
+    """What to send instead of a statement that no condition bounds."""
+    table, most = named(effect), context.policy.max_rows
+    if context.kind == "merge":
+        return (
+            f"Name the rows: compare a column of {table} with one of the source in ON; at most {most} rows change at once, {ASK}."
+        )
+    return (
+        f"Name the rows: compare a column of {table} with a value in WHERE, as in {example.format(table=table)}, "
+        f"at most {most} rows in a transaction, {ASK}."
+    )
 
 
 class DeleteWithoutBound(Rule):
@@ -36,7 +46,9 @@ class DeleteWithoutBound(Rule):
     hint = NAME_THE_ROWS
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
-        return self.finding(effect) if effect.operation is Operation.DELETE and not effect.bounded else None
+        if effect.operation is not Operation.DELETE or effect.bounded:
+            return None
+        return self.finding(effect, hint=name_the_rows(effect, context, example="DELETE FROM {table} WHERE id IN (…)"))
 
 
 class UpdateWithoutBound(Rule):
@@ -57,7 +69,9 @@ class UpdateWithoutBound(Rule):
     hint = NAME_THE_ROWS
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
-        return self.finding(effect) if effect.operation is Operation.UPDATE and not effect.bounded else None
+        if effect.operation is not Operation.UPDATE or effect.bounded:
+            return None
+        return self.finding(effect, hint=name_the_rows(effect, context, example="UPDATE {table} SET … WHERE id IN (…)"))
 
 
 class Truncate(Rule):
@@ -74,9 +88,15 @@ class Truncate(Rule):
 
     id = "DS203"
     name = "rows.truncate"
-    hint = f"Delete the rows that you mean by their key, {ASK}."
+    hint = "Send DELETE … WHERE, some rows at a time, or ask a human to empty it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is not Operation.TRUNCATE:
             return None
-        return None if Flag.TEMPORARY in effect.flags and Flag.CASCADE not in effect.flags else self.finding(effect)
+        if Flag.TEMPORARY in effect.flags and Flag.CASCADE not in effect.flags:
+            return None
+        table = named(effect)
+        own = "" if effect.name.schema else f" A temporary table of your own is emptied with TRUNCATE pg_temp.{table}."
+        most = context.policy.max_rows
+        hint = f"Send DELETE with a WHERE, at most {most} rows of {table} in a transaction, or ask a human to empty it.{own}"
+        return self.finding(effect, hint=hint)

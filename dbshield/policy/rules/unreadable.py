@@ -48,7 +48,7 @@ class NotListed(Rule):
 
     id = "DS902"
     name = "unreadable.not-listed"
-    hint = f"Use a statement that is listed in the reference, {ASK}."
+    hint = f"Find another statement for it, {ASK}."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         """Spoken by the judge where no other rule spoke about an effect that is not on the allow-list."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from dbshield.model import AccessLevel, Allow, Judgement
+from dbshield.model import AccessLevel, Allow, Deny, Finding, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
@@ -39,6 +41,33 @@ def test_it_is_short_and_for_machines_too(text: str, access: AccessLevel) -> Non
     assert error.detail.startswith("rule=DS")
     assert error.hint
     assert max(map(len, (error.message, error.detail, error.hint))) <= 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "delete from t",
+        "drop table t; delete from t; update t set a = 1; truncate t; set role x; lock t; select pg_ls_dir('x'), f(); load 'x'",
+        "grant all on t to x; alter table t drop column a, drop constraint b, alter c type text; vacuum full t; do 'x'",
+    ],
+)
+@pytest.mark.parametrize("access", AccessLevel)
+def test_the_detail_is_for_machines(text: str, access: AccessLevel) -> None:
+    error = refused(text, access)
+    found = re.fullmatch(r"rule=(DS\d{3})(?:,DS\d{3})* name=([a-z]+\.[a-z-]+) verdict=(hold|deny)", error.detail)
+    assert found is not None
+    assert f"{found[1]} {found[2]}: " in error.message
+    assert len(error.detail) <= 300
+
+
+def test_more_rules_than_fit_are_left_out() -> None:
+    findings = tuple(
+        Finding(rule=f"DS{number}", name="rows.x", verdict=Deny(), message="m", hint="Do h.") for number in range(100, 200)
+    )
+    error = ErrorResponse.decode(refusal(Judgement(verdict=Deny(), findings=findings))[5:])
+    assert error.detail.startswith("rule=DS100,DS101,")
+    assert error.detail.endswith(" name=rows.x verdict=deny")
+    assert len(error.detail) <= 300
 
 
 def test_a_held_statement_says_that_a_human_decides() -> None:
