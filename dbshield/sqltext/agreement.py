@@ -13,6 +13,7 @@ from importlib import import_module
 from dbshield.model import ObjectKind, Operation
 from dbshield.sqltext import glot, native
 from dbshield.sqltext.glot import Reading, Written
+from dbshield.sqltext.normal import blanked_comments
 from dbshield.sqltext.postgres import QUERIES
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
 
@@ -55,7 +56,7 @@ def needs_second_reader(statement: Statement) -> bool:
 
 def agree(text: bytes, statements: tuple[Statement, ...]) -> None:
     """Read the writes among `statements` a second time. Raises Unreadable where the readers differ or the second one fails."""
-    trees = list(_split(native.parse_protobuf(text)))
+    trees = list(_split(native.parse_protobuf(blanked_comments(text))))
     if len(trees) != len(statements):
         raise Unreadable(Trouble.DISAGREEMENT, f"{len(trees)} statements in one form, {len(statements)} in the other")
     for tree, statement in zip(trees, statements, strict=True):

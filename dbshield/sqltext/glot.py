@@ -43,8 +43,8 @@ KEPT_OPERATORS = frozenset({b"||", b"->", b"->>", b"~", b"~*", b"!~", b"!~*"})
 OPENING, CLOSING = ord("["), ord("]")
 FEW_BRACKETS = 8
 MAX_BRACKET_WORK = 20_000
-"""sqlglot reads what stands in square brackets twice, so n of them in each other 2**n times, at about 7 µs. So each counts 2**depth
-and the sum is bounded; a few cannot reach it."""
+"""sqlglot reads what stands in square brackets twice, so n of them in each other 2**n times, at about 7 µs. So each counts
+2**depth and the sum is bounded; a few cannot reach it."""
 
 NO_OPERAND = frozenset({b"(", b"[", b",", b"=", b"<", b">", b"<=", b">=", b"<>", b"+", b"-", b"*", b"/", b"%", b"^"})
 BEFORE_OPERAND = frozenset(

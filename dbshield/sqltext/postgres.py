@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dbshield.sqltext import bodies, native, postgres_schema, postgres_session, postgres_simple
 from dbshield.sqltext.collector import Collector
+from dbshield.sqltext.normal import blanked_comments
 from dbshield.sqltext.postgres_nodes import Node
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
 
@@ -74,7 +75,7 @@ def _tree(text: bytes) -> list[Node]:
     if len(text) > native.MAX_UNCOUNTED_BYTES:
         _count_levels(text)
     try:
-        tree = native.parse(text)
+        tree = native.parse(blanked_comments(text))
     except native.GrammarError as error:
         trouble = Trouble.TOO_DEEP if "memory exhausted" in error.message else Trouble.SYNTAX
         raise Unreadable(trouble, error.message) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from postgast.native import lib
 
 from dbshield.sqltext.native import GrammarError
+from dbshield.sqltext.normal import blanked_comments
 
 
 def split(text: bytes) -> list[tuple[int, int]]:
@@ -13,7 +14,7 @@ def split(text: bytes) -> list[tuple[int, int]]:
     Only for a text that the Judge has read: the library's parser recurses, and what is not yet known to be shallow can end the
     process (see native.py). Raises GrammarError where the grammar does not accept the text.
     """
-    result = lib.pg_query_split_with_parser(text)
+    result = lib.pg_query_split_with_parser(blanked_comments(text))
     try:
         if result.error:
             raise GrammarError((result.error.contents.message or b"").decode("utf-8", "replace"), result.error.contents.cursorpos)
