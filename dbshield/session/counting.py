@@ -59,13 +59,20 @@ since as materialized (
     case when copies is null then 0 else inserted - coalesce((copies -> oid ->> 1)<number>, 0) end as copied
   from touched, state),
 changed as materialized (select name, updated + copied as counted, updated + inserted as "any" from since),
+reached as materialized (
+  with recursive family as (
+    select oid::pg_catalog.oid as oid, name from touched join changed using (name) where "any" > 0 and $4 <> '{}'
+    union
+    select i.inhparent, f.name from family f join pg_catalog.pg_inherits i on i.inhrelid = f.oid)
+  select pg_catalog.min(f.name) as name
+  from family f join pg_catalog.pg_class c on c.oid = f.oid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where n.nspname<text> || '.' || c.relname<text> like any ($4)),
 reason as materialized (
   select case
     when pg_catalog.current_setting('track_counts') <> 'on' or (select base from state) is null then 'uncounted'
     when (select pg_catalog.sum(counted) from changed) > $1
       then 'rows ' || (select pg_catalog.sum(counted) from changed)<text> || ' ' || $1<text>
-    when exists (select from changed where "any" > 0 and name like any ($4))
-      then 'protected ' || (select pg_catalog.min(name) from changed where "any" > 0 and name like any ($4))
+    when (select name from reached) is not null then 'protected ' || (select name from reached)
     when exists (select from changed where counted > coalesce(($3 ->> name)<number>, $2))
       then 'hour ' || (select pg_catalog.min(name) from changed where counted > coalesce(($3 ->> name)<number>, $2))
   end as why)
@@ -73,7 +80,8 @@ select case when why is not null then ('<token>' || why)::pg_catalog.int4<text>
   else (select coalesce(pg_catalog.json_object_agg(name, counted)<text>, '{}') from changed where counted > 0) end as <after>
 from reason"""
 """$1: rows that the transaction may change; $2: rows of one table, where $3 (a JSON object by table) does not say how many are
-left of it; $4: LIKE patterns of tables that must not change. Its error is the cast of a text that is no number."""
+left of it; $4: LIKE patterns of tables that must not change, nor any table that is a part of them. Its error is the cast of a
+text that is no number."""
 
 NO_END: Final = (1 << 63) - 1
 """More rows than there can be."""

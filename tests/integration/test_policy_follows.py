@@ -135,6 +135,11 @@ def test_hidden_roads_to_a_protected_table(proxy: Shield) -> None:
         assert refused(connection, "update orders_2025 set status = 'x' where id = 11") == "DS222"
         assert refused(connection, "update orders set status = 'paid' where id = 11") == ""
         assert connection.execute("select count(*) from shop.customers where name = 'x' or id = 9999").fetchone() == (0,)
+        configure(proxy, 'protected = ["shop.events"]')
+        assert refused(connection, "delete from shop.events_2026_01 where id = 30") == "DS222", (
+            "a partition is a part of its table"
+        )
+        assert refused(connection, "insert into shop.events_2026_01 values (1, '2026-01-05', 'x')") == "DS222"
 
 
 def test_a_function_that_a_human_lets_through_is_counted(proxy: Shield) -> None:
