@@ -15,9 +15,10 @@ from functools import cache
 from importlib.resources import files
 
 from dbshield.model import Effect, ObjectKind, ObjectName, Operation
+from dbshield.policy.settings import TAKEN_QUERY
 from dbshield.sqltext.bodies import READ
 
-CATALOGUE_QUERY = """\
+FUNCTIONS_QUERY = """\
 select p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text, p.provolatile::pg_catalog.text,
     p.prosecdef::pg_catalog.text, l.lanname::pg_catalog.text, pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text,
     (exists (select 1 from pg_catalog.pg_proc b where b.proname operator(pg_catalog.=) p.proname
@@ -42,8 +43,12 @@ left join (
     group by each.code
 ) hidden on hidden.code operator(pg_catalog.=) p.oid
 where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_catalog.<>) 'information_schema'"""
-"""What the proxy asks the protected server; all columns are text. The rows are what `FunctionCatalogue.from_rows` takes. The last
-column are the operators (`+`) and the types of casts (`mood::`) behind which the function stands, one a line."""
+"""The functions of a database; all columns are text. The last column are the operators (`+`) and the types of casts (`mood::`)
+behind which the function stands, one a line."""
+
+CATALOGUE_QUERY = "\nunion all\n".join((FUNCTIONS_QUERY, TAKEN_QUERY))
+"""What the proxy asks the protected server. The rows are what `FunctionCatalogue.from_rows` takes. Rows whose OID is 0 are no
+functions but words that settings of the server's own begin with."""
 
 KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pltcl", "plv8"})
 """Languages in which STABLE means something: the server enforces it, or a superuser vouched for it. What the untrusted ones
@@ -51,6 +56,9 @@ KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pl
 
 VOUCHED_FOR = frozenset({"internal", "c"})
 """Languages in which only a superuser creates functions."""
+
+NO_FUNCTION = "0"
+"""In place of an OID: the row is about settings."""
 
 SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema"})
 
@@ -97,9 +105,10 @@ class Function:
 
 
 class FunctionCatalogue:
-    """Functions by name and by OID."""
+    """Functions by name and by OID, and the words that the server's own settings begin with (`taken`)."""
 
-    def __init__(self, functions: Iterable[tuple[int, Function]]) -> None:
+    def __init__(self, functions: Iterable[tuple[int, Function]], *, taken: Iterable[str] = ()) -> None:
+        self.taken = frozenset(taken)
         self._own: dict[str, list[Function]] = {}
         self._by_oid: dict[int, Function] = {}
         self.row_functions: set[str] = set()
@@ -129,7 +138,9 @@ class FunctionCatalogue:
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[str | None]]) -> FunctionCatalogue:
         """From the rows of CATALOGUE_QUERY, in its order of columns. Booleans may be spelled t or true."""
-        return cls(_function(row) for row in rows)
+        told = list(rows)
+        taken = (row[2] or "" for row in told if row[0] == NO_FUNCTION)
+        return cls((_function(row) for row in told if row[0] != NO_FUNCTION), taken=taken)
 
     def named(self, schema: str, name: str) -> tuple[Function, ...]:
         """Every function that a call by this name may mean; empty when there is none."""
@@ -150,7 +161,7 @@ class FunctionCatalogue:
         new = [function for function in created if not self.named("", function.name)]
         if not new:
             return self
-        catalogue = FunctionCatalogue(())
+        catalogue = FunctionCatalogue((), taken=self.taken)
         catalogue._own = dict(self._own)
         catalogue._by_oid = self._by_oid
         catalogue._behind = self._behind

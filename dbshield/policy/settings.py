@@ -49,6 +49,26 @@ LOOKED_AT: dict[str, tuple[Callable[[str], bool], str]] = {
 """Settings whose value decides."""
 
 
+TAKEN_QUERY = """\
+select '0', '', taken.word, '', '', '', '', '', '', null from (
+    select pg_catalog.lower(pg_catalog.split_part(s.name, '.', 1)) as word from pg_catalog.pg_settings s
+    where pg_catalog.strpos(s.name, '.') operator(pg_catalog.>) 0
+    union
+    select pg_catalog.lower(e.extname::pg_catalog.text) from pg_catalog.pg_extension e
+    where exists (
+        select 1 from pg_catalog.pg_depend d
+        join pg_catalog.pg_proc p on p.oid operator(pg_catalog.=) d.objid and p.probin is not null
+        where d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+            and d.refobjid operator(pg_catalog.=) e.oid
+            and d.classid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass)
+    union
+    select pg_catalog.lower(pg_catalog.regexp_replace(p.probin, '^.*/|-[0-9.]+$', '', 'g')) from pg_catalog.pg_proc p
+    where p.probin is not null
+) taken"""
+"""The words before a dot that a server has given away, asked on a fresh connection: those of the settings that it knows, of the
+extensions with native code, and of the libraries that it may load. What an application has set is not among them. The columns
+are those of the query for functions, which it is sent with."""
+
 NOT_LISTED = "it is not on the list of settings that an agent may change"
 OWN = "it belongs to dbshield"
 OF_EXTENSION = "it belongs to an extension, which may do anything with it"

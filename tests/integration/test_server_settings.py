@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
+from psycopg import sql
 from support.servers import Server
 
+from dbshield.model import AccessLevel
+from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.policy.setting_lists import EXTENSIONS_HARMLESS, HARMLESS, HARMLESS_BEGINNINGS, REFUSED
 from dbshield.policy.settings import LOOKED_AT, refusal
 
@@ -54,3 +60,20 @@ def test_a_server_takes_what_applications_set(server: Server, name: str) -> None
     assert refusal(name, "1") is None
     with server.connect("postgres") as connection:
         assert connection.execute("select pg_catalog.set_config(%s, '1', true)", [name]).fetchone() == ("1",)
+
+
+def test_a_server_tells_which_words_its_extensions_have_taken(server: Server, database: str) -> None:
+    """As a plain role sees it, with an application's own setting that must not count as taken."""
+    with server.connect(database) as connection:
+        connection.execute("create extension citext")
+        connection.execute(sql.SQL("alter database {} set acme.tenant = '7'").format(sql.Identifier(database)))
+    with psycopg.connect(server.agent_dsn("read", database)) as connection:
+        connection.execute("select set_config('other.setting', 'x', false)")
+        rows = connection.execute(CATALOGUE_QUERY).fetchall()
+    catalogue = FunctionCatalogue.from_rows(rows)
+    assert {"plpgsql", "citext"} <= catalogue.taken
+    assert not {"acme", "other", ""} & catalogue.taken
+    judge = Judge(policy=Policy(access=AccessLevel.READ), functions=catalogue)
+    assert judge.judge(b"set citext.anything = 1").verdict.word == "deny"
+    assert judge.judge(b"select set_config('citext.anything', '1', true)").verdict.word == "deny"
+    assert judge.judge(b"set acme.tenant = 1").verdict.word == "allow"

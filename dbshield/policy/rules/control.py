@@ -132,7 +132,7 @@ class Setting(Rule):
             return self.finding(effect, message=f"reset {effect.name}", hint=f"Leave {effect.name} alone: {OWN}.")
         if value is None or name in ROLE_SETTINGS:
             return None
-        reason = refusal(name, value)
+        reason = refusal(name, value, context.functions.taken)
         if reason is None:
             return None
         hint = UNKNOWN_SETTING if "?" in (name, value) else f"Leave {name[:MAX_NAME]} alone: {reason}."
