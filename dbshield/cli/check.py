@@ -24,7 +24,7 @@ from dbshield.cli.judging import (
     opened,
     written_policy,
 )
-from dbshield.cli.output import answer, headline, remark, say, table
+from dbshield.cli.output import answer, headline, remark, say, table, visible
 from dbshield.config import load_config
 from dbshield.model import AccessLevel, Deny, Effect, Hold, Judgement, Limit
 from dbshield.policy.judge import Judge
@@ -196,7 +196,8 @@ def _tell(judgement: Judgement, readers: Sequence[Explained], fault: str, judge:
     reads = agent_reads(judgement)
     if reads is not None:
         say("\nThe agent reads:")
-        say(f"  ERROR:  {reads['message']}\n  DETAIL:  {reads['detail']}\n  HINT:  {reads['hint']}")
+        for word in ("message", "detail", "hint"):
+            say(f"  {'ERROR' if word == 'message' else word.upper()}:  {visible(reads[word])}")
     elif not judgement.effects and not judgement.findings:
         remark("There is nothing in it.")
 

@@ -20,6 +20,11 @@ def say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def visible(text: str) -> str:
+    """`text` with everything escaped that a terminal would obey or hide: names in it may be an agent's."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def headline(word: str, rest: str) -> None:
     """A line of the answer that begins with a word such as a verdict, in its colour on a terminal."""
     if not sys.stdout.isatty():
@@ -65,7 +70,7 @@ def date(moment: datetime) -> str:
 
 
 def _cell(value: object) -> str:
-    return date(value) if isinstance(value, datetime) else str(value)
+    return date(value) if isinstance(value, datetime) else visible(str(value))
 
 
 def _plain(value: object) -> str:

@@ -108,6 +108,25 @@ def test_a_downgrade_leaves_nothing(control: Database) -> None:
     assert set(left) == {"alembic_version", "alembic_version_pkc"}
 
 
+def test_an_older_database_keeps_what_is_in_it(empty: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(data_folder("migrations")))
+    database = Database(empty)
+    try:
+        with database.transaction() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            connection.execute(text("insert into dbshield.environments (name) values ('staging')"))
+        with pytest.raises(StoreError, match="has revision 0001"):
+            database.require_current()
+        assert database.migrate().current == "0001"
+        database.require_current()
+        with database.transaction() as connection:
+            assert connection.scalars(text("select name from dbshield.environments")).all() == ["staging"]
+    finally:
+        database.close()
+
+
 @pytest.mark.parametrize(
     ("table", "change"),
     [

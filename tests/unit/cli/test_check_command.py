@@ -239,3 +239,12 @@ def test_a_text_that_is_too_long_is_not_read_at_all() -> None:
     value = json.loads(done.stdout)
     assert [finding["rule"] for finding in value["findings"]] == ["DS905"]
     assert value["readers"] == []
+
+
+def test_a_name_cannot_steer_the_terminal_of_whoever_reads_it() -> None:
+    done = check(text='drop table "\x1b[2J\x1b]0;fine\x07", "\u202ea"'.encode())
+    assert done.returncode == STOPPED
+    out = done.stdout.decode()
+    assert "\\x1b[2J" in out
+    assert "\\u202ea" in out
+    assert all(sign.isprintable() or sign == "\n" for sign in out)
