@@ -6,13 +6,18 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from dbshield.model import AccessLevel
 from dbshield.policy.allowed import LEVELS
 from dbshield.policy.catalogue import RULES
 from dbshield.policy.function_lists import DENIED, EXTENSIONS_ALLOWED, VOLATILE_ALLOWED
+from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Rule
 from dbshield.policy.rules.examples import examples
 from dbshield.policy.setting_lists import EXTENSION_PREFIXES, EXTENSIONS_HARMLESS, HARMLESS, HARMLESS_BEGINNINGS, REFUSED
 from dbshield.policy.settings import LOOKED_AT
+from dbshield.rule_ids import VERDICTS, objection
 from docs.configuration import configuration_page
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -32,11 +37,25 @@ INTRODUCTION = """\
 
 Made from the code by `make docs`; do not edit.
 
-Each rule is one reason to stop a statement. `hold` means that a human decides; `deny` means that nobody runs it through the
-shield. What no rule stops passes only if it stands on the allow-list: reads at every access level; rows from `write` on;
-additive changes of the schema at `migrate`.
+Each rule is one reason to stop a statement. `hold` means that a human decides; `deny` means that no agent runs it. What no rule
+stops passes only if it stands on the allow-list: reads at every access level; rows from `write` on; additive changes of the
+schema at `migrate`. Where rows change, they are counted while the statement runs (DS220 to DS223).
 
 An example is judged for the access level `migrate`, or for the one in brackets before it. What a rule allows, another may stop.
+
+Under each rule stands what its own examples get at each access level, by all rules together: at `read` and `write` DS301 denies
+what is beyond the level, whatever else is said. Then what a configuration may make of it:
+
+```toml
+[[environments.staging.overrides]]
+rule = "DS201"           # or a family: "DS2xx"
+verdict = "limit"        # allow, limit, hold or deny
+objects = ["scratch.*"]  # only for these; without it for all
+agents = ["etl-*"]       # only for these; without it for all
+```
+
+`limit` lets a statement pass while the rows that it changes are counted, and is there only for rules about rows. Which override
+speaks when several match stands in the [configuration](configuration.md).
 """
 
 
@@ -69,13 +88,40 @@ def rules_page() -> str:
 
 def _rule(rule: Rule) -> str:
     shown = examples(type(rule))
-    lines = [f"### {rule.id} {rule.name}\n", f"{shown.summary}\n", f"Verdict: `{rule.verdict.word}`. {rule.hint}".strip() + "\n"]
+    lines = [f"### {rule.id} {rule.name}\n", f"{shown.summary}\n", _verdicts(rule), f"Override: {_override(rule.id)}.\n"]
+    if rule.hint:
+        lines.append(f"> {rule.hint}\n")
     for title, statements in (("Stopped", shown.stopped), ("Allowed", shown.allowed)):
         if statements:
             lines.append(f"{title}:\n\n```sql")
             lines += [f"{'' if level is LEVELS[-1] else f'[{level}] '}{_visible(text)}" for level, text in statements]
             lines.append("```\n")
     return "\n".join(lines)
+
+
+def _verdicts(rule: Rule) -> str:
+    """What the examples of a rule get at each access level, as a table."""
+    cells = " | ".join(" or ".join(f"`{word}`" for word in _words(rule, access)) or "passes" for access in LEVELS)
+    return f"| {' | '.join(LEVELS)} |\n|{'---|' * len(LEVELS)}\n| {cells} |\n"
+
+
+def _words(rule: Rule, access: AccessLevel) -> list[str]:
+    """The verdicts of the examples that are about this level, or of all where none is about a level; none where it passes."""
+    if access in rule.passes:
+        return []
+    stopped = examples(type(rule)).stopped
+    own = [text for level, text in stopped if level is access] if rule.passes else [text for _, text in stopped]
+    judge = Judge(policy=Policy(access=access, **rule.given), functions=FunctionCatalogue.builtin())
+    return sorted({judge.judge(text.encode()).verdict.word for text in own}) or [rule.verdict.word]
+
+
+def _override(rule: str) -> str:
+    """What an override may make of a rule."""
+    words = [word for word in VERDICTS if not objection(rule, word)]
+    if words == ["deny"] or not words:
+        reason = objection(rule, "hold").rpartition(": ")[2]
+        return f"never loosened ({reason})"
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def _visible(text: str) -> str:

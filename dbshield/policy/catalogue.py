@@ -33,6 +33,15 @@ from dbshield.policy.rules.hidden import (
     TransactionInBody,
     UnknownFunction,
 )
+from dbshield.policy.rules.limits import (
+    HourlyRows,
+    ReachedProtected,
+    ResetAtWork,
+    SessionRule,
+    Stale,
+    TooManyRows,
+    Uncounted,
+)
 from dbshield.policy.rules.objects import (
     AlterSequence,
     ChangeColumnType,
@@ -128,7 +137,17 @@ TEXT_RULES: tuple[TextRule, ...] = (
 )
 """Rules about a text that cannot be read; one for each member of Trouble."""
 
-RULES: tuple[Rule, ...] = tuple(sorted((*EFFECT_RULES, NOT_LISTED, *TEXT_RULES), key=lambda rule: rule.id))
+SESSION_RULES: tuple[SessionRule, ...] = (
+    TooManyRows(),
+    HourlyRows(),
+    ReachedProtected(),
+    Uncounted(),
+    ResetAtWork(),
+    Stale(),
+)
+"""Rules about what a statement does while it runs; the session speaks them."""
+
+RULES: tuple[Rule, ...] = tuple(sorted((*EFFECT_RULES, NOT_LISTED, *TEXT_RULES, *SESSION_RULES), key=lambda rule: rule.id))
 """Every rule, by id."""
 
 BY_TROUBLE = {rule.trouble: rule for rule in TEXT_RULES}

@@ -22,7 +22,7 @@ def test_families_have_members() -> None:
 @pytest.mark.parametrize(
     ("rule", "verdict", "said"),
     [
-        ("DS200", "deny", "is no rule; did you mean DS202 or DS203 or DS210?"),
+        ("DS200", "deny", "is no rule; did you mean DS203 or DS210 or DS220?"),
         ("rows.truncate", "deny", "is no rule; rules have ids such as DS201, families are DS1xx,"),
         ("DS101", "limit", "changes no rows that could be counted"),
         ("DS203", "limit", "changes no rows that could be counted"),

@@ -26,6 +26,7 @@ class TooManyRows(SessionRule):
 
     id = "DS220"
     name = "rows.too-many"
+    hint = f"Narrow the WHERE clause, or do it in several transactions, {ASK}."
 
 
 class HourlyRows(SessionRule):
@@ -80,7 +81,7 @@ class Stale(SessionRule):
     """
 
     id = "DS225"
-    name = "session.prepared-before-change"
+    name = "rows.prepared-before-change"
     hint = "Prepare the statement again, or send it without preparing it."
 
 

@@ -16,8 +16,8 @@ from dbshield.policy.rules.examples import examples
 
 VERBS = re.findall(
     r"\w+",
-    "Add Ask Call Change Commit Compare Correct Create Do Find Give Go Keep Leave Lock Look Name Nest Prepare Reconnect Refresh "
-    "Run Send Tell Use Wait Work Write",
+    "Add Ask Call Change Commit Compare Correct Create Do Find Give Go Keep Leave Lock Look Name Narrow Nest Prepare Reconnect "
+    "Refresh Run Send Tell Use Wait Work Write",
 )
 """A hint tells what to do, so it begins with one of these."""
 
