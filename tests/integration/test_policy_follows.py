@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from support import servers
+from support.cases import load, send
 from support.servers import Server
 from support.shield import Shield, running_shield
 from support.waiting import until
@@ -20,6 +21,7 @@ INSERT = "insert into shop.settings (key, value) values (gen_random_uuid()::text
 def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
     folder = servers.here() / f"follows-{worker_id}"
     with running_shield(server18, f"follows_{worker_id}", folder, drain_timeout=5.0) as running:
+        running.connect().close()  # its worker is there, and takes signals
         yield running
 
 
@@ -164,3 +166,30 @@ def test_an_unbounded_delete_that_a_human_lets_through_is_counted(proxy: Shield)
         assert refused(connection, "delete from archive.orders_2025") == "DS201"
         configure(proxy, settings)
         assert refused(connection, "delete from shop.settings") == ""
+
+
+TAKE_A_NUMBER = ("txid_current()", "pg_current_xact_id()", "notify")
+"""What takes a transaction id without writing anything."""
+
+
+def test_nothing_is_written_while_frozen(proxy: Shield) -> None:
+    """Every case, attack or not: the server gives out no transaction id, so nothing was written."""
+    configure(proxy, "frozen = true")
+    wrote: list[str] = []
+    passed = 0
+    with proxy.server.connect(proxy.database) as admin:
+        before = given_out(admin)
+        for case in (*load("attacks.jsonl"), *load("harmless.jsonl")):
+            passed += send(proxy.dsn(case["access"]), case["steps"]).count(None)
+            after = given_out(admin)
+            if after != before and not any(asks in str(case["steps"]).lower() for asks in TAKE_A_NUMBER):
+                wrote.append(case["id"])
+            before = after
+    assert wrote == []
+    assert passed > 100, "and reads pass"
+
+
+def given_out(admin: psycopg.Connection[tuple[object, ...]]) -> str:
+    """The next transaction id of the cluster."""
+    (number,) = admin.execute("select pg_snapshot_xmax(pg_current_snapshot())::text").fetchone() or ("",)
+    return str(number)
