@@ -105,7 +105,9 @@ def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -
     if refused is None and type(judgement.verdict) is Limit and counting is not None:
         relay.judged.append(judgement)
         relay._cycles.append(COUNTED_QUERY)
-        wrapped = counting.counter.wrap(data[pos + HEADER : end - 1], judgement.counted, judgement.verdict.max_rows)
+        wrapped = counting.counter.wrap(
+            data[pos + HEADER : end - 1], judgement.counted, judgement.verdict.max_rows, statements=judgement.statements
+        )
         counting.wrapped.append(wrapped)
         relay.expect_counted()
         return Query(query=wrapped.text).encode()

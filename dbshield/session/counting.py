@@ -138,9 +138,9 @@ class RowCounter:
         """The messages that go behind it."""
         return _run(self._after, tuple(value.encode() for value in self._values(max_rows)))
 
-    def wrap(self, text: bytes, counted: Sequence[Counted], max_rows: int) -> Wrapped:
-        """The text of a Query with the counting queries around each counted statement."""
-        bounds = split(text) if len(counted) > 1 or counted[0].statement else [(0, len(text))]
+    def wrap(self, text: bytes, counted: Sequence[Counted], max_rows: int, *, statements: int) -> Wrapped:
+        """The text of a Query, which has so many statements, with the counting queries around each counted one."""
+        bounds = split(text) if statements > 1 else [(0, len(text))]
         values = ", ".join("'" + value.replace("'", "''") + "'" for value in self._values(max_rows))
         behind = f"\n;execute {self._after}({values});".encode()
         pieces: list[bytes] = []
