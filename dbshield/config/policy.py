@@ -111,7 +111,7 @@ class PolicyConfig(Section):
     mode: Modes = Field(default="enforce", description="observe: everything passes, what would be stopped is only recorded")
     max_rows: int = Field(default=100, ge=1, description="rows that one transaction may change before a human is asked")
     max_rows_per_hour: int = Field(
-        default=1000, ge=0, description="rows of one table that an agent may change in an hour; 0: no bound"
+        default=2000, ge=0, description="rows of one table that an agent may change in an hour; 0: no bound"
     )
     protected: Patterns = Field(
         default=(), description="tables that no agent writes without a human: schema.table with * and ?, such as billing.*"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dbshield.policy.functions import Function
 
 DEFAULT_MAX_ROWS = 100
-DEFAULT_MAX_ROWS_PER_HOUR = 1000
+DEFAULT_MAX_ROWS_PER_HOUR = 2000
 
 HIDDEN = "DS6"
 """Beginning of the ids of rules about what hides its writes."""
