@@ -17,7 +17,7 @@ from typing import Final
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AgentLogin
-from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
+from dbshield.policy.functions import CATALOGUE_QUERY, Function, FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy import upstream
@@ -36,13 +36,15 @@ Key = tuple[str, str, str, int]
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one database."""
+    """What is known of one database. `created` are functions that its sessions create, until the catalogue shows them."""
 
+    key: Key
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     read_at: float = float("-inf")
     rows: Rows = field(default_factory=list)
     functions: FunctionCatalogue | None = None
     judges: dict[Policy, Judge] = field(default_factory=dict)
+    created: dict[str, Function] = field(default_factory=dict)
 
 
 class Judges:
@@ -59,10 +61,12 @@ class Judges:
         self._policy_of = policy_of
         self._standing = standing
         self._known: dict[Key, _Known] = {}
+        self.on_redefined: Callable[[Key], None] = lambda key: None
+        """Called with the database in which a statement passes that changes functions."""
 
     async def judge(self, login: AgentLogin, database: str, server: Server) -> Judge:
         """The judge for a new session; asks `server` for its functions where needed. Raises Refused when it does not tell."""
-        known = self._known.setdefault(_key(login, database), _Known())
+        known = self._get(login, database)
         now = asyncio.get_running_loop().time()
         if known.functions is None or now - known.read_at > CATALOGUE_AGE:
             async with known.lock:
@@ -73,7 +77,7 @@ class Judges:
 
     def learn(self, login: AgentLogin, database: str, rows: Rows) -> bool:
         """Take the rows of CATALOGUE_QUERY on this database. Sessions that stand follow where they tell anything new."""
-        known = self._known.setdefault(_key(login, database), _Known())
+        known = self._get(login, database)
         known.read_at = asyncio.get_running_loop().time()
         if known.functions is not None and rows == known.rows:
             return False
@@ -82,6 +86,19 @@ class Judges:
         known.judges.clear()
         self.follow()
         return True
+
+    def age(self, login: AgentLogin, database: str) -> float:
+        """Seconds since the catalogue of this database was read."""
+        return asyncio.get_running_loop().time() - self._get(login, database).read_at
+
+    def forget(self, login: AgentLogin, database: str) -> None:
+        """Take every function of this database for unknown; new sessions read them again."""
+        self.learn(login, database, [])
+        self._get(login, database).read_at = float("-inf")
+
+    def _get(self, login: AgentLogin, database: str) -> _Known:
+        key = key_of(login, database)
+        return self._known.setdefault(key, _Known(key))
 
     def renew(self, max_statement_bytes: int) -> None:
         """The configuration changed: new sessions read the catalogue again, since the server may be another one."""
@@ -101,7 +118,7 @@ class Judges:
                 policy = policies.get(who)
                 if policy is None:
                     policy = policies[who] = self._policy_of(login)
-                judge = self._judge(self._known[_key(login, session.database)], policy)
+                judge = self._judge(self._known[key_of(login, session.database)], policy)
                 if session.pair.relay.judge is not judge:
                     session.pair.relay.use(judge)
             except DbshieldError as error:
@@ -117,6 +134,8 @@ class Judges:
                 used = {id(session.pair.relay.judge) for session in self._standing()}
                 known.judges = {old: kept for old, kept in known.judges.items() if id(kept) in used}
             judge = known.judges[policy] = self._make(policy, known.functions)
+            judge.share(known.created)
+            judge.on_redefined = lambda: self.on_redefined(known.key)
         return judge
 
 
@@ -128,5 +147,6 @@ def _untold() -> Refused:
     return Refused("dbshield cannot tell the policy of this session", sqlstate=ENDED, hint="Reconnect.")
 
 
-def _key(login: AgentLogin, database: str) -> Key:
+def key_of(login: AgentLogin, database: str) -> Key:
+    """What the sessions of one database have in common."""
     return login.environment, database, login.upstream.host, login.upstream.port

@@ -211,7 +211,10 @@ class _Login:
             application_name=who.settings.get("application_name", ""),
         )
 
+        leave = state.watchers.join(who.login, who.database)
+
         def ended(reason: str) -> None:
+            leave()
             if relay.busy and not relay.terminated and not server.transport.is_closing():
                 # Nobody waits for it any more, and a server at work does not look at its connection until it has an answer.
                 state.spawn(_cancel(who.login, server, state))

@@ -14,6 +14,7 @@ from dbshield.control.audit import AuditLog
 from dbshield.control.budget import RowBudget
 from dbshield.control.directory import Directory
 from dbshield.proxy.cancel import CancelKeys
+from dbshield.proxy.catalogue import Watchers
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.sessions import Sessions
 
@@ -40,6 +41,10 @@ class WorkerState:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """What goes on behind the end of a session."""
     mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    watchers: Watchers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watchers = Watchers(self.judges, self.log)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this beside everything else. The event loop alone would forget it."""

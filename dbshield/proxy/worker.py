@@ -161,6 +161,7 @@ class Worker:
             task.cancel()
         state.log.info("draining", sessions=len(state.sessions))
         await state.sessions.drain(state.config.proxy.drain_timeout)
+        await state.watchers.stop()
         for timer in timers:
             timer.cancel()
         await asyncio.gather(*timers, *self._logins, *state.tasks, return_exceptions=True)

@@ -1,0 +1,121 @@
+"""Functions that change while an agent is connected: its session learns of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from support import servers
+from support.servers import Server
+from support.shield import Shield, running_shield
+from support.waiting import until
+
+from dbshield.proxy.catalogue import AGE, APPLICATION_NAME
+
+NOTIFY = Path(__file__).parents[2] / "sql" / "catalogue_notify.sql"
+SOON = 8.0
+"""Seconds within which a change must be known: a notification or a statement told it, not the clock."""
+
+CALL = "select shop.order_count(1)"
+VOLATILE = "alter function shop.order_count(integer) volatile"
+STABLE = "alter function shop.order_count(integer) stable"
+
+
+@pytest.fixture(scope="module")
+def running(server: Server, worker_id: str) -> Iterator[Shield]:
+    folder = servers.here() / f"watch-{worker_id}-{server.major}"
+    with running_shield(server, f"watch_{worker_id}", folder, drain_timeout=5.0) as shield:
+        yield shield
+
+
+@pytest.fixture
+def shield(running: Shield) -> Iterator[Shield]:
+    yield running
+    assert until(lambda: watching(running) == 0), "the last session takes the watcher with it"
+
+
+def watching(shield: Shield) -> int:
+    """Connections with which the database is watched."""
+    return int(str(asked(shield, "select count(*) from pg_stat_activity where application_name = %s", APPLICATION_NAME)))
+
+
+def asked(shield: Shield, text: str, *values: Any) -> object:
+    with shield.server.connect(shield.database) as admin:
+        row = admin.execute(text, values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def rule(connection: psycopg.Connection[tuple[Any, ...]], text: str, *, prepare: bool = False) -> str:
+    """The rule by which a statement is refused; empty where it runs."""
+    try:
+        connection.execute(text, prepare=prepare)
+    except psycopg.errors.InsufficientPrivilege as error:
+        return (error.diag.message_detail or "").partition("rule=")[2].partition(" ")[0]
+    except psycopg.errors.InvalidSqlStatementName:
+        return "prepared before"
+    return ""
+
+
+def test_a_notification_reaches_a_session_that_stands(shield: Shield) -> None:
+    with shield.server.connect(shield.database) as admin, shield.connect("write") as agent:
+        admin.execute(NOTIFY.read_text())
+        for _ in range(2):
+            assert rule(agent, CALL, prepare=True) == ""
+        assert until(lambda: watching(shield) == 1)
+        began = time.monotonic()
+        admin.execute(VOLATILE)
+        assert until(lambda: rule(agent, CALL) == "DS605", deadline=SOON)
+        assert rule(agent, CALL, prepare=True) != "", "what was prepared before is not run any more"
+        admin.execute(STABLE)
+        assert until(lambda: rule(agent, CALL) == "", deadline=SOON)
+        assert time.monotonic() - began < AGE, "the clock would have told it by itself"
+
+
+def test_a_watcher_that_is_cut_off_comes_back(shield: Shield) -> None:
+    with shield.server.connect(shield.database) as admin, shield.connect("write") as agent:
+        admin.execute(NOTIFY.read_text())
+        assert until(lambda: watching(shield) == 1)
+        query = "select pid from pg_stat_activity where application_name = %s"
+        first = asked(shield, query, APPLICATION_NAME)
+        admin.execute("select pg_terminate_backend(%s)", [first])
+        assert until(lambda: watching(shield) == 1 and asked(shield, query, APPLICATION_NAME) != first)
+        assert "the functions of a database are not watched" in shield.text()
+        admin.execute(VOLATILE)
+        assert until(lambda: rule(agent, CALL) == "DS605", deadline=SOON)
+        admin.execute(STABLE)
+        assert until(lambda: rule(agent, CALL) == "", deadline=SOON)
+
+
+def test_what_one_agent_creates_another_may_call(shield: Shield) -> None:
+    """Without a notification: the proxy saw the statement pass."""
+    name = f"shop.made_{time.monotonic_ns()}"
+    with shield.server.connect(shield.database) as admin:
+        admin.execute("drop event trigger if exists dbshield_catalogue_changed")
+        admin.execute("drop event trigger if exists dbshield_catalogue_dropped")
+        admin.execute("grant create on schema shop to agent_migrate")
+    with shield.connect("migrate") as maker, shield.connect("write") as other:
+        assert rule(other, f"select {name}('a')") == "DS606"
+        with maker.transaction():
+            maker.execute(f"create function {name}(a text) returns text language sql immutable return a || 'x'")
+            assert maker.execute(f"select {name}('a')").fetchone() == ("ax",), "known before it is committed"
+        assert until(lambda: rule(other, f"select {name}('a')") == "", deadline=SOON)
+
+
+def test_sessions_that_are_over_at_once_are_not_watched(shield: Shield) -> None:
+    for _ in range(5):
+        with shield.connect("read") as agent:
+            assert agent.execute("select 1").fetchone() == (1,)
+    assert watching(shield) == 0
+
+
+def test_one_watcher_for_all_sessions(shield: Shield) -> None:
+    with shield.connect("read"), shield.connect("write") as second, shield.connect("migrate") as third:
+        assert until(lambda: watching(shield) == 1)
+        second.close()
+        assert rule(third, CALL) == ""
+        assert watching(shield) == 1
