@@ -186,6 +186,7 @@ class RowBudget:
             else:
                 return
             await self._close()
+            self._forget()
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:
@@ -257,20 +258,28 @@ class RowBudget:
             self._ledgers[place[:3]].asked = None
 
     def _hear(self, payload: str) -> None:
-        *place, total = json.loads(payload)
-        self._know(Place(*place), total)
+        try:
+            environment, agent, database, table, minute, total = json.loads(payload)
+            self._know(Place(environment, agent, database, table, int(minute)), int(total))
+        except (ValueError, TypeError):
+            log.warning("budget.notice_not_read")
 
     async def _load(self, connection: Connection) -> None:
         """Everything of the last hour; what is older goes, here and in the database."""
-        first = int(self._clock() // 60) - WINDOW
-        for key in [key for key, ledger in self._ledgers.items() if ledger.forget(first)]:
-            del self._ledgers[key]
-        self._dirty = {place: bucket for place, bucket in self._dirty.items() if place.minute >= first}
+        first = self._forget()
         cursor = await connection.execute(ROWS_SINCE, [first])
         for row in await cursor.fetchall():
             self._know(Place(*row[:5]), row[5])
         await connection.execute(FORGET_ROWS, [first + WINDOW - KEPT_MINUTES])
         self._loaded_at = time.monotonic()
+
+    def _forget(self) -> int:
+        """Drops what no longer counts; the first minute that does."""
+        first = int(self._clock() // 60) - WINDOW
+        for key in [key for key, ledger in self._ledgers.items() if ledger.forget(first)]:
+            del self._ledgers[key]
+        self._dirty = {place: bucket for place, bucket in self._dirty.items() if place.minute >= first}
+        return first
 
     def _know(self, place: Place, total: int) -> None:
         bucket = self._bucket(place)

@@ -221,6 +221,54 @@ async def test_a_connection_that_is_cut_comes_back(budgets: list[RowBudget], con
     await until(lambda: left(budgets[1]) == {"orders": 999})
 
 
+async def test_a_write_that_is_cut_is_written_again(budgets: list[RowBudget], control_dsn: str) -> None:
+    """Somebody holds the row, the write waits for it, and its connection dies there."""
+    one, other = budgets
+    spend(one, {"orders": 10})
+    await until(lambda: left(other) == {"orders": 990})
+    waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'dbshield budget'"
+    with psycopg.connect(control_dsn, autocommit=True) as admin, psycopg.connect(control_dsn) as holder:
+        holder.execute("select from dbshield.changed_rows for update")
+        spend(one, {"orders": 5})
+        await until(lambda: admin.execute(waiting).fetchall())
+        spend(one, {"orders": 1})
+        assert left(one) == {"orders": 984}
+        admin.execute(f"select pg_terminate_backend(({waiting}))")
+        await until(lambda: not admin.execute(waiting).fetchall())
+        assert left(one) == {"orders": 984}
+        holder.rollback()
+    await until(lambda: left(other) == {"orders": 984})
+    await asyncio.sleep(2 * FLUSH)
+    assert left(one) == left(other) == {"orders": 984}
+
+
+async def test_a_notice_that_is_none_is_passed_over(budgets: list[RowBudget], control_dsn: str) -> None:
+    with psycopg.connect(control_dsn, autocommit=True) as connection:
+        for payload in ("", "x", "{}", "[1, 2]", '["e", "a", "d", "t", "m", 1]'):
+            connection.execute("select pg_notify('dbshield_rows', %s)", [payload])
+    spend(budgets[0], {"orders": 1})
+    assert await until(lambda: left(budgets[1]) == {"orders": 999}) < PROPAGATION
+    assert all(budget.available for budget in budgets)
+
+
+async def test_an_outage_of_hours_fills_no_memory(clock: Clock) -> None:
+    cluster = Cluster(temporary_folder(), settings={"fsync": "off", "shared_buffers": "1MB"})
+    cluster.start(tethered=True, throwaway=True)
+    try:
+        with control_database(cluster.dsn()):
+            pass
+        budget = RowBudget(control_dsn=cluster.dsn(), clock=clock)
+        await budget.start()
+        await asyncio.to_thread(cluster.kill)
+        await until(lambda: not budget.available)
+        spend(budget, {"orders": 1})
+        clock.now += 2 * 3600
+        await until(lambda: not tables(budget) and not budget._dirty)
+        await budget.stop()
+    finally:
+        cluster.remove()
+
+
 async def test_a_start_that_cannot_read_is_said(server: Server) -> None:
     with pytest.raises(StoreError, match="does not answer"):
         await RowBudget(control_dsn="host=127.0.0.1 port=1").start()
