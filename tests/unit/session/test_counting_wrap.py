@@ -17,10 +17,7 @@ from dbshield.session.counting import RowCounter
         ("delete from t where id = 1", ["B", "delete from t where id = 1", "A"]),
         ("delete from t where id = 1; commit; select 1/0", ["B", "delete from t where id = 1", "A", "commit", "select 1/0"]),
         ("select 1; delete from t where id = 1; commit", ["select 1", "B", "delete from t where id = 1", "A", "commit"]),
-        (
-            "begin; update t set a = 1 where id = 1 -- ; x\n; commit",
-            ["begin", "B", "update t set a = 1 where id = 1", "A", "commit"],
-        ),
+        ("begin; update t set a = 1 where id = 1 -- x\n; end", ["begin", "B", "update t set a = 1 where id = 1", "A", "end"]),
     ],
 )
 def test_nothing_of_the_client_comes_between_a_counted_statement_and_its_count(text: str, pieces: list[str]) -> None:
