@@ -239,6 +239,9 @@ class Shield(Service):
                     "[environments.bench]",
                     f'upstream = "postgresql://{ROLE}@127.0.0.1:{self._database.address.port}/{DATABASE}?sslmode=disable"',
                     f'password_file = "{self.folder / "upstream.password"}"',
+                    # Every row that is changed is counted all the same; a COPY of a million would be stopped.
+                    "max_rows = 1000000000",
+                    "max_rows_per_hour = 0",
                     "",
                 )
             )
