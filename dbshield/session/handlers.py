@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
 from dbshield.model import Allow, Limit
+from dbshield.sqltext.postgres_session import OWN_STATEMENTS
 from dbshield.wire.backend import ParameterStatus
 from dbshield.wire.frontend import FunctionCall, Sync
 
@@ -35,6 +36,9 @@ QUERY, SYNC, FUNCTION, SYNC_BEFORE_END, COUNTED_QUERY, OWN = range(6)
 """What a ReadyForQuery is awaited for: SYNC_BEFORE_END is a Sync behind which the client has ended a COPY, COUNTED_QUERY a Query
 with ours in it, OWN a Query of ours alone."""
 
+OWN_NAME: Final = OWN_STATEMENTS.encode()
+TAKE_OWN: Final = b"deallocate " + OWN_NAME
+"""Judged for a Parse, Bind or Close that names a statement of the shield's own, whichever."""
 NAME_BYTES: Final = 63
 """Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
 
@@ -47,6 +51,12 @@ def text_end(data: bytes, pos: int, end: int) -> int:
     if found < 0:
         raise ProtocolError("a string in a message has no end")
     return found
+
+
+def _own(relay: Relay) -> bytes | None:
+    """What stands for a message that names a statement of the shield's own; None where the policy only observes."""
+    judgement = relay._judge.judge(TAKE_OWN)
+    return None if type(judgement.verdict) is Allow else relay.refuse(judgement, extended=True)
 
 
 # What the client may send. A handler answers None where the message passes as it is.
@@ -68,6 +78,8 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     text_end = data.find(0, name_end + 1, end) if name_end >= 0 else -1
     if text_end < 0:
         raise ProtocolError("a string in a Parse has no end")
+    if data.startswith(OWN_NAME, pos + HEADER):
+        return _own(relay)
     judgement = relay._judge.judge(data[name_end + 1 : text_end])
     if type(judgement.verdict) is not Allow and not (type(judgement.verdict) is Limit and relay.counting is not None):
         return relay.refuse(judgement, extended=True)
@@ -87,6 +99,8 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     name = data[portal_end + 1 : name_end]
     judgement = relay._statements.get(name)
     if judgement is None:
+        if name.startswith(OWN_NAME):
+            return _own(relay)
         judgement = relay._statements.get(name[:NAME_BYTES]) or relay._judge.judge(PREPARED_BY_NAME)
     if type(judgement.verdict) is not Allow or judgement.resets or relay._client_handlers is not CLIENT:
         return relay.other_bind(judgement, data, pos, end)
@@ -97,6 +111,8 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if data[pos + HEADER : pos + HEADER + 1] == b"S":
+        if data.startswith(OWN_NAME, pos + HEADER + 1):
+            return _own(relay)
         relay._statements.pop(data[pos + HEADER + 1 : text_end(data, pos + HEADER + 1, end)][:NAME_BYTES], None)
     return None
 

@@ -39,6 +39,10 @@ LOCK_MODES = (
 FALSE_WORDS = frozenset({"false", "off", "0", "no"})
 """What turns an option of EXPLAIN off; anything else counts as on."""
 
+OWN_STATEMENTS = "dbshield_"
+"""How the names of the shield's own prepared statements begin, which count the changed rows. They are no secret
+(pg_prepared_statements tells them), so they are told as objects of the shield's schema, which no agent may touch (DS404)."""
+
 UNSPOKEN_SETTING = "."
 """A setting with this in its name belongs to an application or an extension; its value may be a secret and is not kept.
 
@@ -116,16 +120,23 @@ def explain(collector: Collector, body: Node) -> str:
 
 
 def prepare(collector: Collector, body: Node) -> str:
+    name = _statement(body["name"])
+    if name.schema:
+        collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, name, frozenset(), "prepare")
     return "prepare"
 
 
+def _statement(name: str) -> ObjectName:
+    return ObjectName(schema="dbshield" if name.startswith(OWN_STATEMENTS) else "", name=name)
+
+
 def execute(collector: Collector, body: Node) -> str:
-    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, ObjectName(name=body["name"]))
+    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, _statement(body["name"]))
     return "execute"
 
 
 def deallocate(collector: Collector, body: Node) -> str:
-    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, ObjectName(name=body.get("name", "all")), frozenset(), "deallocate")
+    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, _statement(body.get("name", "all")), frozenset(), "deallocate")
     return "deallocate"
 
 

@@ -210,6 +210,21 @@ class TestRefusalInAPipeline:
         talk.client(Parse(name=b"s", query=SELECT), Close(target=Target.STATEMENT, name=b"s"), Bind(statement=b"s"), Sync())
         assert talk.relay.judged[0].normal == "execute prepared_by_name"
 
+    @pytest.mark.parametrize(
+        "message",
+        [
+            Parse(name=b"dbshield_1f_after", query=SELECT),
+            Bind(statement=b"dbshield_1f_after"),
+            Close(target=Target.STATEMENT, name=b"dbshield_1f_after"),
+        ],
+    )
+    def test_a_statement_of_the_shields_own_is_not_touched(self, message: Message) -> None:
+        """Whoever replaces what counts the rows is no longer limited."""
+        talk = Conversation()
+        [heard] = talk.client(message)
+        assert isinstance(heard, Parse)
+        assert refused(talk.server(syntax_error()), "rule=DS404")
+
     def test_closing_an_unknown_name_passes(self) -> None:
         """Trap 7."""
         close = Close(target=Target.STATEMENT, name=b"never made")
