@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from acceptance.test_cases import ATTACKS as ALL_ATTACKS
 from acceptance.test_cases import EXCEPTIONS, HARMLESS, ONLY_THE_GUARD_KNOWS, UNSUPPORTED
 from support.arena import Arena
-from support.cases import Case, load
+from support.cases import Case
 from support.mutations import SENDINGS, SPELLINGS, Mutant, mutants, sample
 
-ATTACKS = [case for case in load("attacks.jsonl") if case["id"] not in ONLY_THE_GUARD_KNOWS]
+ATTACKS = [case for case in ALL_ATTACKS if case["id"] not in ONLY_THE_GUARD_KNOWS]
 KEPT = (*SPELLINGS, *SENDINGS)
 """What leaves harmless work harmless."""
 
