@@ -48,6 +48,7 @@ DEFAULTS: dict[str, str] = {
     "DS402": "deny",
     "DS403": "hold",
     "DS404": "deny",
+    "DS405": "deny",
     "DS501": "hold",
     "DS502": "hold",
     "DS503": "deny",

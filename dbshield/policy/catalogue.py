@@ -19,7 +19,7 @@ from dbshield.policy.rules.control import (
     Setting,
 )
 from dbshield.policy.rules.frozen import Frozen
-from dbshield.policy.rules.guard import EventTrigger, OwnSchema, RowSecurity, TableTriggers
+from dbshield.policy.rules.guard import EventTrigger, GuardSetting, OwnSchema, RowSecurity, TableTriggers
 from dbshield.policy.rules.hidden import (
     CallProcedure,
     ChangingFunction,
@@ -103,6 +103,7 @@ EFFECT_RULES: tuple[Rule, ...] = (
     TableTriggers(),
     RowSecurity(),
     OwnSchema(),
+    GuardSetting(),
     HeavyLock(),
     RewriteTable(),
     PreparedTransaction(),

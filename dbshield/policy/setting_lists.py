@@ -104,7 +104,7 @@ REFUSED: dict[str, str] = {
     "createrole_self_grant": "it decides which rights come with a new role",
     "debug_logical_replication_streaming": "replication is not the agent's",
     "dynamic_library_path": "it decides which code the server loads",
-    "event_triggers": "it silences the triggers that guard DROP and ALTER",
+    "event_triggers": "it silences the triggers that watch DROP and ALTER",
     "file_copy_method": "databases are not copied by agents",
     "ignore_checksum_failure": "it hides damaged pages",
     "lc_messages": "it changes the server's own log",

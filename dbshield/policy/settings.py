@@ -69,12 +69,20 @@ select '0', '', taken.word, '', '', '', '', '', '', null from (
 extensions with native code, and of the libraries that it may load. What an application has set is not among them. The columns
 are those of the query for functions, which it is sent with."""
 
+GUARDED = frozenset({"session_replication_role", "event_triggers"})
+"""Settings that silence what guards the data inside the database; those of dbshield itself are as good (DS405)."""
+
 NOT_LISTED = "it is not on the list of settings that an agent may change"
 OWN = "it belongs to dbshield"
 OF_EXTENSION = "it belongs to an extension, which may do anything with it"
 
 _APPLICATION = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+")
 """What PostgreSQL takes for the name of an application's setting (valid_custom_variable_name in guc.c), ASCII only."""
+
+
+def of_guard(name: str) -> bool:
+    """Whether a setting decides if a guard inside the database speaks."""
+    return name in GUARDED or name.startswith(f"{OWN_SCHEMA}.")
 
 
 def refusal(name: str, value: str, reserved: Collection[str] = ()) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dbshield.model import AccessLevel, Effect, Finding, Flag, ObjectKind, Operation
 from dbshield.policy.allowed import LEVELS, least_access
 from dbshield.policy.rules.base import ASK, ASK_ADMINISTRATOR, DENY, HOLD, MAX_NAME, Context, Rule
-from dbshield.policy.settings import OWN, OWN_SCHEMA, refusal
+from dbshield.policy.settings import of_guard, refusal
 
 MAY = {AccessLevel.READ: "run queries", AccessLevel.WRITE: "query and change rows"}
 """What an agent may do that is not at the highest level."""
@@ -103,16 +103,14 @@ class BecomeAnother(Rule):
 
 
 class Setting(Rule):
-    """A setting that is not on the list can silence triggers, run files, or make the server read another text than the shield.
+    """A setting that is not on the list can run files, hide what was done, or make the server read another text than dbshield.
 
     Stopped:
-        SET session_replication_role = replica
         SET standard_conforming_strings = off
         SET client_encoding = 'SJIS'
         SET search_path = pg_temp, shop
         SELECT set_config(name, 'off', false) FROM pg_settings
         SELECT set_config('default_transaction_' || 'read_only', 'off', false)
-        RESET dbshield.base
     Allowed:
         SET statement_timeout = '30s'
         SET search_path TO shop, archive
@@ -128,21 +126,13 @@ class Setting(Rule):
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         name, value = set_value(effect)
-        if value is None and takes_back_our_own(effect):
-            return self.finding(effect, message=f"reset {effect.name}", hint=f"Leave {effect.name} alone: {OWN}.")
-        if value is None or name in ROLE_SETTINGS:
-            return None
+        if value is None or name in ROLE_SETTINGS or of_guard(name):
+            return None  # Rules of their own speak about these.
         reason = refusal(name, value, context.functions.taken)
         if reason is None:
             return None
         hint = UNKNOWN_SETTING if "?" in (name, value) else f"Leave {name[:MAX_NAME]} alone: {reason}."
         return self.finding(effect, message=f"set {name}", hint=hint)
-
-
-def takes_back_our_own(effect: Effect) -> bool:
-    """RESET of a setting in which the session remembers what a transaction has changed."""
-    ours = effect.name.name.lower().startswith(f"{OWN_SCHEMA}.")
-    return ours and effect.operation is Operation.SET and effect.kind is ObjectKind.SETTING
 
 
 def set_value(effect: Effect) -> tuple[str, str | None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from dbshield.model import Effect, Finding, ObjectKind, Operation
-from dbshield.policy.rules.base import ASK, DENY, Context, Rule
-from dbshield.policy.settings import OWN_SCHEMA
+from dbshield.policy.rules.base import ASK, DENY, MAX_NAME, Context, Rule
+from dbshield.policy.rules.control import set_value
+from dbshield.policy.settings import OWN, OWN_SCHEMA, of_guard, refusal
 
 NOBODY = "Leave it as it is: whoever administers the server changes it, over a connection of their own."
 
@@ -84,13 +85,53 @@ class RowSecurity(Rule):
         return self.finding(effect) if off else None
 
 
+class GuardSetting(Rule):
+    """session_replication_role silences triggers and foreign keys, event_triggers what watches DROP and ALTER, and what begins
+    with dbshield is dbshield's. No agent sets them, by SET, by set_config, in a body or for a function.
+
+    Stopped:
+        SET session_replication_role = replica
+        SET LOCAL event_triggers = off
+        SELECT set_config('session_replication_role', 'replica', true)
+        DO $$ BEGIN SET session_replication_role = replica; END $$
+        CREATE FUNCTION f() RETURNS int LANGUAGE sql SET session_replication_role = replica AS 'SELECT 1'
+        SET dbshield.bypass = on
+        RESET dbshield.base
+    Allowed:
+        SHOW session_replication_role
+        RESET session_replication_role
+    """
+
+    id = "DS405"
+    operations = frozenset({Operation.SET, Operation.CALL})
+    name = "guard.setting"
+    verdict = DENY
+
+    def judge(self, effect: Effect, context: Context) -> Finding | None:
+        name, value = set_value(effect)
+        if value is None and takes_back_our_own(effect):
+            return self.finding(effect, message=f"reset {effect.name}", hint=f"Leave {effect.name} alone: {OWN}.")
+        if value is None or not of_guard(name):
+            return None
+        return self.finding(effect, message=f"set {name}", hint=f"Leave {name[:MAX_NAME]} alone: {refusal(name, value)}.")
+
+
+def takes_back_our_own(effect: Effect) -> bool:
+    """RESET of a setting in which the session remembers what a transaction has changed."""
+    ours = effect.name.name.lower().startswith(f"{OWN_SCHEMA}.")
+    return ours and effect.operation is Operation.SET and effect.kind is ObjectKind.SETTING
+
+
 class OwnSchema(Rule):
-    """The schema of the shield holds the guard of this database; agents neither change it nor call its functions.
+    """The schema dbshield holds the guard of this database, and roles of that name run it; agents neither change them nor call
+    its functions.
 
     Stopped:
         CREATE TABLE dbshield.t (id integer)
         INSERT INTO dbshield.settings VALUES (1)
         SELECT dbshield.release()
+        GRANT dbshield_guard TO current_user
+        ALTER ROLE dbshield NOLOGIN
     Allowed:
         SELECT * FROM dbshield.status
     """
@@ -102,5 +143,7 @@ class OwnSchema(Rule):
     hint = NOBODY
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
-        schema = effect.kind is ObjectKind.SCHEMA and effect.name.name == OWN_SCHEMA
-        return self.finding(effect) if schema or effect.name.schema == OWN_SCHEMA else None
+        name = effect.name.name
+        schema = effect.kind is ObjectKind.SCHEMA and name == OWN_SCHEMA
+        role = effect.kind is ObjectKind.ROLE and (name == OWN_SCHEMA or name.startswith(f"{OWN_SCHEMA}_"))
+        return self.finding(effect) if schema or role or effect.name.schema == OWN_SCHEMA else None

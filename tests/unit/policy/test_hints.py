@@ -83,7 +83,7 @@ def hint(text: str, rule: str, access: AccessLevel = AccessLevel.MIGRATE, *, max
         ("drop table shop.orders cascade", "DS101", ["shop.orders", "one by one"]),
         ("drop function f()", "DS101", ["Leave f in place"]),
         ("alter table orders drop column a", "DS104", ["Ask a human"]),
-        ("set session_replication_role = replica", "DS304", ["session_replication_role", "triggers"]),
+        ("set session_replication_role = replica", "DS405", ["session_replication_role", "triggers"]),
         ("select set_config($1, $2, false)", "DS304", ["constants"]),
         ("set role app_owner", "DS303", ["current_user"]),
         ("load 'auto_explain'", "DS305", ["library"]),

@@ -128,7 +128,7 @@ def test_a_setting_that_passes(judge: Judge, text: str) -> None:
 def test_a_setting_that_is_refused(judge: Judge, text: str) -> None:
     judgement = judge.judge(text.encode())
     assert judgement.verdict.word == "deny"
-    assert {finding.rule for finding in judgement.findings} <= {"DS302", "DS303", "DS304", "DS307", "DS310"}
+    assert {finding.rule for finding in judgement.findings} <= {"DS302", "DS303", "DS304", "DS307", "DS310", "DS405"}
 
 
 def test_the_server_may_have_taken_a_word() -> None:
