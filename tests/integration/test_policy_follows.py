@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from support import servers
-from support.cases import load, send
+from support.cases import Case, load, send
 from support.servers import Server
 from support.shield import Shield, running_shield
 from support.waiting import until
@@ -35,7 +36,8 @@ def configure(shield: Shield, settings: str) -> None:
     """Other settings of the agents' environment, by a reload."""
     shield.write_config()
     head = "[environments.test]\n"
-    shield.config.write_text(shield.config.read_text().replace(head, f"{head}{settings}\n"))
+    written = re.sub(r"^max_rows_per_hour = .*\n", "", shield.config.read_text(), flags=re.MULTILINE)
+    shield.config.write_text(written.replace(head, f"{head}{settings}\n"))
     before = shield.text().count("configuration reloaded")
     shield.signal(signal.SIGHUP)
     assert until(lambda: shield.text().count("configuration reloaded") > before), shield.text()
@@ -175,16 +177,22 @@ TAKE_A_NUMBER = ("txid_current()", "pg_current_xact_id()", "notify")
 def test_nothing_is_written_while_frozen(proxy: Shield) -> None:
     """Every case, attack or not: the server gives out no transaction id, so nothing was written."""
     configure(proxy, "frozen = true")
-    wrote: list[str] = []
     passed = 0
     with proxy.server.connect(proxy.database) as admin:
-        before = given_out(admin)
-        for case in (*load("attacks.jsonl"), *load("harmless.jsonl")):
+
+        def takes_a_number(case: Case) -> bool:
+            nonlocal passed
+            before = given_out(admin)
             passed += send(proxy.dsn(case["access"]), case["steps"]).count(None)
-            after = given_out(admin)
-            if after != before and not any(asks in str(case["steps"]).lower() for asks in TAKE_A_NUMBER):
-                wrote.append(case["id"])
-            before = after
+            return given_out(admin) != before
+
+        cases = [
+            case
+            for case in (*load("attacks.jsonl"), *load("harmless.jsonl"))
+            if not any(takes in str(case["steps"]).lower() for takes in TAKE_A_NUMBER)
+        ]
+        # The server takes numbers for its own maintenance now and then, but not three times at the same case.
+        wrote = [case["id"] for case in cases if all(takes_a_number(case) for _ in range(3))]
     assert wrote == []
     assert passed > 100, "and reads pass"
 
