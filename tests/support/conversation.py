@@ -6,6 +6,7 @@ from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
+from dbshield.session.counting import RowCounter
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import BackendMessage, CommandComplete, ErrorResponse, ReadyForQuery, TransactionStatus, decode_backend
 from dbshield.wire.framing import FrameReader
@@ -13,19 +14,36 @@ from dbshield.wire.frontend import FrontendMessage, decode_frontend
 from dbshield.wire.message import Message
 
 MARKER = "dbshield_test"
+COUNTER = "dbshield_count"
 IDLE, IN_TRANSACTION, FAILED = (ReadyForQuery(status=status) for status in TransactionStatus)
 DELETED = CommandComplete(tag="DELETE 1")
 SELECTED = CommandComplete(tag="SELECT 1")
+PREPARED = CommandComplete(tag="PREPARE")
 
 
 class Conversation:
     """A relay between two peers that a test plays."""
 
     def __init__(
-        self, access: AccessLevel = AccessLevel.WRITE, *, max_message: int = 1 << 20, max_statement: int = 1 << 16
+        self,
+        access: AccessLevel = AccessLevel.WRITE,
+        *,
+        counts: bool = False,
+        max_message: int = 1 << 20,
+        max_statement: int = 1 << 16,
     ) -> None:
+        """With `counts` the session counts rows, and the server has taken its counting queries already."""
         judge = Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin(), max_statement_bytes=max_statement)
-        self.relay = Relay(judge=judge, marker=MARKER, max_message=max_message, max_statement=max_statement)
+        self.relay = Relay(
+            judge=judge,
+            marker=MARKER,
+            counter=RowCounter(COUNTER) if counts else None,
+            max_message=max_message,
+            max_statement=max_statement,
+        )
+        if counts:
+            self.relay.opening()
+            self.server(PREPARED, PREPARED, IDLE)
 
     def client(self, *messages: Message | bytes) -> list[FrontendMessage]:
         """The client says all of it in one segment; what the server hears."""
