@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,8 @@ class Shield:
         assert isinstance(made, dict)
         return made
 
-    def write_config(self, **changed: Any) -> None:
-        """Write dbshield.toml; `changed` are settings of [proxy]."""
+    def write_config(self, environment: Mapping[str, Any] | None = None, **changed: Any) -> None:
+        """Write dbshield.toml; `changed` are settings of [proxy], `environment` those of the agents' environment."""
         pki = self.ca.parent
         proxy = {
             "listen": [f"127.0.0.1:{self.port}"],
@@ -89,12 +89,16 @@ class Shield:
         lines = [f'state = "{self.folder / "state"}"']
         lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}", "[proxy]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in proxy.items()]
-        for environment in (ENVIRONMENT, OTHER_ENVIRONMENT, BRIEF_ENVIRONMENT):
+        for name in (ENVIRONMENT, OTHER_ENVIRONMENT, BRIEF_ENVIRONMENT):
             lines += [
-                f"[environments.{environment}]",
+                f"[environments.{name}]",
                 f"upstream = {json.dumps(self.upstream())}",
                 f"databases = {json.dumps([self.database])}",
             ]
+            if name == ENVIRONMENT:
+                # The tests share an agent, and change more rows within an hour than one agent should.
+                settings = {"max_rows_per_hour": 10_000_000} | dict(environment or {})
+                lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         lines.append(f"token_ttl_days = {3 / 86400:.8f}")
         self.config.write_text("\n".join(lines) + "\n")
 
