@@ -26,6 +26,7 @@ from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import AgentConfig, Config, EnvironmentConfig, EnvironmentOverride, load_config
 from dbshield.control.connection import control_dsn
 from dbshield.control.tokens import parse_token
+from dbshield.policy.policy import DEFAULT_MAX_ROWS, DEFAULT_MAX_ROWS_PER_HOUR
 
 UPSTREAM = "postgresql://app@db.example.com/shop?sslmode=verify-full"
 
@@ -306,7 +307,7 @@ def test_every_setting_of_the_written_file_is_its_default(
     production = EnvironmentConfig(
         upstream="postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full",
         overrides=(EnvironmentOverride(rule="DS2xx", verdict="limit"),),
-        agents={"claude": AgentConfig(mode="enforce", max_rows=100, max_rows_per_hour=1000)},
+        agents={"claude": AgentConfig(mode="enforce", max_rows=DEFAULT_MAX_ROWS, max_rows_per_hour=DEFAULT_MAX_ROWS_PER_HOUR)},
     )
     expected = Config(environments={"production": production})
     assert load_config(path) == expected

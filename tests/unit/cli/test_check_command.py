@@ -13,7 +13,7 @@ import pytest
 from dbshield.cli.judging import judge_by
 from dbshield.cli.main import run
 from dbshield.model import AccessLevel
-from dbshield.policy.policy import Policy
+from dbshield.policy.policy import DEFAULT_MAX_ROWS, DEFAULT_MAX_ROWS_PER_HOUR, Policy
 from dbshield.session.refusal import refusal
 from dbshield.wire.backend import ErrorResponse
 
@@ -197,7 +197,8 @@ def test_both_readers_side_by_side() -> None:
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert ["1", "delete", "delete table orders bounded", "delete table orders bounded", "yes"] in cells
     assert ["2", "select", "read table carts", "select", "not asked"] in cells
-    assert "counted: statement 1; at most 100 rows in a transaction, and 1000 rows of a table in an hour" in done.stdout.decode()
+    limits = f"at most {DEFAULT_MAX_ROWS} rows in a transaction, and {DEFAULT_MAX_ROWS_PER_HOUR} rows of a table in an hour"
+    assert f"counted: statement 1; {limits}" in done.stdout.decode()
 
 
 def test_readers_that_differ() -> None:
