@@ -15,6 +15,7 @@ from dbshield.sqltext import glot, native
 from dbshield.sqltext.glot import Reading, Written
 from dbshield.sqltext.normal import blanked_comments
 from dbshield.sqltext.postgres import QUERIES
+from dbshield.sqltext.shorten import shortened
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
 
 MESSAGES = import_module("postgast.pg_query_pb2").DESCRIPTOR.message_types_by_name
@@ -56,15 +57,32 @@ def needs_second_reader(statement: Statement) -> bool:
 
 def agree(text: bytes, statements: tuple[Statement, ...]) -> None:
     """Read the writes among `statements` a second time. Raises Unreadable where the readers differ or the second one fails."""
-    trees = list(_split(native.parse_protobuf(blanked_comments(text))))
+    trees = list(_split(native.parse_protobuf(shortened(blanked_comments(text)))))
     if len(trees) != len(statements):
         raise Unreadable(Trouble.DISAGREEMENT, f"{len(trees)} statements in one form, {len(statements)} in the other")
+    readings: Readings | None = {} if len(trees) > 1 else None
     for tree, statement in zip(trees, statements, strict=True):
         if needs_second_reader(statement):
-            _agree_on(tree, statement)
+            _agree_on(tree, statement, readings)
 
 
-def _agree_on(tree: bytes, statement: Statement) -> None:
+Readings = dict[bytes, Reading]
+"""What the second reader said, by the shape of the canonical text: a dump is thousands of statements of one shape."""
+
+
+def _read(canonical: str, statement: Statement, readings: Readings | None) -> Reading:
+    """The second reading. It is shared between equal shapes where no literal decides; a text with `$` has no safe shape."""
+    long = len(canonical) > native.MAX_NORMALISED_BYTES
+    if readings is None or long or "$" in canonical or statement.literal or statement.kind not in ROWS:
+        return glot.read(canonical)
+    shape = native.normalise(canonical.encode())
+    found = readings.get(shape)
+    if found is None:
+        found = readings[shape] = glot.read(canonical)
+    return found
+
+
+def _agree_on(tree: bytes, statement: Statement, readings: Readings | None) -> None:
     if statement.kind in BODIES:
         _agree_on_bodies(statement)
         return
@@ -75,7 +93,7 @@ def _agree_on(tree: bytes, statement: Statement) -> None:
     if kind == "insert" and len(tree) > LONG_TREE:
         tree = _fewer_rows(tree)
     canonical = _canonical(tree)
-    reading = glot.read(canonical)
+    reading = _read(canonical, statement, readings)
     if rows:
         _same_rows(reading, statement)
     else:

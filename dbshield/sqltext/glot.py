@@ -11,15 +11,15 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
 
 from dbshield.model import Operation
 from dbshield.sqltext import native
 from dbshield.sqltext.bounds import Scope, target_scope
 from dbshield.sqltext.glot_conditions import GlotConditions
-from dbshield.sqltext.glot_nodes import queries_of, spread
+from dbshield.sqltext.glot_nodes import spread
 from dbshield.sqltext.statement import Trouble, Unreadable
 
 # Its warnings quote the statement, with everything that is in it.
@@ -27,6 +27,7 @@ logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 
 CURRENT_OF = re.compile(r" WHERE CURRENT OF (?:\"(?:[^\"]|\"\")+\"|[^ ]+)(?= RETURNING |$)")
 OVERRIDING = re.compile(r" OVERRIDING (?:SYSTEM|USER) VALUE(?= )")
+CLAUSES = ((" CURRENT OF ", CURRENT_OF), (" OVERRIDING ", OVERRIDING))
 VIEW_OPTIONS = re.compile(r"^(CREATE (?:OR REPLACE )?VIEW [^ ]+) WITH \([^()]*\)(?= AS )")
 """Clauses that sqlglot has no grammar for, cut from its text: a cut in the wrong place can only make the readers differ."""
 
@@ -75,9 +76,11 @@ class Reading(NamedTuple):
 
 def read(text: str) -> Reading:
     """The reading of one canonical statement. Raises Unreadable where sqlglot fails or sees several statements."""
-    for clause in (CURRENT_OF, OVERRIDING):
-        text = clause.sub("", text)
-    text = VIEW_OPTIONS.sub(r"\1", text)
+    for mark, clause in CLAUSES:
+        if mark in text:
+            text = clause.sub("", text)
+    if text.startswith("CREATE"):
+        text = VIEW_OPTIONS.sub(r"\1", text)
     if text.count("[") > FEW_BRACKETS:
         _count_brackets(text)
     try:
@@ -105,8 +108,26 @@ def _count_brackets(text: str) -> None:
             raise Unreadable(Trouble.TOO_DEEP, "arrays that nest too deep for the second reader")
 
 
-def _parse(text: str) -> list[exp.Expr]:
-    return [tree for tree in sqlglot.parse(text, dialect="postgres") if tree is not None]
+class _Sqlglot:
+    """sqlglot's tokenizer and parser, kept between statements; after a failure new ones are made, whose state is known."""
+
+    def __init__(self) -> None:
+        self.dialect = Dialect.get_or_raise("postgres")
+        self.renew()
+
+    def renew(self) -> None:
+        self.tokenizer, self.parser = self.dialect.tokenizer(), self.dialect.parser()
+
+    def parse(self, text: str) -> list[exp.Expr]:
+        try:
+            trees = self.parser.parse(self.tokenizer.tokenize(text), text)
+        except BaseException:
+            self.renew()
+            raise
+        return [tree for tree in trees if tree is not None]
+
+
+_parse = _Sqlglot().parse
 
 
 def _parse_spelled_out(text: str) -> list[exp.Expr]:
@@ -156,9 +177,19 @@ def _destroys(tree: exp.Expr) -> bool:
     return any(isinstance(action, (exp.Drop, exp.AlterRename, exp.RenameColumn)) for action in tree.args.get("actions") or ())
 
 
+WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
+
+
 def _written(tree: exp.Expr) -> Iterator[Written]:
-    conditions = GlotConditions(queries_of(tree))
-    for node in tree.find_all(exp.Insert, exp.Update, exp.Delete, exp.Merge):
+    queries: dict[str, tuple[exp.Expr, ...]] = {}
+    writes: list[exp.Expr] = []
+    for node in tree.walk():
+        if isinstance(node, WRITES):
+            writes.append(node)
+        elif isinstance(node, exp.CTE):
+            queries[node.alias] = (*queries.get(node.alias, ()), node.this)
+    conditions = GlotConditions(queries)
+    for node in writes:
         table = _table(node.this)
         if table is None:
             continue  # An action inside MERGE, which the MERGE itself reads.

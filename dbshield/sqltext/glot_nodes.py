@@ -9,14 +9,7 @@ from sqlglot import exp
 from dbshield.sqltext.bounds import Work
 
 Queries = Mapping[str, tuple[exp.Expr, ...]]
-
-
-def queries_of(node: exp.Expr) -> Queries:
-    """Every query that a WITH anywhere in `node` names, all of those with one name together."""
-    found: dict[str, tuple[exp.Expr, ...]] = {}
-    for cte in node.find_all(exp.CTE):
-        found[cte.alias] = (*found.get(cte.alias, ()), cte.this)
-    return found
+"""Every query that a WITH anywhere in a statement names, all of those with one name together."""
 
 
 def select_of(node: exp.Expr | None) -> exp.Expr | None:

@@ -13,6 +13,7 @@ from dbshield.sqltext import bodies, native, postgres_schema, postgres_session, 
 from dbshield.sqltext.collector import Collector
 from dbshield.sqltext.normal import blanked_comments
 from dbshield.sqltext.postgres_nodes import Node
+from dbshield.sqltext.shorten import shortened
 from dbshield.sqltext.statement import Statement, Trouble, Unreadable
 
 MAX_DEPTH = 800
@@ -72,10 +73,11 @@ def read(text: bytes) -> tuple[Statement, ...]:
 
 def _tree(text: bytes) -> list[Node]:
     """The raw statements of `text`. Raises Unreadable."""
-    if len(text) > native.MAX_UNCOUNTED_BYTES:
-        _count_levels(text)
     try:
-        tree = native.parse(blanked_comments(text))
+        text = shortened(blanked_comments(text))
+        if len(text) > native.MAX_UNCOUNTED_BYTES:
+            _count_levels(text)
+        tree = native.parse(text)
     except native.GrammarError as error:
         trouble = Trouble.TOO_DEEP if "memory exhausted" in error.message else Trouble.SYNTAX
         raise Unreadable(trouble, error.message) from error
@@ -124,14 +126,11 @@ def _check_depth(tree: bytes) -> None:
 
 
 def _count_levels(text: bytes) -> None:
-    """Stop a long text whose tokens could make a tree that the C code dies of.
+    """Stop a long text whose tokens could make a tree that the C code dies of. Raises GrammarError where there are no tokens.
 
     Siblings are separated by commas, so a level holds at most the tokens since the last comma of each open bracket.
     """
-    try:
-        tokens = native.scan(text.decode())
-    except native.GrammarError as error:
-        raise Unreadable(Trouble.SYNTAX, error.message) from error
+    tokens = native.scan(text.decode())
     outer: list[int] = []
     levels = here = 0
     for _, _, token in tokens:
