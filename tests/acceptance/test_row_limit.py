@@ -80,6 +80,12 @@ def copied(conn: Connection, rows: int = 101) -> None:
             copy.write_row((1000 + i, f"NEW-{i}", "new", 1, -1))
 
 
+def copied_and_deleted(conn: Connection) -> None:
+    conn.execute("begin")
+    copied(conn, 60)
+    conn.execute("delete from shop.products where id between 1000 and 1040")
+
+
 def copied_extended(conn: Connection, rows: int = 101) -> None:
     """COPY by Parse, Bind and Execute, which psycopg never does."""
     raw = conn.pgconn
@@ -90,7 +96,7 @@ def copied_extended(conn: Connection, rows: int = 101) -> None:
     result = answer(raw)
     assert raw.get_result() is None
     if result.status != pq.ExecStatus.COMMAND_OK:
-        raise errors.lookup(result.error_field(pq.DiagnosticField.SQLSTATE).decode())(  # type: ignore[union-attr]
+        raise errors.lookup(result.error_field(pq.DiagnosticField.SQLSTATE).decode())(
             result.error_message.decode(), info=result, encoding="utf-8"
         )
 
@@ -148,11 +154,7 @@ OVER: dict[str, Act] = {
     ),
     "COPY": copied,
     "COPY in the extended protocol": copied_extended,
-    "COPY twice in a block": lambda conn: (
-        conn.execute("begin"),
-        copied(conn, 60),
-        conn.execute("delete from shop.products where id between 1000 and 1040"),
-    ),
+    "COPY and DELETE in a block": copied_and_deleted,
     "a savepoint between": script(
         "begin",
         "update shop.products set stock = -1 where id <= 60",

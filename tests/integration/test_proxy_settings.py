@@ -50,7 +50,7 @@ def proxy(lone: Shield) -> Iterator[Shield]:
 def restart(shield: Shield, extra: str = "", **changed: object) -> None:
     """With other settings of [proxy], and `extra` at the end of the file."""
     shield.stop()
-    shield.write_config(**changed)
+    shield.write_config(None, **changed)
     shield.config.write_text(shield.config.read_text() + extra)
     shield.start()
     assert extra or until(lambda: works(shield))
@@ -59,7 +59,7 @@ def restart(shield: Shield, extra: str = "", **changed: object) -> None:
 def reload(shield: Shield, **changed: object) -> None:
     """SIGHUP, and wait until it has been taken."""
     before = shield.text().count("configuration reloaded")
-    shield.write_config(**changed)
+    shield.write_config(None, **changed)
     shield.signal(signal.SIGHUP)
     assert until(lambda: shield.text().count("configuration reloaded") > before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
-from dbshield.policy.policy import Policy
+from dbshield.policy.policy import Mode, Policy
 from dbshield.session.counting import RowCounter
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import BackendMessage, CommandComplete, ErrorResponse, ReadyForQuery, TransactionStatus, decode_backend
@@ -29,11 +29,14 @@ class Conversation:
         access: AccessLevel = AccessLevel.WRITE,
         *,
         counts: bool = False,
+        observes: bool = False,
         max_message: int = 1 << 20,
         max_statement: int = 1 << 16,
     ) -> None:
-        """With `counts` the session counts rows, and the server has taken its counting queries already."""
-        judge = Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin(), max_statement_bytes=max_statement)
+        """With `counts` the session counts rows, and the server has taken its counting queries already; where the policy only
+        `observes` nothing is counted, and what would be is let through."""
+        policy = Policy(access=access, mode=Mode.OBSERVE if observes else Mode.ENFORCE)
+        judge = Judge(policy=policy, functions=FunctionCatalogue.builtin(), max_statement_bytes=max_statement)
         self.relay = Relay(
             judge=judge,
             marker=MARKER,

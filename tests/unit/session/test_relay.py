@@ -21,7 +21,7 @@ from support.conversation import (
 )
 
 from dbshield.errors import ProtocolError, Refused
-from dbshield.model import AccessLevel, Allow
+from dbshield.model import AccessLevel, Limit
 from dbshield.session.relay import MAX_REFUSALS, SMALL_MESSAGE
 from dbshield.wire.backend import (
     BindComplete,
@@ -198,11 +198,11 @@ class TestRefusalInAPipeline:
         assert STAND_IN_PARSE.name
 
     def test_a_refused_parse_registers_no_name(self) -> None:
-        """Trap 7."""
-        talk = Conversation()
+        """Trap 7. What SQL PREPARE may have made is judged as an EXECUTE of it."""
+        talk = Conversation(counts=True)
         talk.client(Parse(name=b"s", query=DROP), Sync())
         talk.client(Bind(statement=b"s"), Execute(), Sync())
-        assert [judgement.verdict for judgement in talk.relay.judged][1:] == [Allow()]
+        assert [judgement.verdict for judgement in talk.relay.judged][1:] == [Limit(max_rows=100)]
         assert talk.relay.judged[1].normal == "execute prepared_by_name"
 
     def test_close_forgets_a_name(self) -> None:

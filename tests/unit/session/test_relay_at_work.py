@@ -28,7 +28,7 @@ class TestCopyIn:
 
     @pytest.mark.parametrize("end", [CopyDone(), CopyFail(reason=b"enough")])
     def test_it_is_at_work_until_the_last_sync_is_answered(self, end: Message) -> None:
-        talk = Conversation()
+        talk = Conversation(observes=True)
         talk.client(*COPY, Sync())
         talk.server(*COPY_BEGINS)
         assert (talk.relay.busy, talk.relay.idle) == (True, False)
@@ -39,7 +39,7 @@ class TestCopyIn:
         assert talk.relay.idle
 
     def test_data_sent_ahead_of_the_answer(self) -> None:
-        talk = Conversation()
+        talk = Conversation(observes=True)
         talk.client(*COPY, Sync(), DATA, CopyDone(), Sync())
         talk.server(*COPY_BEGINS)
         assert not talk.relay.idle
@@ -47,14 +47,14 @@ class TestCopyIn:
         assert talk.relay.idle
 
     def test_a_refusal_behind_it_is_exchanged(self) -> None:
-        talk = Conversation()
+        talk = Conversation(counts=True)
         talk.client(*COPY, Sync(), DATA, CopyDone(), Sync(), Parse(query=b"drop table shop.orders"), Sync())
         talk.server(*COPY_BEGINS, CommandComplete(tag="COPY 1"), IDLE)
         assert refused(talk.server(syntax_error(), IDLE))
         assert talk.relay.idle
 
     def test_without_a_sync(self) -> None:
-        talk = Conversation()
+        talk = Conversation(observes=True)
         talk.client(*COPY, Flush())
         talk.server(*COPY_BEGINS)
         assert not talk.relay.idle
@@ -63,7 +63,7 @@ class TestCopyIn:
         assert talk.relay.idle
 
     def test_the_server_gives_up_midway(self) -> None:
-        talk = Conversation()
+        talk = Conversation(observes=True)
         talk.client(*COPY, Sync())
         talk.server(*COPY_BEGINS, other_error())
         talk.client(DATA, CopyDone(), Sync())
