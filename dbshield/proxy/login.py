@@ -17,6 +17,7 @@ from dbshield.control.budget import RowBudget
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 from dbshield.proxy import listener, upstream
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
@@ -190,7 +191,7 @@ class _Login:
         relay = Relay(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
-            counter=_counter(who, state.budget),
+            counter=_counter(who, judge.policy, state.budget),
             max_message=state.config.proxy.max_message_bytes,
             max_statement=state.config.proxy.max_statement_bytes,
         )
@@ -254,10 +255,10 @@ class _Login:
             pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
 
 
-def _counter(who: Authenticated, budget: RowBudget) -> RowCounter | None:
-    """What counts the rows of a session that may change any."""
+def _counter(who: Authenticated, policy: Policy, budget: RowBudget) -> RowCounter | None:
+    """What counts the rows of a session that may change any; a reader does so only by a function that a human let through."""
     login, database = who.login, who.database
-    if login.access is AccessLevel.READ:
+    if login.access is AccessLevel.READ and not policy.lets_hidden_writes_through:
         return None
     return RowCounter(
         f"dbshield_{secrets.token_hex(8)}",

@@ -159,6 +159,19 @@ def test_a_function_that_a_human_lets_through_is_counted(proxy: Shield) -> None:
         assert connection.execute(count).fetchone() == (0,)
 
 
+def test_a_function_that_a_reader_may_call_is_counted_too(proxy: Shield) -> None:
+    configure(proxy, 'functions_allowed = ["shop.wipe_customers"]')
+    with proxy.connect("read") as connection:
+        assert refused(connection, "select shop.wipe_customers()") == "DS220"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="DS220"), connection.transaction():
+            connection.execute("prepare wipe as select shop.wipe_customers()")
+            connection.execute("execute wipe")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="DS220"), connection.transaction():
+            connection.execute("declare c cursor for select shop.wipe_customers()")
+            connection.execute("fetch all from c")
+        assert connection.execute("select count(*) from shop.customers").fetchone() == (2000,)
+
+
 def test_an_unbounded_delete_that_a_human_lets_through_is_counted(proxy: Shield) -> None:
     settings = 'overrides = [{ rule = "DS201", verdict = "allow", objects = ["shop.*"] }]'
     with proxy.connect() as connection:
