@@ -15,6 +15,9 @@ ROWS = frozenset({Operation.INSERT, Operation.UPDATE, Operation.DELETE})
 
 CHANGED = frozenset({Operation.TRUNCATE, Operation.REPLACE, Operation.ALTER, Operation.DROP})
 
+CASCADING = frozenset({Operation.TRUNCATE, Operation.DROP})
+"""What takes other tables with it that its text does not name, uncounted."""
+
 
 class ProtectedTable(Rule):
     """A table that `protected` names is written only by a human's decision, and neither changed nor emptied nor replaced.
@@ -33,6 +36,7 @@ class ProtectedTable(Rule):
         ALTER TABLE billing.invoices ADD COLUMN note text
         ALTER TABLE invoices ADD COLUMN note text
         TRUNCATE shop.ledger
+        TRUNCATE shop.orders CASCADE
         DROP SCHEMA billing
         CREATE TABLE billing.invoices_2027 (id integer)
         CREATE TRIGGER t BEFORE INSERT ON shop.ledger FOR EACH ROW EXECUTE FUNCTION shop.f()
@@ -59,6 +63,8 @@ class ProtectedTable(Rule):
         if not policy.protected or Flag.TEMPORARY in effect.flags:
             return None
         operation = effect.operation
+        if Flag.CASCADE in effect.flags and operation in CASCADING:
+            return self.finding(effect, hint=f"Leave out CASCADE: it may reach a protected table, {ASK}.")
         if operation in ROWS:
             protecting = policy.protecting(effect, sure_of_schema=True)
         elif operation in CHANGED or (operation is Operation.CREATE and effect.kind in MEMBERS):
