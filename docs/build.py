@@ -9,6 +9,7 @@ from pathlib import Path
 from dbshield.model import AccessLevel
 from dbshield.policy.allowed import LEVELS
 from dbshield.policy.catalogue import RULES
+from dbshield.policy.extension_lists import HARMLESS_EXTENSIONS
 from dbshield.policy.function_lists import DENIED, EXTENSIONS_ALLOWED, VOLATILE_ALLOWED
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
@@ -81,6 +82,8 @@ def rules_page() -> str:
     parts.append(_list({f"{name}` from `{level}": reason for name, (level, reason) in VOLATILE_ALLOWED.items()}))
     parts.append("Of extensions, where they are written in C:\n")
     parts.append(_list(EXTENSIONS_ALLOWED))
+    parts.append("## Extensions that a migration may create\n")
+    parts.append(_list(HARMLESS_EXTENSIONS))
     parts.append("## Functions that never pass\n")
     parts.append(_list(DENIED))
     return "\n".join(parts)

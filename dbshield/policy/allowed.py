@@ -6,6 +6,7 @@ What is not named here is stopped (DS902), so a new kind of effect must be thoug
 from __future__ import annotations
 
 from dbshield.model import AccessLevel, Effect, Flag, ObjectKind, Operation
+from dbshield.policy.extension_lists import HARMLESS_EXTENSIONS
 from dbshield.policy.rules.objects import ADDITIVE_ALTER, own_temporary
 from dbshield.sqltext import bodies
 
@@ -70,6 +71,8 @@ def _created(effect: Effect, temporary: bool) -> AccessLevel | None:
     if temporary and effect.kind in TEMPORARY:
         return WRITE
     if effect.kind in CREATED or effect.detail == "statistics":
+        return MIGRATE
+    if effect.kind is ObjectKind.EXTENSION and effect.name.name in HARMLESS_EXTENSIONS:
         return MIGRATE
     if effect.kind is ObjectKind.FUNCTION and effect.detail in bodies.READ_DETAILS:
         return MIGRATE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dbshield.model import AccessLevel, Effect, Finding, Flag, ObjectKind, Operation
 from dbshield.policy.allowed import LEVELS, least_access
+from dbshield.policy.extension_lists import HARMLESS_EXTENSIONS
 from dbshield.policy.rules.base import ASK, ASK_ADMINISTRATOR, DENY, HOLD, MAX_NAME, Context, Rule
 from dbshield.policy.settings import of_guard, refusal
 
@@ -213,13 +214,15 @@ class Catalogue(Rule):
 
 
 class Extension(Rule):
-    """An extension brings functions that nobody judged, some of which read files or run texts.
+    """An extension brings functions that nobody judged, some of which read files or run texts. A few that only compute pass.
 
     Stopped:
         CREATE EXTENSION dblink
+        CREATE EXTENSION IF NOT EXISTS tablefunc
         CREATE LANGUAGE plperlu
         alter extension hstore update
     Allowed:
+        CREATE EXTENSION IF NOT EXISTS "uuid-ossp"
         SELECT * FROM pg_extension
     """
 
@@ -228,8 +231,10 @@ class Extension(Rule):
     hint = "Look in pg_extension whether it is there already, or ask a human to create it."
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
-        changed = effect.operation in {Operation.CREATE, Operation.ALTER} and effect.kind is ObjectKind.EXTENSION
-        return self.finding(effect) if changed else None
+        if effect.kind is not ObjectKind.EXTENSION or effect.operation not in {Operation.CREATE, Operation.ALTER}:
+            return None
+        harmless = effect.operation is Operation.CREATE and effect.name.name in HARMLESS_EXTENSIONS
+        return None if harmless else self.finding(effect)
 
 
 class ForeignServer(Rule):
