@@ -6,9 +6,11 @@ import psycopg
 from support.servers import Server
 
 from dbshield.model import AccessLevel
+from dbshield.policy.function_lists import DENIED, VOLATILE_HELD, allowed_volatile, listed
 from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
+from dbshield.policy.rules.frozen import JUDGED_BY_ARGUMENTS
 
 FIRST_OF_INITDB = 10_000
 """Numbers from here on are given out by initdb (src/include/access/transam.h), so no list can know them."""
@@ -85,6 +87,25 @@ def test_the_catalogue_query_runs_under_any_search_path(server: Server, database
         plain = {tuple(row) for row in connection.execute(CATALOGUE_QUERY)}
         connection.execute("set search_path = shop, pg_catalog")
         assert {tuple(row) for row in connection.execute(CATALOGUE_QUERY)} == plain
+
+
+def test_every_volatile_function_of_the_server_is_decided(server: Server) -> None:
+    """Each stands in one list, with a reason; and those that are not allowed do not pass, at any level."""
+    query = "select distinct proname::text from pg_proc where pronamespace = 'pg_catalog'::regnamespace and provolatile = 'v'"
+    with server.connect() as connection:
+        volatile = [str(name) for (name,) in connection.execute(query)]
+    assert len(volatile) > 200
+    decided = {
+        name: (allowed_volatile(name) is not None, listed(name, DENIED) is not None, listed(name, VOLATILE_HELD) is not None)
+        for name in volatile
+        if name not in JUDGED_BY_ARGUMENTS
+    }
+    assert {name: lists for name, lists in decided.items() if sum(lists) != 1} == {}
+    judges = [Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin()) for access in AccessLevel]
+    for name, (allowed, _, _) in decided.items():
+        for judge in judges:
+            verdict = judge.judge(f'select pg_catalog."{name}"()'.encode()).verdict.word
+            assert allowed or verdict in {"hold", "deny"}, name
 
 
 def test_the_shipped_list_knows_every_function_of_the_server(server: Server) -> None:

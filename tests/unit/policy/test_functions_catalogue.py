@@ -161,7 +161,7 @@ def test_the_lists_name_functions_that_exist() -> None:
 def test_every_volatile_function_is_decided() -> None:
     """What PostgreSQL marks volatile and nobody has listed is held; nothing passes by being forgotten."""
     judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
-    for name in ("pg_get_backend_memory_contexts", "pg_control_system", "ts_rewrite", "currtid2", "brin_summarize_new_values"):
+    for name in ("pg_get_backend_memory_contexts", "pg_control_system", "currtid2", "brin_summarize_new_values"):
         assert judge.judge(f"select {name}(1)".encode()).verdict.word == "hold", name
 
 
