@@ -37,6 +37,8 @@ from dbshield.wire.backend import ErrorResponse
 FINE, STOPPED, NO_VERDICT = 0, 1, 2
 HEADER = 5
 """Bytes of a message before its payload: type and length."""
+SHOWN = 100
+"""Statements that a person is shown side by side; the others are judged as well."""
 LINE = '{"id": …, "sql": "…"}'
 
 
@@ -80,7 +82,7 @@ def _whole(judge: Judge, text: bytes, whose: str, *, json: bool) -> bool:
     readers: Sequence[Explained] = ()
     fault = ""
     try:
-        readers = explain(text) if len(text) <= judge.max_statement_bytes else ()
+        readers = explain(text, most=None if json else SHOWN) if len(text) <= judge.max_statement_bytes else ()
     except Unreadable as error:
         fault = error.message
     if json:
@@ -177,6 +179,8 @@ def _tell(judgement: Judgement, readers: Sequence[Explained], fault: str, judge:
     if readers:
         say()
         table(("#", "STATEMENT", "POSTGRESQL'S GRAMMAR", "SQLGLOT", "AGREE"), [*_side_by_side(readers)], empty="")
+        if count > len(readers):
+            say(f"and {count - len(readers)} statements more; --json has them all")
         for number, one in enumerate(readers, start=1):
             if one.asked and one.fault:
                 say(f"statement {number}: {one.fault}")
@@ -198,7 +202,7 @@ def _tell(judgement: Judgement, readers: Sequence[Explained], fault: str, judge:
         say("\nThe agent reads:")
         for word in ("message", "detail", "hint"):
             say(f"  {'ERROR' if word == 'message' else word.upper()}:  {visible(reads[word])}")
-    elif not judgement.effects and not judgement.findings:
+    elif not count and not judgement.findings:
         remark("There is nothing in it.")
 
 

@@ -49,8 +49,9 @@ class Explained:
         return not self.fault
 
 
-def explain(text: bytes) -> tuple[Explained, ...]:
-    """The statements of `text` (as long as the judge reads them). Raises Unreadable where the first reader does not read it."""
+def explain(text: bytes, *, most: int | None = None) -> tuple[Explained, ...]:
+    """The statements of `text`, the first `most` of them. The text is no longer than the judge reads. Raises Unreadable where the
+    first reader does not read it."""
     normal.check_characters(text)
     statements = read(text)
     try:
@@ -59,7 +60,9 @@ def explain(text: bytes) -> tuple[Explained, ...]:
         raise Unreadable(Trouble.SYNTAX, error.message) from error
     if len(places) != len(statements):
         raise Unreadable(Trouble.DISAGREEMENT, f"{len(places)} statements in one form, {len(statements)} in the other")
-    return tuple(_explain(text[start:end], statement) for (start, end), statement in zip(places, statements, strict=True))
+    return tuple(
+        _explain(text[start:end], statement) for (start, end), statement in [*zip(places, statements, strict=True)][:most]
+    )
 
 
 def _explain(text: bytes, statement: Statement) -> Explained:
@@ -89,6 +92,8 @@ def _shown_to_second(text: bytes, statement: Statement) -> str:
     tree = native.parse_protobuf(text)
     if statement.kind in agreement.WRAPPERS and any(effect.operation in agreement.ROW_WRITES for effect in statement.effects):
         tree = agreement._inner(tree, agreement.QUERY_FIELD[agreement.WRAPPERS[statement.kind]])
+    if statement.kind == "insert" and len(tree) > agreement.LONG_TREE:
+        tree = agreement._fewer_rows(tree)
     return native.deparse(tree).decode()
 
 

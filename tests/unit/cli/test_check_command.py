@@ -249,3 +249,20 @@ def test_a_name_cannot_steer_the_terminal_of_whoever_reads_it() -> None:
     assert "\\x1b[2J" in out
     assert "\\u202ea" in out
     assert all(sign.isprintable() or sign == "\n" for sign in out)
+
+
+def test_a_long_script_is_judged_whole_and_shown_in_part() -> None:
+    script = b"select 1;\n" * 150 + b"drop table orders"
+    done = check(text=script)
+    assert (done.returncode, done.stderr) == (STOPPED, b"")
+    out = done.stdout.decode()
+    assert "hold: 151 statements" in out
+    assert "and 51 statements more; --json has them all" in out
+    assert len(json.loads(check("--json", text=script).stdout)["readers"]) == 151
+
+
+def test_nothing_at_all() -> None:
+    done = check(text=b" ; -- nothing")
+    assert done.returncode == FINE
+    assert done.stdout.decode().startswith("allow: 0 statements\n")
+    assert done.stderr == b"There is nothing in it.\n"
