@@ -171,6 +171,10 @@ class FunctionCatalogue:
             catalogue.row_functions |= {function.name, f"{function.name}()"}
         return catalogue
 
+    def names(self) -> Iterable[str]:
+        """The names of PostgreSQL's own functions."""
+        return (name for name, function in _built_in()[0].items() if function.schema == "pg_catalog")
+
     def numbered(self, oid: int) -> Function | None:
         """The function with this OID, or None."""
         return self._by_oid.get(oid) or _built_in()[1].get(oid)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import psycopg
 from support.servers import Server
 
-from dbshield.model import AccessLevel
+from dbshield.model import AccessLevel, ObjectName
 from dbshield.policy.function_lists import DENIED, VOLATILE_HELD, allowed_volatile, listed
 from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.frozen import JUDGED_BY_ARGUMENTS
+from dbshield.sqltext.postgres import read
+from dbshield.sqltext.statement import Unreadable
 
 FIRST_OF_INITDB = 10_000
 """Numbers from here on are given out by initdb (src/include/access/transam.h), so no list can know them."""
@@ -78,6 +80,63 @@ def test_functions_behind_operators_and_casts(server: Server, database: str) -> 
     }.items():
         assert judge.judge(text.encode()).verdict.word == verdict, text
         assert before_judge.judge(text.encode()).verdict.word in {"allow", "limit"}, text
+
+
+LOOKS_LIKE_A_CALL = {
+    "json": "json('a'::text)",
+    "json_array": "json_array('a'::text)",
+    "json_arrayagg": "json_arrayagg('a'::text)",
+    "json_exists": "json_exists('a'::text, 'b'::text)",
+    "json_object": "json_object('a'::text)",
+    "json_objectagg": "json_objectagg('a' value 'b')",
+    "json_query": "json_query('a'::text, 'b'::text)",
+    "json_scalar": "json_scalar('a'::text)",
+    "json_serialize": "json_serialize('a'::text)",
+    "json_table": "json_table('a'::text, 'b'::text)",
+    "json_value": "json_value('a'::text, 'b'::text)",
+    "merge_action": "merge_action()",
+}
+"""What is syntax to PostgreSQL 18, and a function that anybody may write to a server that does not know the word."""
+
+
+def test_what_only_newer_servers_have_as_syntax_is_a_call_to_older_ones(server: Server, database: str) -> None:
+    ours = 0
+    with server.connect(database) as connection:
+        for arguments in ("", "text", "text, text"):
+            for word in LOOKS_LIKE_A_CALL:
+                connection.execute(
+                    f"create function shop.\"{word}\"({arguments}) returns text language sql as $$ select 'ours' $$"
+                )
+        judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.from_rows(_rows(connection)))
+        connection.execute("set search_path = shop, pg_catalog")
+        for word, call in LOOKS_LIKE_A_CALL.items():
+            for text in (f"select {call}", f"select * from {call} t", f"delete from shop.orders where id = 7 and {call} = ''"):
+                stopped = judge.judge(text.encode()).verdict.word in {"hold", "deny"}
+                assert stopped, f"{word}: its name is taken by a function that may change anything"
+            try:
+                row = connection.execute(f"select {call}".encode()).fetchone()
+            except psycopg.Error:
+                continue
+            ours += row == ("ours",)
+    assert (ours > 0) == (server.major < 16), "an older server runs ours"
+
+
+def test_every_word_that_is_syntax_only_to_newer_servers_is_known(server: Server) -> None:
+    """Words that may stand before a parenthesis and are no names: the grammar here has no others than this server has."""
+    query = "select word from pg_get_keywords() where catcode in ('C', 'R') order by 1"
+    with server.connect() as connection:
+        known = {str(word) for (word,) in connection.execute(query)}
+    builtin = FunctionCatalogue.builtin()
+    special = set()
+    for name in {*builtin.names(), *known, *LOOKS_LIKE_A_CALL}:
+        text = f"select {name}('a')"
+        try:
+            called = {effect.name for statement in read(text.encode()) for effect in statement.effects}
+        except Unreadable:
+            continue  # It is denied.
+        if ObjectName(name=name.lower()) not in called:
+            special.add(name)
+    assert special - known <= LOOKS_LIKE_A_CALL.keys()
 
 
 def test_the_catalogue_query_runs_under_any_search_path(server: Server, database: str) -> None:
