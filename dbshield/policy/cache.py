@@ -44,6 +44,10 @@ class VerdictCache:
             self._old, self.young = self.young, {}
             self._bytes = 0
 
+    def bound(self, max_bytes: int) -> None:
+        """Hold so many bytes at most from now on; what is held beyond that is forgotten with the next entry."""
+        self._max_bytes = max(1, max_bytes // 2)
+
     def clear(self) -> None:
         """Forget everything."""
         self.young, self._old, self._bytes = {}, {}, 0

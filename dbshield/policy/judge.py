@@ -40,7 +40,7 @@ MAX_CACHED_TEXT = 16 << 10
 """Longer texts are judged each time: they are bulk data, and seldom come twice."""
 
 CACHE_BYTES = 32 << 20
-"""What the verdicts of one judge may hold of memory, shared between texts and shapes."""
+"""What the verdicts of one judge may hold of memory unless it is told otherwise, shared between texts and shapes."""
 
 MAX_CREATED = 1_000
 """Created functions that a judge knows before the catalogue shows them."""
@@ -141,6 +141,11 @@ class Judge:
             self.max_statement_bytes = max_statement_bytes
             self._texts.clear()
             self._shapes.clear()
+
+    def bound(self, cache_bytes: int) -> None:
+        """Hold verdicts of so many bytes at most from now on."""
+        self._texts.bound(cache_bytes // 2)
+        self._shapes.bound(cache_bytes // 2)
 
     # -- the slower ways
 

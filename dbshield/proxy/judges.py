@@ -18,7 +18,7 @@ from typing import Final
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY, Function, FunctionCatalogue
-from dbshield.policy.judge import Judge
+from dbshield.policy.judge import CACHE_BYTES, Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy import upstream
 from dbshield.proxy.sessions import Session
@@ -26,6 +26,8 @@ from dbshield.proxy.upstream import Server
 
 CATALOGUE_AGE: Final = 30.0
 """Seconds for which a new session takes the functions as they were read."""
+CACHES_BYTES: Final = 8 * CACHE_BYTES
+"""What the verdicts of all judges of a worker may hold of memory."""
 JUDGES_KEPT: Final = 16
 """Judges of one database that are kept although no session uses them: those of policies that come back, as after a freeze."""
 
@@ -136,7 +138,14 @@ class Judges:
             judge = known.judges[policy] = self._make(policy, known.functions)
             judge.share(known.created)
             judge.on_redefined = lambda: self.on_redefined(known.key)
+            self._share_memory()
         return judge
+
+    def _share_memory(self) -> None:
+        """However many policies there are, the worker keeps no more verdicts."""
+        judges = [judge for known in self._known.values() for judge in known.judges.values()]
+        for judge in judges:
+            judge.bound(min(CACHE_BYTES, CACHES_BYTES // len(judges)))
 
 
 ENDED: Final = "57P01"

@@ -154,3 +154,18 @@ def test_no_literal_reaches_the_log(text: str) -> None:
 def test_a_redacted_text_keeps_what_is_no_constant() -> None:
     assert redacted(b"ALTER ROLE a PASSWORD 'x' -- why\n VALID UNTIL '2030'") == "ALTER ROLE a PASSWORD ?  \n VALID UNTIL ?"
     assert re.fullmatch(r"select \$1 from t", fresh().judge(b"select 'secret' from t").normal)
+
+
+def test_a_judge_that_has_to_share_its_memory_forgets() -> None:
+    judge = fresh()
+    for number in range(2_000):
+        judge.judge(b"select a%d from t" % number)
+    held = len(judge._texts) + len(judge._shapes)
+    assert held == 4_000
+    judge.bound(1 << 17)
+    for number in range(10):
+        judge.judge(b"select b%d from t" % number)
+        judge.judge(b"select c%d from t" % number)
+    for number in range(200):
+        judge.judge(b"select d%d from t" % number)
+    assert len(judge._texts) + len(judge._shapes) < 200

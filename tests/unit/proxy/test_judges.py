@@ -12,7 +12,7 @@ from dbshield.model import AccessLevel, AgentLogin, Allow, Upstream
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.proxy.judges import JUDGES_KEPT, Judges
+from dbshield.proxy.judges import CACHES_BYTES, JUDGES_KEPT, Judges
 from dbshield.proxy.pair import Pair
 from dbshield.proxy.sessions import Session
 from dbshield.session.relay import Relay
@@ -145,3 +145,15 @@ async def test_policies_that_nobody_has_any_more_are_forgotten(worker: Worker, m
     known = worker.judges._known["test", "shop", "h", 5432]
     assert len(known.judges) <= JUDGES_KEPT + 1
     assert any(judge is session.pair.relay.judge for judge in known.judges.values())
+
+
+@run
+async def test_many_policies_share_the_memory_of_one_worker(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: dict[int, int] = {}
+    monkeypatch.setattr(Judge, "bound", lambda judge, most: bounds.__setitem__(id(judge), most))
+    for rows in range(1, 13):
+        worker.policy = Policy(access=AccessLevel.WRITE, max_rows=rows)
+        await worker.session()
+        worker.judges.follow()
+    assert sum(bounds.values()) <= CACHES_BYTES
+    assert min(bounds.values()) == CACHES_BYTES // 12
