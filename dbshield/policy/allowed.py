@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dbshield.model import AccessLevel, Effect, Flag, ObjectKind, Operation
 from dbshield.policy.extension_lists import HARMLESS_EXTENSIONS
-from dbshield.policy.rules.objects import ADDITIVE_ALTER, own_temporary
+from dbshield.policy.rules.objects import ADDITIVE_ALTER, only_tunes, own_temporary
 from dbshield.sqltext import bodies
 
 LEVELS = (AccessLevel.READ, AccessLevel.WRITE, AccessLevel.MIGRATE)
@@ -57,7 +57,7 @@ def allowed_access(effect: Effect) -> AccessLevel | None:
     if operation is Operation.ALTER:
         if effect.detail in ADDITIVE_ALTER or (kind is ObjectKind.TYPE and effect.detail == "enum"):
             return WRITE if temporary else MIGRATE
-        if kind is ObjectKind.CONSTRAINT and effect.detail == "rename":
+        if only_tunes(effect) or (kind is ObjectKind.CONSTRAINT and effect.detail == "rename"):
             return MIGRATE
         return WRITE if temporary and kind in {ObjectKind.TABLE, ObjectKind.COLUMN, ObjectKind.CONSTRAINT} else None
     if operation is Operation.MAINTAIN:

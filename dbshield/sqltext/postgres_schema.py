@@ -117,9 +117,18 @@ def alter_table(collector: Collector, body: Node) -> str:
             case "AT_AlterColumnType":
                 rewrite = own | {Flag.REWRITE}
                 collector.add(Operation.ALTER, ObjectKind.COLUMN, _member_name(table, member), rewrite, command_words(what))
+            case "AT_SetRelOptions" | "AT_ResetRelOptions":
+                detail = f"{command_words(what)}\n{_option_names(command)}"
+                collector.add(Operation.ALTER, kind, table, own, detail)
             case _:
                 collector.add(Operation.ALTER, kind, table, own, command_words(what))
     return f"alter {object_words(body.get('objtype', 'OBJECT_TABLE'))}"
+
+
+def _option_names(command: Node) -> str:
+    """The names of the storage parameters that a command sets, one a line, with the word before the dot if there is one."""
+    found = [item["DefElem"] for item in command.get("def", {}).get("List", {}).get("items", ())]
+    return "\n".join(".".join(filter(None, (option.get("defnamespace", ""), option["defname"]))) for option in found)
 
 
 def rename(collector: Collector, body: Node) -> str:

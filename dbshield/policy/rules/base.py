@@ -72,7 +72,7 @@ def words(effect: Effect) -> str:
     if kind == ObjectKind.OTHER.value:
         kind = effect.detail if operation in {"drop", "create", "alter"} else ""
     if effect.operation is Operation.ALTER and effect.detail and effect.kind is not ObjectKind.OTHER:
-        operation = f"alter ({effect.detail})"
+        operation = f"alter ({' '.join(effect.detail.split())})"
     name = str(effect.name)
     return " ".join(part for part in (operation, kind, name if len(name) <= 140 else f"{name[:139]}…") if part)
 

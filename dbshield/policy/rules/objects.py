@@ -38,6 +38,36 @@ ADDITIVE_ALTER = frozenset(
 """What an ALTER may do and lose nothing: it adds, or can be turned back without knowing what was there."""
 
 
+STORAGE_PARAMETERS = frozenset(
+    {
+        "autovacuum_analyze_scale_factor",
+        "autovacuum_analyze_threshold",
+        "autovacuum_vacuum_cost_delay",
+        "autovacuum_vacuum_cost_limit",
+        "autovacuum_vacuum_insert_scale_factor",
+        "autovacuum_vacuum_insert_threshold",
+        "autovacuum_vacuum_max_threshold",
+        "autovacuum_vacuum_scale_factor",
+        "autovacuum_vacuum_threshold",
+        "deduplicate_items",
+        "fastupdate",
+        "fillfactor",
+        "gin_pending_list_limit",
+        "log_autovacuum_min_duration",
+        "parallel_workers",
+        "toast_tuple_target",
+    }
+)
+"""What tunes a table or an index and can be turned back: how full its pages are, when it is vacuumed. Not whether it is
+(autovacuum_enabled), and nothing that guards a view (security_barrier)."""
+
+
+def only_tunes(effect: Effect) -> bool:
+    """True for ALTER … SET or RESET of nothing but storage parameters that lose nothing."""
+    what, *names = effect.detail.split("\n")
+    return what in {"set rel options", "reset rel options"} and bool(names) and STORAGE_PARAMETERS.issuperset(names)
+
+
 def own_temporary(effect: Effect) -> bool:
     """True for an object of the session's own temporary schema that goes alone."""
     return Flag.TEMPORARY in effect.flags and effect.kind in OWN_TEMPORARY and Flag.CASCADE not in effect.flags

@@ -41,9 +41,12 @@ class NotListed(Rule):
     Stopped:
         SECURITY LABEL ON TABLE t IS 'x'
         ALTER VIEW shop.v SET (security_barrier = false)
+        ALTER TABLE t SET (fillfactor = 70, autovacuum_enabled = off)
         CREATE TABLE t OF shop.parcel
     Allowed:
         CREATE TABLE t (id integer)
+        ALTER TABLE t SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)
+        ALTER INDEX i RESET (fastupdate)
     """
 
     id = "DS902"
