@@ -170,10 +170,15 @@ def _function(collector: Collector, body: Node, scope: Names) -> None:
         flags = (Flag.LITERAL,)
         collector.literal = True
     collector.call(parts, detail, *flags)
+    if parts == SYSTEM_JSON_OBJECT:
+        collector.attributes.add("json_object()")
     for key, value in body.items():
         if key != "funcname" and type(value) in {dict, list}:
             collector.later(value, scope)
 
+
+SYSTEM_JSON_OBJECT = ("pg_catalog", "json_object")
+"""What the grammar of PostgreSQL 16 and newer makes of a plain `json_object(a, b)`, which an older one looks up by name."""
 
 READ_ARGUMENTS = frozenset({"set_config", "lo_open"})
 """Functions that are judged by their constant arguments, one a line in the effect's detail (`?` where it is no constant)."""

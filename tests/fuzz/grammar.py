@@ -341,7 +341,8 @@ class Place:
 class Text:
     """One text made from bytes, with the places of its expressions, conditions and queries."""
 
-    def __init__(self, data: bytes, symbol: str = "statement") -> None:
+    def __init__(self, data: bytes, symbol: str = "statement", grammar: dict[str, tuple[str, ...]] = GRAMMAR) -> None:
+        self._grammar = grammar
         self.places: list[Place] = []
         self._pieces: list[str] = []
         self._length = 0
@@ -362,7 +363,7 @@ class Text:
         for found in SYMBOL.finditer(template):
             self._put(template[position : found.start()])
             symbol = found[1]
-            alternatives = GRAMMAR[symbol]
+            alternatives = self._grammar[symbol]
             chosen = alternatives[self._choices.below(len(alternatives))] if depth < MAX_DEPTH else alternatives[0]
             start = self._length
             self._expand(chosen, depth + 1)
@@ -374,3 +375,95 @@ class Text:
     def _put(self, piece: str) -> None:
         self._pieces.append(piece)
         self._length += len(piece)
+
+
+TYPED = GRAMMAR | {
+    "literal": ("1", "7", "-3", "null::int"),
+    "expr": (
+        "1",
+        "<literal>",
+        "<expr> + <expr>",
+        "abs(<expr>)",
+        "far.probe_a(<expr>)",
+        "probe_b(<expr>)",
+        "probe_b(x => <expr>)",
+        "<expr> operator(far.+!) <expr>",
+        "<expr> +! <expr>",
+        "(select max(a) from one where <condition>)",
+        "(select <expr>)",
+        "(select count(*)::int from <from> where <condition>)",
+        "case when <condition> then <expr> else <expr> end",
+        "case <expr> when <expr> then <expr> end",
+        "coalesce(<expr>, <expr>)",
+        "(array[<expr>, <expr>])[<expr>]",
+        "array_length(array(select <expr>), <expr>)",
+        "nullif(<expr>, <expr>)",
+        "greatest(<expr>, <expr>)",
+        "cast(<expr> as int)",
+        "(row(<expr>, <expr>)::pair).left_one",
+        "extract(year from now())::int + <expr>",
+    ),
+    "condition": (
+        "true",
+        "<expr> = <expr>",
+        "<condition> and <condition>",
+        "not (<condition>)",
+        "<expr> in (select a from two)",
+        "<expr> = any (select <expr> from <from>)",
+        "exists (select 1 from <from> where <condition>)",
+        "<expr> between <expr> and <expr>",
+        "(<expr>, <expr>) in (select <expr>, <expr>)",
+        "<expr> is not null",
+        "<expr> in (<expr>, <expr>)",
+        "(<expr>, 1) < (2, <expr>)",
+    ),
+    "from": (
+        "one",
+        "two",
+        "only far.three",
+        '"Four 4"',
+        "one x join two y on <condition>",
+        "(select <expr> as a from one) x",
+        "one, lateral (select a from two where <condition>) x",
+        "probe_set(<expr>) g",
+        "rows from (probe_set(<expr>), generate_series(1, <expr>)) g",
+        "(values (<expr>), (<expr>)) v(a)",
+        "one tablesample system (<expr>)",
+        "(one cross join two)",
+        "xmltable('/x' passing '<x/>'::xml columns y int default <expr>)",
+    ),
+    "query": (
+        "select <expr> as a from <from>",
+        "select <expr> as a from <from> where <condition>",
+        "select <expr> as a from one group by a having <condition>",
+        "select sum(<expr>) filter (where <condition>)::int as a from <from>",
+        "select sum(<expr>) over (order by <expr>)::int as a from <from>",
+        "select <expr> as a from one order by <expr> limit <expr> offset <expr>",
+        "select <expr> as a union select <expr>",
+        "values (<expr>), (<expr>)",
+        "with w as (<query>) select <expr> as a from two",
+        "with two as (<query>) select 1 as a from two",
+        "with recursive w as (select <expr> as a union all select a from w where <condition>) select a from w",
+        "select a from one where <condition> for update",
+        "with w as (<write>) select <expr> as a from w",
+        "table far.three",
+    ),
+    "write": (
+        "insert into one (a) <query> returning <expr> as a",
+        "update one set a = <expr> where <condition> returning one.a",
+        "delete from far.three where <condition> returning <expr> as a",
+        "update two x set a = <expr> from one where <condition> returning x.a",
+        "delete from two using far.three where <condition> returning two.a",
+        "insert into two (a) values (<expr>) on conflict (a) do update set b = <expr> where <condition> returning two.a",
+    ),
+    "row statement": (
+        "<query>",
+        "<write>",
+        "merge into one using two on <condition> when matched and <condition> then update set a = <expr> when not matched then"
+        " insert (a) values (<expr>)",
+        "merge into far.three using (<query>) q on <condition> when matched then delete",
+        'with w as (<write>) insert into "Four 4" (a) select a from w',
+    ),
+}
+"""The same where every value is a whole number, so that a server can make sense of most texts. The tables and functions are those
+of test_fuzz_server.py."""
