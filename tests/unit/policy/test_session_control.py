@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import NamedTuple
-
 import pytest
+from support.session_page import STARTUP_COLUMNS, STATEMENT_COLUMNS, Said, rows, statements
 
 from dbshield.errors import Refused
 from dbshield.model import AccessLevel
@@ -15,45 +12,17 @@ from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.session.parameters import startup_settings
 
-PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "session-control.md"
 JUDGES = {access: Judge(policy=Policy(access=access), functions=FunctionCatalogue.builtin()) for access in AccessLevel}
-CELL = re.compile(r"(allow|limit|hold|deny)(?: (DS\d{3}))?")
+STATEMENTS = statements()
+STARTUP = [pytest.param(example, row.cells[0], id=example) for row in rows(STARTUP_COLUMNS) for example in row.examples]
 
 
-class Row(NamedTuple):
-    """A row of a table: its examples, and the cells behind them."""
-
-    examples: list[str]
-    cells: list[str]
-
-
-def rows(columns: int) -> list[Row]:
-    found = []
-    for line in PAGE.read_text("utf-8").splitlines():
-        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        examples = re.findall(r"`([^`]+)`", cells[0]) if len(cells) == columns else []
-        if examples:
-            found.append(Row(examples, cells[1:]))
-    return found
-
-
-STATEMENTS = [
-    pytest.param(example, access, cell, id=f"{access}: {example}")
-    for row in rows(5)
-    for example in row.examples
-    for access, cell in zip(AccessLevel, row.cells, strict=False)
-]
-STARTUP = [pytest.param(example, row.cells[0], id=example) for row in rows(3) for example in row.examples]
-
-
-@pytest.mark.parametrize(("statement", "access", "cell"), STATEMENTS)
-def test_a_statement_of_the_page(statement: str, access: AccessLevel, cell: str) -> None:
-    said = CELL.fullmatch(cell)
-    assert said is not None, f"{cell!r} is no verdict"
-    judgement = JUDGES[access].judge(statement.encode())
-    assert judgement.verdict.word == said[1]
+@pytest.mark.parametrize("said", [pytest.param(said, id=f"{said.access}: {said.statement}") for said in STATEMENTS])
+def test_a_statement_of_the_page(said: Said) -> None:
+    judgement = JUDGES[said.access].judge(said.statement.encode())
+    assert judgement.verdict.word == said.word
     rules = {finding.rule for finding in judgement.findings}
-    assert rules == set() if said[2] is None else said[2] in rules
+    assert said.rule in rules if said.rule else rules == set()
 
 
 @pytest.mark.parametrize(("setting", "passes"), STARTUP)
@@ -70,7 +39,7 @@ def test_a_startup_setting_of_the_page(setting: str, passes: str) -> None:
 
 
 def test_the_page_gives_a_reason_for_each_row() -> None:
-    table = rows(5) + rows(3)
+    table = rows(STATEMENT_COLUMNS) + rows(STARTUP_COLUMNS)
     assert len(table) > 50
     assert all(row.cells[-1] for row in table)
     assert len(STATEMENTS) > 400
