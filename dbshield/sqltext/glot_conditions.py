@@ -24,7 +24,7 @@ from dbshield.sqltext.bounds import (
     target_scope,
     varies,
 )
-from dbshield.sqltext.glot_nodes import Queries, bare, conditions_of, from_items, members_of, refers, select_of
+from dbshield.sqltext.glot_nodes import Queries, bare, conditions_of, from_items, members_of, operands, refers, select_of
 
 COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=",
@@ -68,7 +68,7 @@ class GlotConditions:
             case exp.Paren() | exp.Cast() | exp.Escape():
                 return self.constrains(node.this, scope, negated=negated)
             case exp.And() | exp.Or():
-                parts = [self.constrains(part, scope, negated=negated) for part in (node.left, node.right)]
+                parts = [self.constrains(part, scope, negated=negated) for part in operands(node)]
                 return any(parts) if isinstance(node, exp.And) is not negated else all(parts)
             case exp.Not():
                 return self.constrains(node.this, scope, negated=not negated)

@@ -21,6 +21,19 @@ def select_of(node: exp.Expr | None) -> exp.Expr | None:
     return node if isinstance(node, (exp.Query, exp.Values)) else None
 
 
+def operands(node: exp.Expr) -> list[exp.Expr]:
+    """What a chain of one AND or OR connects: a thousand of them are a tree that is a thousand levels deep."""
+    found: list[exp.Expr] = []
+    stack = [node]
+    while stack:
+        item = stack.pop()
+        if type(item) is type(node):
+            stack += [item.args["expression"], item.this]
+        else:
+            found.append(item)
+    return found
+
+
 def refers(node: exp.Expr | None, qualifiers: frozenset[str], work: Work) -> bool:
     """True when anything in `node` names a column by one of `qualifiers`, or by none where there is no FROM of its own."""
     for column in node.walk() if node else ():
