@@ -112,15 +112,15 @@ class Judges:
 
     def follow(self) -> None:
         """Have every session that stands judged by the policy that holds now. Never raises."""
-        policies: dict[tuple[str, str, str], Policy] = {}
+        judges: dict[tuple[str, str, Key], Judge] = {}
         for session in list(self._standing()):
             login = session.login
-            who = (login.environment, login.agent, login.access.value)
+            key = key_of(login, session.database)
+            who = (login.agent, login.access.value, key)
             try:
-                policy = policies.get(who)
-                if policy is None:
-                    policy = policies[who] = self._policy_of(login)
-                judge = self._judge(self._known[key_of(login, session.database)], policy)
+                judge = judges.get(who)
+                if judge is None:
+                    judge = judges[who] = self._judge(self._known[key], self._policy_of(login))
                 if session.pair.relay.judge is not judge:
                     session.pair.relay.use(judge)
             except DbshieldError as error:
