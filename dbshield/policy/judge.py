@@ -130,6 +130,18 @@ class Judge:
         self._texts.clear()
         self._shapes.clear()
 
+    def confirms(self, judgement: Judgement, before: object) -> bool:
+        """Whether what `before` said holds here too: the policy is the same, and so is all that is known of the functions that
+        were called. So a new function in the database does not take anybody's prepared statements away."""
+        if not isinstance(before, Judge) or self.policy != before.policy or any(map(redefines, judgement.effects)):
+            return False
+        ours, theirs = self.functions.named, before.functions.named
+        return all(
+            ours(effect.name.schema, effect.name.name) == theirs(effect.name.schema, effect.name.name)
+            for effect in judgement.effects
+            if effect.operation is Operation.CALL
+        )
+
     def share(self, created: dict[str, Function]) -> None:
         """Keep the functions that were created, and that the catalogue does not show yet, with other judges of the database."""
         self._created = created
@@ -244,6 +256,7 @@ class Judge:
             shape_only=shape_only,
             counted=tuple(counted),
             resets=counting.resets(effects),
+            prepares=counting.prepares(effects),
         )
 
     def _final(self, judgement: Judgement) -> Judgement:

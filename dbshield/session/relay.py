@@ -28,6 +28,7 @@ from dbshield.session import counted
 from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
 from dbshield.session.counting import Limits, RowCounter
 from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, OWN, QUERY, SERVER, bind
+from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
 from dbshield.wire.frontend import Parse, Query
 
@@ -65,6 +66,8 @@ class TextJudge(Protocol):
     def judge(self, text: bytes) -> Judgement: ...
 
     def judge_length(self, length: int) -> Judgement: ...
+
+    def confirms(self, judgement: Judgement, before: object) -> bool: ...
 
     def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int]) -> Judgement: ...
 
@@ -127,7 +130,7 @@ class Relay:
         self._marker = marker.encode("ascii") + b"_"
         self._max_message = min(max_message, LARGE_MESSAGE)
         self._max_statement = max_statement
-        self._statements: dict[bytes, Judgement] = {}
+        self._statements = StatementNames()
         self._cycles: deque[int] = deque()
         self._refusals: dict[bytes, bytes] = {}
         self._serial = 0
@@ -377,11 +380,12 @@ class Relay:
         return self._judge
 
     def use(self, judge: TextJudge) -> None:
-        """Judge by `judge` from now on. A prepared statement that does more than read was judged by the old one, so its client
-        has to prepare it again; drivers do so by themselves when they are told that it does not exist."""
-        self._judge = judge
+        """Judge by `judge` from now on. A prepared statement that does more than read was judged by the old one; where the new
+        one does not confirm it, its client has to prepare it again, as when it is told that it does not exist."""
+        before, self._judge = self._judge, judge
         if self.counting is not None:
             self.counting.counter.limits = Limits.of(judge.policy)
         for name, judgement in self._statements.items():
-            if not (type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects)):
+            reads = type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects)
+            if not reads and not judge.confirms(judgement, before):
                 self._statements[name] = STALE

@@ -76,6 +76,21 @@ def test_a_notification_reaches_a_session_that_stands(shield: Shield) -> None:
         assert time.monotonic() - began < AGE, "the clock would have told it by itself"
 
 
+def test_a_function_of_somebody_else_takes_nothing_away(shield: Shield) -> None:
+    """What is prepared stays prepared where nothing that it calls has changed."""
+    insert = "insert into shop.settings values (gen_random_uuid()::text, 'x')"
+    with shield.server.connect(shield.database) as admin, shield.connect("write") as agent:
+        admin.execute(NOTIFY.read_text())
+        for _ in range(2):
+            assert rule(agent, CALL, prepare=True) == ""
+            assert rule(agent, insert, prepare=True) == ""
+        name = f"shop.new_{time.monotonic_ns()}"
+        admin.execute(f"create function {name}() returns int language sql immutable return 1")
+        assert until(lambda: rule(agent, f"select {name}()") == "", deadline=SOON)
+        assert rule(agent, CALL, prepare=True) == ""
+        assert rule(agent, insert, prepare=True) == ""
+
+
 def test_a_watcher_that_is_cut_off_comes_back(shield: Shield) -> None:
     with shield.server.connect(shield.database) as admin, shield.connect("write") as agent:
         admin.execute(NOTIFY.read_text())

@@ -215,3 +215,21 @@ def test_a_function_that_a_human_allowed() -> None:
     assert judge.judge(b"select app.wipe()").verdict.word == "hold"
     later = b"create function app.later() returns void language sql as 'select app.volatile_one()'"
     assert [finding.rule for finding in judge.judge(later).findings] == ["DS605"], "it runs uncounted, which nobody allowed"
+
+
+def test_what_another_catalogue_confirms() -> None:
+    policy = Policy(access=AccessLevel.MIGRATE)
+    before = Judge(policy=policy, functions=FunctionCatalogue.from_rows(ROWS))
+    more = ("20099", "app", "new_one", "v", "f", "sql", "owner", "f", "f", "")
+    changed = [row if row[2] != "stable_one" else (*row[:3], "v", *row[4:]) for row in ROWS]
+    grown = Judge(policy=policy, functions=FunctionCatalogue.from_rows([*ROWS, more]))
+    other = Judge(policy=policy, functions=FunctionCatalogue.from_rows(changed))
+    stricter = Judge(policy=Policy(access=AccessLevel.MIGRATE, max_rows=1), functions=before.functions)
+    for text in (b"select app.stable_one()", b"update t set a = app.stable_one() where b = 1"):
+        judgement = before.judge(text)
+        assert grown.confirms(judgement, before)
+        assert not other.confirms(judgement, before)
+        assert not stricter.confirms(judgement, before)
+        assert not grown.confirms(judgement, object())
+    assert other.confirms(before.judge(b"update t set a = 1 where b = 1"), before)
+    assert not grown.confirms(before.judge(MAKE % b"stable"), before), "its name may be taken now"

@@ -10,7 +10,7 @@ from support.conversation import IDLE, MARKER, SELECTED, Conversation, other_err
 
 from dbshield.model import AccessLevel, Judgement, Limit
 from dbshield.policy.policy import Policy
-from dbshield.session.handlers import MAX_NAMES, NAME_BYTES
+from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import BindComplete, CommandComplete, CopyInResponse, DataRow, ParseComplete
 from dbshield.wire.copying import CopyData, CopyDone
@@ -132,6 +132,9 @@ class Counting:
 
     def judge_length(self, length: int) -> Judgement:
         return self.judge(b"")
+
+    def confirms(self, judgement: Judgement, before: object) -> bool:
+        return before is self
 
     def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int]) -> Judgement:
         return self.judge(b"")
