@@ -361,7 +361,7 @@ def test_the_budget_of_an_hour_is_shared_by_all_sessions_of_an_agent(limits: Shi
     with limits.connect() as conn:
         conn.execute(UPDATE, (101, 140))
         error = refused(conn, extended(UPDATE, 141, 151), "DS221")
-        assert "shop.products" in str(error)
+        assert "shop" not in str(error), "a cascade may have led to a table that the agent does not know"
         conn.execute("update shop.settings set value = 'x' where key = 'vat'")
         conn.execute(UPDATE, (141, 150))
     assert changed(limits) == 150

@@ -106,12 +106,14 @@ def overrun(kind: str, what: str, fault: str = "") -> Judgement:
                 hint=f"Narrow the WHERE clause, or do it in several transactions of at most {limit} rows each, {ASK}.",
             )
         case "hour":
-            finding = HourlyRows().finding(None, message=f"the rows of {what} that this agent may change in an hour are used up")
+            finding = HourlyRows().finding(
+                None, message="the rows of one of its tables that this agent may change in an hour are used up"
+            )
         case "protected":
-            finding = ReachedProtected().finding(None, message=f"it reached {what}, which only a human may change")
+            finding = ReachedProtected().finding(None, message="it reached a table that only a human may change")
         case _:
             finding = Uncounted().finding(None, message=f"the server did not count the changed rows{fault and ': '}{fault}")
-    return Judgement(verdict=Deny(), findings=(finding,), normal="(rows counted by the server)", shape_only=False)
+    return Judgement(verdict=Deny(), findings=(finding,), normal=f"(rows counted by the server: {kind} {what})", shape_only=False)
 
 
 def stopped(finding: Finding, judgement: Judgement) -> Judgement:
