@@ -31,6 +31,7 @@ COPIED = "copy"
 RUNS_A_PORTAL = frozenset({"fetch", "move"})
 DEFINITIONS = ("create ", "alter ")
 DEALLOCATES = "deallocate"
+PREPARES = "prepare"
 PINNED = frozenset({"client_encoding", "standard_conforming_strings"})
 """Settings without which the session cannot go on, whatever the policy."""
 ALWAYS_STOPPED = frozenset({"DS313", "DS905"})
@@ -74,7 +75,7 @@ class Given:
                 return self._inserts
             case Operation.EXECUTE:
                 if effect.kind is ObjectKind.STATEMENT:
-                    return self._prepared and effect.detail != DEALLOCATES
+                    return self._prepared and effect.detail not in {DEALLOCATES, PREPARES}
                 return True
             case Operation.CURSOR:
                 return self._portals and effect.detail in RUNS_A_PORTAL
@@ -133,6 +134,11 @@ def _always_stopped(finding: Finding) -> bool:
         return False
     by_function = effect.operation is Operation.CALL  # set_config, whose arguments are one a line
     return (effect.detail.partition("\n")[0].lower() if by_function else effect.name.name) in PINNED
+
+
+def prepares(effects: Iterable[Effect]) -> tuple[str, ...]:
+    """The names that PREPARE gives in a text."""
+    return tuple(effect.name.name for effect in effects if effect.kind is ObjectKind.STATEMENT and effect.detail == PREPARES)
 
 
 def resets(effects: Iterable[Effect]) -> bool:

@@ -21,7 +21,8 @@ from dbshield.model import Allow, Judgement, Limit, Operation
 from dbshield.policy.rules import limits
 from dbshield.session import handlers
 from dbshield.session.counting import RowCounter, Wrapped, changed_rows
-from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, MAX_NAMES, NAME_BYTES, OWN, QUERY, SERVER, Handler, text_end
+from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, OWN, QUERY, SERVER, Handler, text_end
+from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.refusal import refusal
 from dbshield.wire.backend import ErrorResponse
 from dbshield.wire.frontend import Query
@@ -135,10 +136,12 @@ def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) ->
     portal = data[pos + HEADER : data.index(0, pos + HEADER)][:NAME_BYTES]
     if limited:
         counting.portals[portal] = judgement
+        relay._statements.bound.discard(portal)
         if len(counting.portals) > MAX_NAMES:
             raise Refused("too many portals are open in this session", sqlstate="54000", hint="Close portals that are not used.")
     else:
-        counting.portals.pop(portal, None)
+        # The server may yet skip this Bind, and then the portal is still the one that is counted.
+        relay._statements.bound.add(portal)
     counting.prepare_next |= judgement.resets
     if relay._client_handlers is COUNTING_CLIENT:
         return None
@@ -164,7 +167,7 @@ def _execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     assert counting is not None
     portal = data[pos + HEADER : text_end(data, pos + HEADER, end)][:NAME_BYTES]
     judgement = counting.portals.get(portal)
-    if judgement is None:
+    if judgement is None or portal in relay._statements.bound:
         return None
     assert isinstance(judgement.verdict, Limit)
     copies = judgement.counted[0].inserts

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
 from dbshield.model import Allow, Limit
+from dbshield.session.names import NAME_BYTES
 from dbshield.sqltext.postgres_session import OWN_STATEMENTS
 from dbshield.wire.backend import ParameterStatus
 from dbshield.wire.frontend import FunctionCall, Sync
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 HEADER: Final = 5
 """A type byte and a length of four."""
-MAX_NAMES: Final = 10_000
-"""Names of prepared statements that a session remembers; the oldest is forgotten, which costs only its text in the audit."""
 
 PINNED: Final = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
 """Settings that decide how the server reads a text. The readers assume these values, so any other ends the session."""
@@ -39,9 +38,6 @@ with ours in it, OWN a Query of ours alone."""
 OWN_NAME: Final = OWN_STATEMENTS.encode()
 TAKE_OWN: Final = b"deallocate " + OWN_NAME
 """Judged for a Parse, Bind or Close that names a statement of the shield's own, whichever."""
-NAME_BYTES: Final = 63
-"""Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
-
 Handler = Callable[["Relay", bytes, int, int], bytes | None]
 
 
@@ -66,6 +62,8 @@ def _query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if data[end - 1]:
         raise ProtocolError("a Query has no end")
     judgement = relay._judge.judge(data[pos + HEADER : end - 1])
+    if judgement.prepares:
+        relay._statements.prepared(judgement.prepares)
     if type(judgement.verdict) is not Allow or judgement.resets:
         return relay.other_query(judgement, data, pos, end)
     relay._cycles.append(QUERY)
@@ -83,10 +81,7 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     judgement = relay._judge.judge(data[name_end + 1 : text_end])
     if type(judgement.verdict) is not Allow and not (type(judgement.verdict) is Limit and relay.counting is not None):
         return relay.refuse(judgement, extended=True)
-    statements = relay._statements
-    statements[data[pos + HEADER : name_end][:NAME_BYTES]] = judgement
-    if len(statements) > MAX_NAMES:
-        del statements[next(iter(statements))]
+    relay._statements.parsed(data[pos + HEADER : name_end][:NAME_BYTES], judgement)
     return None
 
 
@@ -97,11 +92,14 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if name_end < 0:
         raise ProtocolError("a string in a Bind has no end")
     name = data[portal_end + 1 : name_end]
-    judgement = relay._statements.get(name)
+    names = relay._statements
+    judgement = names.believed(name) if names.doubtful else names.get(name)
     if judgement is None:
         if name.startswith(OWN_NAME):
             return _own(relay)
-        judgement = relay._statements.get(name[:NAME_BYTES]) or relay._judge.judge(PREPARED_BY_NAME)
+        judgement = names.believed(name) or relay._judge.judge(PREPARED_BY_NAME)
+    if judgement.prepares:
+        names.prepared(judgement.prepares)
     if type(judgement.verdict) is not Allow or judgement.resets or relay._client_handlers is not CLIENT:
         return relay.other_bind(judgement, data, pos, end)
     relay.judged.append(judgement)
@@ -113,12 +111,13 @@ def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if data[pos + HEADER : pos + HEADER + 1] == b"S":
         if data.startswith(OWN_NAME, pos + HEADER + 1):
             return _own(relay)
-        relay._statements.pop(data[pos + HEADER + 1 : text_end(data, pos + HEADER + 1, end)][:NAME_BYTES], None)
+        relay._statements.closed(data[pos + HEADER + 1 : text_end(data, pos + HEADER + 1, end)][:NAME_BYTES])
     return None
 
 
 def sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay._unsynced = False
+    relay._statements.settle()
     relay._cycles.append(SYNC)
     return None
 
@@ -159,6 +158,7 @@ def _drop(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def _sync_ends_discarding(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay._discarding = relay._unsynced = False
+    relay._statements.settle()
     relay._cycles.append(SYNC)
     return _SYNC_MESSAGE
 

@@ -120,9 +120,7 @@ def explain(collector: Collector, body: Node) -> str:
 
 
 def prepare(collector: Collector, body: Node) -> str:
-    name = _statement(body["name"])
-    if name.schema:
-        collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, name, frozenset(), "prepare")
+    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, _statement(body["name"]), frozenset(), "prepare")
     return "prepare"
 
 

@@ -12,7 +12,7 @@ from dbshield.sqltext.statement import Unreadable
     ("text", "kind", "first", "second_kind", "second"),
     [
         ("delete from a.t where id = 1", "delete", ["delete table a.t bounded"], "delete", ["delete table a.t bounded"]),
-        ("prepare x as delete from t", "prepare", ["delete table t"], "delete", ["delete table t"]),
+        ("prepare x as delete from t", "prepare", ["execute statement x", "delete table t"], "delete", ["delete table t"]),
         ("explain analyze delete from t", "explain analyze", ["delete table t"], "delete", ["delete table t"]),
         ("create table a (b int)", "create table", ["create table a"], "create", ["create table a"]),
         ("truncate a, b", "truncate", ["truncate table a", "truncate table b"], "truncatetable", None),

@@ -62,7 +62,7 @@ EFFECTS = [
     ("explain (analyze false) delete from t", "explain", ["read table t"]),
     ("explain (analyze off, analyze) delete from t", "explain analyze", ["delete table t"]),
     ("explain (analyze 'on') create table u as select 1", "explain analyze", ["create table u"]),
-    ("prepare p as delete from t", "prepare", ["delete table t"]),
+    ("prepare p as delete from t", "prepare", ["delete table t", "execute statement p"]),
     ("execute p(f(1))", "execute", ["call function f", "execute statement p"]),
     ("create table u as execute p", "create table as", ["create table u", "execute statement p"]),
     ("declare c cursor for select f(1) from t", "declare", ["call function f", "cursor session c", "read table t"]),

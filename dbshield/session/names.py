@@ -1,0 +1,75 @@
+"""What the session believes of the names that prepared statements have on the server.
+
+A Parse may fail, and behind an error the server skips everything up to the next Sync. So a name that was just parsed is
+believed only until the client's next Sync: within that cycle an error would keep a Bind from running, too. Afterwards a name is
+believed when it never stood for anything else that does more than read. Every other name is doubtful: what it stands for is
+judged as any statement that SQL prepared, so it is counted, and wherever writing is stopped it is stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from dbshield.errors import Refused
+from dbshield.model import Allow, Judgement, Operation
+
+MAX_NAMES: Final = 10_000
+"""Names of prepared statements that a session remembers; the oldest is forgotten, which costs only its text in the audit."""
+NAME_BYTES: Final = 63
+"""Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
+
+
+class StatementNames(dict[bytes, Judgement]):
+    """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals."""
+
+    __slots__ = ("bound", "doubtful", "fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fresh: set[bytes] = set()
+        self.bound: set[bytes] = set()
+        self.doubtful: set[bytes] = set()
+
+    def parsed(self, name: bytes, judgement: Judgement) -> None:
+        """A Parse gave a name to a statement."""
+        known = self.get(name)
+        if known is not None and known is not judgement:
+            self.doubt(name, known)
+        self[name] = judgement
+        self.fresh.add(name)
+        if len(self) > MAX_NAMES:
+            oldest = next(iter(self))
+            self.closed(oldest)
+
+    def closed(self, name: bytes) -> None:
+        """A Close took a name back, if the server came to it."""
+        known = self.pop(name, None)
+        if known is not None:
+            self.doubt(name, known)
+
+    def doubt(self, name: bytes, known: Judgement) -> None:
+        """The server may still know this name for what was judged so."""
+        if type(known.verdict) is not Allow or any(effect.operation is not Operation.READ for effect in known.effects):
+            self._add(name)
+
+    def prepared(self, names: Iterable[str]) -> None:
+        """SQL gave these names, each of which a Parse may have had."""
+        for name in names:
+            # As an identifier a name is cut between characters (truncate_identifier in scansup.c).
+            self._add(name.encode()[:NAME_BYTES].decode("utf-8", "ignore").encode())
+
+    def believed(self, name: bytes) -> Judgement | None:
+        """The judgement of what a Bind of this name runs; None where that is doubtful or not known."""
+        name = name[:NAME_BYTES]
+        return None if name in self.doubtful and name not in self.fresh else self.get(name)
+
+    def settle(self) -> None:
+        """A Sync: from here on the server may have skipped what came before it."""
+        self.fresh.clear()
+        self.bound.clear()
+
+    def _add(self, name: bytes) -> None:
+        if len(self.doubtful) >= MAX_NAMES and name not in self.doubtful:
+            raise Refused("too many names of statements were given anew", sqlstate="54000", hint="Give each statement one name.")
+        self.doubtful.add(name)

@@ -1,0 +1,101 @@
+"""A name is believed only where nothing that the server may have skipped could make it stand for a write."""
+
+from __future__ import annotations
+
+import pytest
+from support.conversation import Conversation
+
+from dbshield.errors import Refused
+from dbshield.model import AccessLevel
+from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
+from dbshield.session.names import MAX_NAMES, StatementNames
+from dbshield.wire.frontend import Bind, Close, Execute, Parse, Query, Sync, Target
+
+JUDGE = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin())
+SELECT, DELETE = JUDGE.judge(b"select 1"), JUDGE.judge(b"delete from t where id = 1")
+Q = b"q"
+
+
+def names(*judgements: object) -> StatementNames:
+    """Each judgement parsed as q in a cycle of its own."""
+    found = StatementNames()
+    for judgement in judgements:
+        assert judgement in (SELECT, DELETE)
+        found.parsed(Q, SELECT if judgement is SELECT else DELETE)
+        found.settle()
+    return found
+
+
+def test_a_name_that_only_reads_is_believed() -> None:
+    assert names(SELECT, SELECT).believed(Q) is SELECT
+
+
+def test_a_name_that_is_never_given_anew_is_believed() -> None:
+    assert names(DELETE, DELETE).believed(Q) is DELETE
+
+
+def test_a_name_that_stood_for_a_write_is_not() -> None:
+    """The second Parse may have failed: the name was taken."""
+    assert names(DELETE, SELECT).believed(Q) is None
+
+
+def test_within_its_cycle_it_is_believed() -> None:
+    found = names(DELETE)
+    found.parsed(Q, SELECT)
+    assert found.believed(Q) is SELECT
+
+
+def test_a_close_may_have_been_skipped() -> None:
+    found = names(DELETE)
+    found.closed(Q)
+    found.parsed(Q, SELECT)
+    found.settle()
+    assert found.believed(Q) is None
+
+
+def test_a_name_is_cut_as_the_server_cuts_it() -> None:
+    found = StatementNames()
+    found.parsed(b"n" * 63, SELECT)
+    found.settle()
+    assert found.believed(b"n" * 64) is SELECT
+    found.prepared(["é" * 40])
+    assert found.doubtful == {("é" * 31).encode()}
+
+
+def test_what_sql_prepares_is_doubtful() -> None:
+    found = names(SELECT)
+    found.prepared(["q"])
+    assert found.believed(Q) is None
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    found = StatementNames()
+    for number in range(MAX_NAMES + 5):
+        found.parsed(b"%d" % number, SELECT)
+    assert len(found) == MAX_NAMES
+    with pytest.raises(Refused):
+        found.prepared(map(str, range(MAX_NAMES + 1)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"deallocate q; prepare q as delete from t where id = 1",
+        b"do $$ begin deallocate q; prepare q as delete from t where id = 1; end $$",
+    ],
+)
+def test_sql_takes_a_name_that_a_parse_had(text: bytes) -> None:
+    talk = Conversation()
+    talk.client(Parse(name=Q, query=b"select 1"), Sync())
+    talk.client(Query(query=text), Bind(statement=Q), Execute(), Sync())
+    assert talk.relay.judged[-1].normal == "execute prepared_by_name"
+
+
+def test_a_skipped_parse_and_a_skipped_close() -> None:
+    talk = Conversation()
+    talk.client(Parse(name=Q, query=b"insert into t values (1)"), Sync())
+    talk.client(Parse(name=b"x", query=b"select nonsense"), Close(target=Target.STATEMENT, name=Q), Sync())
+    talk.client(Parse(name=Q, query=b"select 1"), Sync(), Bind(statement=Q), Execute(), Sync())
+    assert talk.relay.judged[-1].normal == "execute prepared_by_name"
