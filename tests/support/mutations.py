@@ -320,12 +320,21 @@ def _whole(name: str, before: Sequence[str], after: Sequence[str]) -> Callable[[
     """Put the whole case between other statements; only where it has no transaction of its own."""
 
     def mutate(case: Case) -> Iterator[Mutant]:
-        own = any(TRANSACTION.search(text) for step in case["steps"] for text in step.get("sql", "").split(";"))
-        if not own and "options" not in case["steps"][0]:
+        if not _has_transaction(case) and "options" not in case["steps"][0]:
             steps = [*({"sql": text} for text in before), *case["steps"], *({"sql": text} for text in after)]
             yield _mutant(name, steps, after=len(after))
 
     return mutate
+
+
+def _has_transaction(case: Case) -> bool:
+    return any(TRANSACTION.match(text) for step in case["steps"] for text in step.get("sql", "").split(";"))
+
+
+def _own_transaction(case: Case) -> Iterator[Mutant]:
+    """Each statement commits by itself; where the case has a transaction that would be another case, of small transactions."""
+    if not _has_transaction(case):
+        yield from _each("own-transaction", lambda text, _: (f"begin; {text}\n; commit",))(case)
 
 
 def _begins(text: str, *words: str) -> bool:
@@ -364,9 +373,7 @@ WRAPPINGS: dict[str, Callable[[Case], Iterator[Mutant]]] = {
     "transaction": _whole("transaction", ["begin"], ["commit"]),
     "savepoint": _whole("savepoint", ["begin", "savepoint s"], ["release s", "commit"]),
     "one-text": _each("one-text", lambda text, _: (f"select 1; {text}\n; select 2",)),
-    "own-transaction": _each(
-        "own-transaction", lambda text, _: None if TRANSACTION.match(text) else (f"begin; {text}\n; commit",)
-    ),
+    "own-transaction": _own_transaction,
     "prepare": _each("prepare", lambda text, i: (f"prepare p{i} as {text}", f"execute p{i}")),
     "explain": _each("explain", lambda text, _: (f"explain analyze {text}",)),
     "explain-options": _each("explain-options", lambda text, _: (f"explain (costs off, analyse true, timing off) {text}",)),
