@@ -164,7 +164,7 @@ def _harmless(effect: Effect) -> bool:
     """What a function may do that runs when nobody counts: an INSERT fires triggers, and is not counted itself."""
     if effect.operation is Operation.LOCK:
         return effect.detail == "rows"
-    return effect.operation in {Operation.READ, Operation.CALL, Operation.INSERT, Operation.NOTIFY}
+    return effect.operation in {Operation.READ, Operation.CALL, Operation.CURSOR, Operation.INSERT, Operation.NOTIFY}
 
 
 def _later(statement: Statement) -> Statement:

@@ -223,6 +223,8 @@ class Simple(Cursor):
         else:
             self.position = first + (last - first > 1 and self.words[first + 1] != b".")
         self.target()
+        # The variable may hold the name of one of the session's own cursors.
+        self.body.fragments.append(Fragment(key=(), sql=(b"fetch next from a_cursor",), plain=True))
 
     def close(self) -> None:
         self.found("stmt_close")

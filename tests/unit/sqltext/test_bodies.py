@@ -167,6 +167,12 @@ def test_a_block_in_another_language() -> None:
     assert [effect.detail for effect in statement.effects] == [Why.LANGUAGE]
 
 
+@pytest.mark.parametrize("statement", ["fetch c into a", "fetch last from c into a", "move c", "move backward all from c"])
+def test_what_a_cursor_may_run_is_told(statement: str) -> None:
+    (found,) = read(f"do $$ declare c refcursor := 'of the session'; a int; begin {statement}; end $$".encode())
+    assert [(str(effect.operation), effect.detail) for effect in found.effects] == [("cursor", "fetch")]
+
+
 def test_a_block_in_a_block() -> None:
     (statement,) = read(b"do $a$ begin do $b$ begin delete from t where id = 1; end $b$; end $a$")
     assert [str(effect) for effect in statement.effects] == ["delete table t bounded"]
