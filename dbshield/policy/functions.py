@@ -78,7 +78,8 @@ VOLATILITIES = {READ[volatility.name.lower()]: volatility for volatility in Vola
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
     """One function, or all overloads of a built-in one. `shadowed`: a built-in one has the same name and arguments.
-    `of_row`: it can be called as `row.name`. `behind`: operators and types of casts (`mood::`) that call it without its name."""
+    `of_row`: it can be called as `row.name`. `behind`: operators and types of casts (`mood::`) that call it without its name.
+    `fresh`: an agent has just created it, and the catalogue does not show it yet, or never will."""
 
     schema: str
     name: str
@@ -89,6 +90,7 @@ class Function:
     shadowed: bool = False
     of_row: bool = False
     behind: tuple[str, ...] = ()
+    fresh: bool = False
 
     @property
     def sly(self) -> bool:
@@ -191,11 +193,25 @@ REDEFINING = frozenset({ObjectKind.FUNCTION, ObjectKind.EXTENSION, ObjectKind.SC
 REDEFINING_OTHERS = ("aggregate", "cast", "operator")
 
 
+def harder(one: Function, other: Function | None) -> Function:
+    """The one of two functions with the harder volatility; the first where they are equal."""
+    return one if other is None or HARDNESS.index(one.volatility) >= HARDNESS.index(other.volatility) else other
+
+
+HARDNESS = tuple(Volatility)
+"""From the softest to the hardest."""
+
+
 def created_in(effects: Iterable[Effect]) -> tuple[Function, ...]:
     """The functions among `effects` that are created and whose body was read: what the catalogue will say of them."""
     return tuple(
         Function(
-            schema=effect.name.schema, name=effect.name.name, volatility=VOLATILITIES[effect.detail], language="sql", of_row=True
+            schema=effect.name.schema,
+            name=effect.name.name,
+            volatility=VOLATILITIES[effect.detail],
+            language="sql",
+            of_row=True,
+            fresh=True,
         )
         for effect in effects
         if effect.operation is Operation.CREATE and effect.kind is ObjectKind.FUNCTION and effect.detail in VOLATILITIES

@@ -26,7 +26,7 @@ from dbshield.policy import counting
 from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
-from dbshield.policy.functions import Function, FunctionCatalogue, created_in, redefines
+from dbshield.policy.functions import Function, FunctionCatalogue, created_in, harder, redefines
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.settings import KNOWN_TEXTS
@@ -200,7 +200,9 @@ class Judge:
         when they are committed. Their bodies were read, so it does no harm if they never come to be."""
         if not isinstance(judgement.verdict, (Allow, Limit)):
             return
-        created = {function.name: function for function in created_in(judgement.effects)}
+        created = {
+            function.name: harder(function, self._created.get(function.name)) for function in created_in(judgement.effects)
+        }
         if created and len(self._created) + len(created) <= MAX_CREATED:
             self._created |= created
             self.use(self._catalogue)

@@ -176,7 +176,9 @@ class TakenName(Rule):
         if effect.operation is not Operation.CREATE or effect.kind is not ObjectKind.FUNCTION:
             return None
         named = context.functions.named
-        taken = named("pg_catalog", effect.name.name) or named(effect.name.schema, effect.name.name)
+        known = (*named("pg_catalog", effect.name.name), *named(effect.name.schema, effect.name.name))
+        # One that is fresh may have been rolled back, and its body was read like this one's.
+        taken = any(not function.fresh for function in known)
         return self.finding(effect, message=f"a function named {effect.name.name} exists") if taken else None
 
 

@@ -177,6 +177,8 @@ def test_a_function_is_known_as_soon_as_it_is_created() -> None:
     assert judge.judge(b"select app.label('a')").verdict.word == "allow"
     judge.use(FunctionCatalogue.builtin())
     assert judge.judge(b"select app.label('a')").verdict.word == "allow", "another's change must not hide it"
+    assert judge.judge(MAKE % b"stable").verdict.word == "allow", "the first may have been rolled back"
+    judge.use(FunctionCatalogue.from_rows([("20001", "app", "label", "i", "f", "sql", "owner", "f", "f", "")]))
     assert [finding.rule for finding in judge.judge(MAKE % b"stable").findings] == ["DS611"]
 
 
@@ -192,6 +194,13 @@ def test_what_the_catalogue_says_counts_more() -> None:
 def test_a_volatile_function_is_held_however_it_came() -> None:
     judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
     assert judge.judge(MAKE % b"volatile").verdict.word == "allow"
+    assert [finding.rule for finding in judge.judge(b"select app.label('a')").findings] == ["DS605"]
+
+
+def test_of_two_functions_with_one_name_the_harder_counts() -> None:
+    judge = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
+    for word in (b"volatile", b"immutable"):
+        assert judge.judge(MAKE % word).verdict.word == "allow"
     assert [finding.rule for finding in judge.judge(b"select app.label('a')").findings] == ["DS605"]
 
 
