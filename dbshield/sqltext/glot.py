@@ -27,9 +27,17 @@ logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 
 CURRENT_OF = re.compile(r" WHERE CURRENT OF (?:\"(?:[^\"]|\"\")+\"|[^ ]+)(?= RETURNING |$)")
 OVERRIDING = re.compile(r" OVERRIDING (?:SYSTEM|USER) VALUE(?= )")
-CLAUSES = ((" CURRENT OF ", CURRENT_OF), (" OVERRIDING ", OVERRIDING))
+RETURNING_NAMES = re.compile(r"(?<= RETURNING )WITH \([^()]*\) ")
+COPY_CONDITION = re.compile(r"(?<= FROM STDIN)(.*?) WHERE .*$", re.DOTALL)
 VIEW_OPTIONS = re.compile(r"^(CREATE (?:OR REPLACE )?VIEW [^ ]+) WITH \([^()]*\)(?= AS )")
-"""Clauses that sqlglot has no grammar for, cut from its text: a cut in the wrong place can only make the readers differ."""
+CLAUSES = (
+    (" CURRENT OF ", CURRENT_OF, ""),
+    (" OVERRIDING ", OVERRIDING, ""),
+    (" RETURNING WITH (", RETURNING_NAMES, ""),
+    (" FROM STDIN", COPY_CONDITION, r"\1"),
+)
+"""Clauses that sqlglot has no grammar for, cut from its text: what to look for, what to cut, what stays of it. A cut in the wrong
+place can only make the readers differ."""
 
 
 FAILURES = (SqlglotError, TypeError, ValueError, AttributeError, LookupError)
@@ -42,10 +50,11 @@ KEPT_OPERATORS = frozenset({b"||", b"->", b"->>", b"~", b"~*", b"!~", b"!~*"})
 """Operators that the conditions look at, or that every version of sqlglot reads."""
 
 OPENING, CLOSING = ord("["), ord("]")
-FEW_BRACKETS = 8
-MAX_BRACKET_WORK = 20_000
-"""sqlglot reads what stands in square brackets twice, so n of them in each other 2**n times, at about 7 µs. So each counts
-2**depth and the sum is bounded; a few cannot reach it."""
+FEW_BRACKETS = 7
+MAX_BRACKET_WORK = 60_000
+"""sqlglot reads what stands in square brackets twice, and some functions and parentheses in them twice again: 8**n times for n in
+each other was seen. So each counts that from the second on, and the sum is bounded; a few cannot reach it. Six fit, which is how
+many dimensions an array of PostgreSQL has at most (MAXDIM)."""
 
 NO_OPERAND = frozenset({b"(", b"[", b",", b"=", b"<", b">", b"<=", b">=", b"<>", b"+", b"-", b"*", b"/", b"%", b"^"})
 BEFORE_OPERAND = frozenset(
@@ -76,9 +85,9 @@ class Reading(NamedTuple):
 
 def read(text: str) -> Reading:
     """The reading of one canonical statement. Raises Unreadable where sqlglot fails or sees several statements."""
-    for mark, clause in CLAUSES:
+    for mark, clause, kept in CLAUSES:
         if mark in text:
-            text = clause.sub("", text)
+            text = clause.sub(kept, text)
     if text.startswith("CREATE"):
         text = VIEW_OPTIONS.sub(r"\1", text)
     if text.count("[") > FEW_BRACKETS:
@@ -103,7 +112,7 @@ def _count_brackets(text: str) -> None:
     depth = work = 0
     for token in native.scan(text):
         depth += (token.token == OPENING) - (token.token == CLOSING)
-        work += 1 << depth if token.token == OPENING else 0
+        work += 8 ** max(1, depth - 1) if token.token == OPENING else 0
         if work > MAX_BRACKET_WORK:
             raise Unreadable(Trouble.TOO_DEEP, "arrays that nest too deep for the second reader")
 

@@ -77,8 +77,10 @@ class PostgresConditions:
                 return self._boolean(body, scope, negated)
             case "A_Expr":
                 return self._comparison(body, scope, negated)
-            case "ColumnRef" | "FuncCall":
+            case "ColumnRef" | "FuncCall" | "XmlExpr":
                 return bool(self.columns(node, scope).target)
+            case "JsonIsPredicate":
+                return bool(self.columns(body["expr"], scope).target)
             case "NullTest":
                 return self._null_test(body, scope)
             case "BooleanTest":

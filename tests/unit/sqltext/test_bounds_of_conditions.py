@@ -75,6 +75,10 @@ email collate "C" = 'x'
 tags[1] = 'x'
 id = 5 is not false
 xmin = '5' and id = 1
+payload is json
+payload is not json object
+note is document
+(a, b) overlaps ($1, $2)
 current of c
 """.strip().splitlines()
 

@@ -21,6 +21,9 @@ explain (analyze, costs off) update t set a = 1 where id = 1
 declare c cursor for select * from t for update
 copy (delete from t where id = 1 returning *) to stdout
 copy t (a, b) from stdin with (format csv)
+copy t (a, b) from stdin with (format csv, delimiter ';') where a > 1 and b = 'x'
+delete from t where a = 1 returning with (old as o, new as n) o.a, n.b
+update t set a = 1 where id = 1 returning old.a, new.a
 create table u as with g as (delete from t where id = 1 returning *) select * from g
 with a as (insert into t values (1) returning id), b as (update u set x = 1 where id = 2) delete from v where id = 3
 create temp table scratch (id integer) on commit drop
