@@ -7,7 +7,7 @@ is kept can have changed; and the database is cloned anew only when it is no lon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -41,6 +41,13 @@ class Arena:
         errors = send(self.shield.dsn(case["access"], tls=self.shield.server.tls and not _is_raw(case)), case["steps"])
         self.fixture.quiet(but=reader.info.backend_pid)
         return self._losses(reader), errors
+
+    def losses_of(self, attack: Callable[[], object]) -> list[str]:
+        """What is lost by whatever `attack` does through the shield."""
+        reader = self._fresh()
+        attack()
+        self.fixture.quiet(but=reader.info.backend_pid)
+        return self._losses(reader)
 
     def close(self) -> None:
         """The next case gets a fresh clone."""
