@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
 
 from dbshield.model import Operation
 from dbshield.sqltext import native
@@ -49,12 +50,13 @@ OPERATOR_TOKEN = 265
 KEPT_OPERATORS = frozenset({b"||", b"->", b"->>", b"~", b"~*", b"!~", b"!~*"})
 """Operators that the conditions look at, or that every version of sqlglot reads."""
 
-OPENING, CLOSING = ord("["), ord("]")
-FEW_BRACKETS = 7
+OPENING = frozenset({TokenType.L_PAREN, TokenType.L_BRACKET})
+CLOSING = frozenset({TokenType.R_PAREN, TokenType.R_BRACKET})
+FEW_TOKENS = 30
 MAX_BRACKET_WORK = 60_000
-"""sqlglot reads what stands in square brackets twice, and some functions and parentheses in them twice again: 8**n times for n in
-each other was seen. So each counts that from the second on, and the sum is bounded; a few cannot reach it. Six fit, which is how
-many dimensions an array of PostgreSQL has at most (MAXDIM)."""
+"""sqlglot reads what stands in square brackets, or in parentheses behind the name of a type (`json(`), twice or more often: 8**n
+times for n in each other was seen. So each counts that from the second on, and the sum is bounded; what is shorter than
+FEW_TOKENS cannot reach it. Six fit, which is how many dimensions an array of PostgreSQL has at most (MAXDIM)."""
 
 NO_OPERAND = frozenset({b"(", b"[", b",", b"=", b"<", b">", b"<=", b">=", b"<>", b"+", b"-", b"*", b"/", b"%", b"^"})
 BEFORE_OPERAND = frozenset(
@@ -90,8 +92,6 @@ def read(text: str) -> Reading:
             text = clause.sub(kept, text)
     if text.startswith("CREATE"):
         text = VIEW_OPTIONS.sub(r"\1", text)
-    if text.count("[") > FEW_BRACKETS:
-        _count_brackets(text)
     try:
         trees = _parse(text)
     except FAILURES:
@@ -108,13 +108,22 @@ def read(text: str) -> Reading:
     )
 
 
-def _count_brackets(text: str) -> None:
-    depth = work = 0
-    for token in native.scan(text):
-        depth += (token.token == OPENING) - (token.token == CLOSING)
-        work += 8 ** max(1, depth - 1) if token.token == OPENING else 0
-        if work > MAX_BRACKET_WORK:
-            raise Unreadable(Trouble.TOO_DEEP, "arrays that nest too deep for the second reader")
+def _count_brackets(tokens: list[Token], types: Container[TokenType]) -> None:
+    work = depth = 0
+    costly: list[bool] = []
+    before = TokenType.SEMICOLON
+    for token in tokens:
+        kind = token.token_type
+        if kind in OPENING:
+            costly.append(kind is TokenType.L_BRACKET or before in types)
+            if costly[-1]:
+                depth += 1
+                work += 8 ** max(1, depth - 1)
+                if work > MAX_BRACKET_WORK:
+                    raise Unreadable(Trouble.TOO_DEEP, "arrays or types that nest too deep for the second reader")
+        elif kind in CLOSING and costly:
+            depth -= costly.pop()
+        before = kind
 
 
 class _Sqlglot:
@@ -129,7 +138,10 @@ class _Sqlglot:
 
     def parse(self, text: str) -> list[exp.Expr]:
         try:
-            trees = self.parser.parse(self.tokenizer.tokenize(text), text)
+            tokens = self.tokenizer.tokenize(text)
+            if len(tokens) > FEW_TOKENS:
+                _count_brackets(tokens, self.parser.TYPE_TOKENS)
+            trees = self.parser.parse(tokens, text)
         except BaseException:
             self.renew()
             raise
