@@ -198,7 +198,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "tabs": _gaps("\t\t"),
     "newlines": _gaps("\n"),
     "carriage-returns": _gaps("\r\n"),
-    "form-feeds": _gaps(" \f\v "),
+    "form-feeds": _gaps(" \f\f "),
     "padded": _around("\n\t ;; ", " ;\n ;\f"),
     "space-everywhere": _gaps("  \n", everywhere=True),
     "comments": _gaps("/**/", everywhere=True),
