@@ -1,6 +1,6 @@
 """Every case in other words and by other roads (support/mutations.py), live: attacks still destroy nothing, harmless work passes.
 
-A deterministic sample of attacks.jsonl and harmless.jsonl runs with `make test`; every case in every way runs with `make test-long`.
+A deterministic sample of attacks.jsonl and harmless.jsonl runs with `make test`, every case in every way with `make test-long`.
 """
 
 from __future__ import annotations
