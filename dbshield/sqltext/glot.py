@@ -198,16 +198,17 @@ def _destroys(tree: exp.Expr) -> bool:
     return any(isinstance(action, (exp.Drop, exp.AlterRename, exp.RenameColumn)) for action in tree.args.get("actions") or ())
 
 
-WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
+WRITES = frozenset({exp.Insert, exp.Update, exp.Delete, exp.Merge})
 
 
 def _written(tree: exp.Expr) -> Iterator[Written]:
     queries: dict[str, tuple[exp.Expr, ...]] = {}
     writes: list[exp.Expr] = []
     for node in tree.walk():
-        if isinstance(node, WRITES):
+        kind = type(node)
+        if kind in WRITES:
             writes.append(node)
-        elif isinstance(node, exp.CTE):
+        elif kind is exp.CTE:
             queries[node.alias] = (*queries.get(node.alias, ()), node.this)
     conditions = GlotConditions(queries)
     for node in writes:

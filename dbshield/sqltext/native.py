@@ -92,8 +92,8 @@ def parse_protobuf(text: bytes) -> bytes:
 
 def deparse(tree: bytes) -> bytes:
     """The text that PostgreSQL's grammar prints from a tree of `parse_protobuf`."""
-    buffer = ctypes.create_string_buffer(tree, len(tree))
-    result = lib.pg_query_deparse_protobuf(PgQueryProtobuf(len(tree), ctypes.cast(buffer, ctypes.c_void_p)))
+    # The library only reads it, and `tree` lives for as long as the call takes.
+    result = lib.pg_query_deparse_protobuf(PgQueryProtobuf(len(tree), ctypes.cast(ctypes.c_char_p(tree), ctypes.c_void_p)))
     try:
         if result.error:
             _raise(result.error)
