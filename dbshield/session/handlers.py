@@ -78,10 +78,11 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
         raise ProtocolError("a string in a Parse has no end")
     if data.startswith(OWN_NAME, pos + HEADER):
         return _own(relay)
-    judgement = relay._judge.judge(data[name_end + 1 : text_end])
+    text = data[name_end + 1 : text_end]
+    judgement = relay._judge.judge(text)
     if type(judgement.verdict) is not Allow and not (type(judgement.verdict) is Limit and relay.counting is not None):
         return relay.refuse(judgement, extended=True)
-    relay._statements.parsed(data[pos + HEADER : name_end][:NAME_BYTES], judgement)
+    relay._statements.parsed(data[pos + HEADER : name_end][:NAME_BYTES], judgement, text)
     return None
 
 

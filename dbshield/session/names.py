@@ -18,25 +18,30 @@ MAX_NAMES: Final = 10_000
 """Names of prepared statements that a session remembers; the oldest is forgotten, which costs only its text in the audit."""
 NAME_BYTES: Final = 63
 """Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
+TEXT_BYTES: Final = 4 << 10
+"""Longer texts are not kept: they are seldom prepared, and a session must not make memory grow with them."""
 
 
 class StatementNames(dict[bytes, Judgement]):
-    """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals."""
+    """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals, `texts` what
+    was parsed, where it is short enough to be judged again under another policy."""
 
-    __slots__ = ("bound", "doubtful", "fresh")
+    __slots__ = ("bound", "doubtful", "fresh", "texts")
 
     def __init__(self) -> None:
         super().__init__()
         self.fresh: set[bytes] = set()
         self.bound: set[bytes] = set()
         self.doubtful: set[bytes] = set()
+        self.texts: dict[bytes, bytes] = {}
 
-    def parsed(self, name: bytes, judgement: Judgement) -> None:
+    def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
         """A Parse gave a name to a statement."""
         known = self.get(name)
         if known is not None and known is not judgement:
             self.doubt(name, known)
         self[name] = judgement
+        self.texts[name] = text if len(text) <= TEXT_BYTES else b""
         self.fresh.add(name)
         if len(self) > MAX_NAMES:
             oldest = next(iter(self))
@@ -44,6 +49,7 @@ class StatementNames(dict[bytes, Judgement]):
 
     def closed(self, name: bytes) -> None:
         """A Close took a name back, if the server came to it."""
+        self.texts.pop(name, None)
         known = self.pop(name, None)
         if known is not None:
             self.doubt(name, known)

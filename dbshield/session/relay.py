@@ -380,12 +380,18 @@ class Relay:
         return self._judge
 
     def use(self, judge: TextJudge) -> None:
-        """Judge by `judge` from now on. A prepared statement that does more than read was judged by the old one; where the new
-        one does not confirm it, its client has to prepare it again, as when it is told that it does not exist."""
+        """Judge by `judge` from now on, the statements too that are prepared already. One whose text was too long to be kept must
+        be prepared again, unless the new judge confirms what the old one said."""
         before, self._judge = self._judge, judge
         if self.counting is not None:
             self.counting.counter.limits = Limits.of(judge.policy)
-        for name, judgement in self._statements.items():
+        names = self._statements
+        for name, judgement in names.items():
             reads = type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects)
-            if not reads and not judge.confirms(judgement, before):
-                self._statements[name] = STALE
+            if reads:
+                continue
+            text = names.texts.get(name)
+            if text:
+                names[name] = judge.judge(text)
+            elif not judge.confirms(judgement, before):
+                names[name] = STALE

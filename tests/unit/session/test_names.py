@@ -23,7 +23,7 @@ def names(*judgements: object) -> StatementNames:
     found = StatementNames()
     for judgement in judgements:
         assert judgement in (SELECT, DELETE)
-        found.parsed(Q, SELECT if judgement is SELECT else DELETE)
+        found.parsed(Q, SELECT if judgement is SELECT else DELETE, b"")
         found.settle()
     return found
 
@@ -43,21 +43,21 @@ def test_a_name_that_stood_for_a_write_is_not() -> None:
 
 def test_within_its_cycle_it_is_believed() -> None:
     found = names(DELETE)
-    found.parsed(Q, SELECT)
+    found.parsed(Q, SELECT, b"")
     assert found.believed(Q) is SELECT
 
 
 def test_a_close_may_have_been_skipped() -> None:
     found = names(DELETE)
     found.closed(Q)
-    found.parsed(Q, SELECT)
+    found.parsed(Q, SELECT, b"")
     found.settle()
     assert found.believed(Q) is None
 
 
 def test_a_name_is_cut_as_the_server_cuts_it() -> None:
     found = StatementNames()
-    found.parsed(b"n" * 63, SELECT)
+    found.parsed(b"n" * 63, SELECT, b"")
     found.settle()
     assert found.believed(b"n" * 64) is SELECT
     found.prepared(["é" * 40])
@@ -73,7 +73,7 @@ def test_what_sql_prepares_is_doubtful() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     found = StatementNames()
     for number in range(MAX_NAMES + 5):
-        found.parsed(b"%d" % number, SELECT)
+        found.parsed(b"%d" % number, SELECT, b"")
     assert len(found) == MAX_NAMES
     with pytest.raises(Refused):
         found.prepared(map(str, range(MAX_NAMES + 1)))
