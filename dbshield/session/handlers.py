@@ -118,7 +118,8 @@ def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay._unsynced = False
-    relay._statements.settle()
+    if relay._statements.fresh or relay._statements.bound:
+        relay._statements.settle()
     relay._cycles.append(SYNC)
     return None
 

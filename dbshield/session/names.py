@@ -38,14 +38,15 @@ class StatementNames(dict[bytes, Judgement]):
     def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
         """A Parse gave a name to a statement."""
         known = self.get(name)
-        if known is not None and known is not judgement:
-            self.doubt(name, known)
-        self[name] = judgement
         self.texts[name] = text if len(text) <= TEXT_BYTES else b""
-        self.fresh.add(name)
-        if len(self) > MAX_NAMES:
-            oldest = next(iter(self))
-            self.closed(oldest)
+        if known is not judgement:
+            if known is not None:
+                self.doubt(name, known)
+            self[name] = judgement
+            if len(self) > MAX_NAMES:
+                self.closed(next(iter(self)))
+        if self.doubtful:  # while no name is doubtful, none need be told from it
+            self.fresh.add(name)
 
     def closed(self, name: bytes) -> None:
         """A Close took a name back, if the server came to it."""
