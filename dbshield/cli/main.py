@@ -64,6 +64,7 @@ COMMANDS = (
         attribute="app",
         summary="List, freeze and thaw protected databases.",
     ),
+    Command(name="doctor", module="dbshield.cli.doctor", attribute="doctor", summary="Say what is wrong with the databases."),
     Command(name="config", module="dbshield.cli.config", attribute="app", summary="Check and show the configuration."),
 )
 

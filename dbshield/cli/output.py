@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-STYLES: Mapping[str, str] = {"allow": "green", "limit": "yellow", "hold": "bold magenta", "deny": "bold red", "no": "bold red"}
+STYLES: Mapping[str, str] = {
+    "allow": "green",
+    "limit": "yellow",
+    "hold": "bold magenta",
+    "deny": "bold red",
+    "no": "bold red",
+    "critical": "bold red",
+    "warning": "yellow",
+    "not looked": "bold magenta",
+}
 """How words look on a terminal where they fill a cell or begin a headline."""
 
 

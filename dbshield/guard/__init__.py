@@ -1,0 +1,1 @@
+"""The guard inside a protected database, and the doctor that looks at one."""
