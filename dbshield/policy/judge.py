@@ -167,6 +167,12 @@ class Judge:
             self.hits += 1
             return found
         shape: bytes | None = None
+        quick = normal.quick_shape(text)
+        if quick is not None:
+            found = self._shapes.get(quick)
+            if found is not None:
+                self.hits += 1
+                return found
         try:
             self._check_length(text)
             normal.check_characters(text)
@@ -180,6 +186,8 @@ class Judge:
                     self.hits += 1
                     if shape == text:  # no constants in it, so it comes again; a text with new ones each time would push it out
                         self._keep(text, found)
+                    elif quick is not None:
+                        self._shapes.put(quick, found)
                     return found
             self.misses += 1
             judgement = self._final(self._read(text, shape))
@@ -192,6 +200,8 @@ class Judge:
             judgement = self._unreadable(Unreadable(Trouble.READER_FAILED, type(error).__name__), text)
         if shape is not None and judgement.shape_only:
             self._shapes.put(shape, judgement)
+            if quick is not None:
+                self._shapes.put(quick, judgement)
         self._keep(text, judgement)
         return judgement
 

@@ -96,6 +96,31 @@ def shape(text: bytes) -> bytes | None:
     return native.normalise(without_comments(text))
 
 
+QUICK_BYTES = 2 << 10
+"""Longer texts have no quick shape."""
+
+_PLAIN = re.compile(
+    rb"(?:[A-Za-z_][A-Za-z0-9_]*+|[ \t\n.,=<>()*+;:\[\]%!]|-(?!-)"
+    rb"|(?<![A-Za-z0-9_.])[0-9]++(?![A-Za-z0-9_.])|(?<![A-Za-z0-9_'])'[ -&(-\[\]-~]*+'(?!'))*+"
+)
+"""A text in which what a constant is can be told without a lexer: words, whole numbers, strings of ASCII without a backslash, and
+signs that begin no comment, no quoted name, no dollar quote and no escape. A prefix before a string (`E''`) does not match."""
+
+_STRING, _NUMBER = re.compile(rb"'[^']*'"), re.compile(rb"(?<![A-Za-z0-9_])[0-9]+")
+
+
+def quick_shape(text: bytes) -> bytes | None:
+    """A key for plain texts that costs half of what `shape` does; None where the text is not plain, or has no constant.
+
+    Two texts with one key have the same bytes between the same kinds of constants. As nothing else in them can change what a
+    quote or a digit means, they have the same tokens but for the constants' values. No such key is the shape of another text.
+    """
+    if len(text) > QUICK_BYTES or _PLAIN.fullmatch(text) is None:
+        return None
+    blanked = _NUMBER.sub(b"0", _STRING.sub(b"''", text))
+    return None if blanked == text else b"\0" + blanked
+
+
 def redacted(text: bytes) -> str:
     """`text` with every constant blanked and without comments, whatever statement it is; empty where it cannot be told."""
     try:

@@ -16,7 +16,7 @@ from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.sqltext import native
-from dbshield.sqltext.normal import CONSTANT_TOKENS, shape, without_comments
+from dbshield.sqltext.normal import CONSTANT_TOKENS, quick_shape, shape, without_comments
 
 FUZZING = bool(os.environ.get("DBSHIELD_FUZZ"))
 EXAMPLES = 5_000 if FUZZING else 150
@@ -181,3 +181,60 @@ def test_property_texts_with_one_key_have_the_same_tokens(pieces: list[str], dat
         if key is not None:
             blanked = without_signs(tokens(text.encode()))
             assert keys.setdefault(key, blanked) == blanked
+
+
+HOSTILE = st.sampled_from(
+    ["1", "2", "'x'", "'y z'", "'1'", "'--'", "'/*'", "'$$'", "''", "'", '"', "\\", "$", "$$", "$a$", "E", "e", "u&", "n", "b",
+     "_", "a", ".", "-", "--", "/", "*", "/*", "*/", "\n", "\t", "\f", "\x0b", " ", ";", ":", "&", "|", "@", "#", "?", "é", "\0",
+     "x", "0x", "e5", "(", ")"]
+)  # fmt: skip
+
+
+@BUDGET
+@given(pieces=st.lists(HOSTILE, max_size=12), data=st.data())
+def test_property_a_quick_shape_hides_nothing_but_the_values_of_constants(pieces: list[str], data: st.DataObject) -> None:
+    """Whatever stands around the constants: where two texts share a quick shape, the lexer sees the same tokens in both."""
+    numbers, strings = st.sampled_from(["1", "23", "00"]), st.sampled_from(["'x'", "'--'", "'/* 1'", "'$$'", "' 7 '", "''"])
+    swaps = {"1": numbers, "2": numbers, "'x'": strings, "'y z'": strings, "'--'": strings, "''": strings}
+    keys: dict[bytes, list[tuple[int, bytes]]] = {}
+    for _ in range(4):
+        text = "".join(data.draw(swaps[piece]) if piece in swaps else piece for piece in pieces).encode()
+        key = quick_shape(text)
+        if key is not None:
+            found = [
+                (-1, b"") if token.token in CONSTANT_TOKENS else (token.token, text[token.start : token.end])
+                for token in native.scan(text.decode())
+            ]
+            assert keys.setdefault(key, found) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "E'a'",
+        "'a''b'",
+        "'a\\'",
+        "1.5",
+        "1e5",
+        "a--b",
+        "/* */",
+        "U&'x'",
+        "x'1'",
+        '"a"',
+        "1a",
+        "$1",
+        "$$x$$",
+        "'é'",
+        "é",
+        "'a",
+        "0x1F",
+        "1_000",
+    ],
+)
+def test_what_has_no_quick_shape(text: str) -> None:
+    assert quick_shape(f"select {text}".encode()) is None
+
+
+def test_plain_texts_share_a_quick_shape() -> None:
+    one, two = (b"select a from t where id = %d and s = '%s' -1" % values for values in ((1, b"x"), (4711, b"it is; -- 7")))
+    assert quick_shape(one) == quick_shape(two) == b"\0select a from t where id = 0 and s = '' -0"
