@@ -1,0 +1,99 @@
+-- The row guard and the truncate guard.
+--
+-- The server counts by itself what a transaction does to each table, however it is reached: by a cascade, a loop, a function, a
+-- partition, MERGE or an upsert. A trigger behind each statement adds up what the server has counted. It then asks for the counts
+-- to be handed in when the transaction is over, so that the next one begins at zero; until then they only grow, also over
+-- ROLLBACK TO SAVEPOINT and over the transactions that one message holds. Nothing of it is within an agent's reach.
+create or replace function dbshield.count_rows() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    allowed bigint;
+    changed bigint;
+begin
+    if not dbshield.is_agent() then
+        return null;
+    end if;
+    perform pg_stat_force_next_flush();
+    if not current_setting('track_counts')::boolean then
+        perform dbshield.refuse('change rows that the server does not count', 'track_counts has to be on.');
+    end if;
+    select coalesce((select max_rows from dbshield.limits where role_name = session_user), 100) into allowed;
+    select coalesce(sum(pg_stat_get_xact_tuples_updated(c.oid) + pg_stat_get_xact_tuples_deleted(c.oid)), 0) into changed
+    from pg_class as c
+    where c.oid >= 16384 and c.relkind = 'r' and c.relpersistence <> 't' and c.relnamespace <> 'dbshield'::regnamespace;
+    if changed > allowed then
+        perform dbshield.refuse(
+            format('change %s rows in one transaction, its limit is %s', changed, allowed),
+            'Change fewer rows in one transaction, or ask a human.'
+        );
+    end if;
+    return null;
+end
+$$;
+revoke all on function dbshield.count_rows() from public;
+
+create or replace function dbshield.refuse_truncate() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if dbshield.is_agent() then
+        perform dbshield.refuse(
+            format('truncate %I.%I', tg_table_schema, tg_table_name),
+            'Delete a bounded number of rows, or ask a human.'
+        );
+    end if;
+    return null;
+end
+$$;
+revoke all on function dbshield.refuse_truncate() from public;
+
+-- Puts both triggers on a table; also those that somebody changed are as they should be afterwards. Runs with the rights of who
+-- calls it. A session with session_replication_role = replica is guarded as well (ENABLE ALWAYS).
+create or replace function dbshield.guard_table(relation regclass) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    condition constant text := $w$when (pg_has_role(session_user, to_regrole('dbshield_agents'), 'member'))$w$;
+begin
+    insert into dbshield.working values (pg_backend_pid());
+    execute format(
+        'create or replace trigger dbshield_rows after update or delete on %s for each statement %s'
+        ' execute function dbshield.count_rows()', relation, condition
+    );
+    execute format('alter table %s enable always trigger dbshield_rows', relation);
+    execute format(
+        'create or replace trigger dbshield_truncate before truncate on %s for each statement %s'
+        ' execute function dbshield.refuse_truncate()', relation, condition
+    );
+    execute format('alter table %s enable always trigger dbshield_truncate', relation);
+    delete from dbshield.working where backend = pg_backend_pid();
+end
+$$;
+revoke all on function dbshield.guard_table(regclass) from public;
+
+-- The tables that should be guarded and are not as they should be; all of them, or this one if it is one of them.
+create or replace function dbshield.unguarded(this oid default null) returns setof regclass
+    language sql stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select c.oid::regclass
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where (this is null or c.oid = this) and c.relkind in ('r', 'p') and c.relpersistence <> 't' and dbshield.is_protected(n.nspname)
+        and (
+            select count(*) from pg_trigger as t
+            where t.tgrelid = c.oid and t.tgenabled = 'A' and t.tgnargs = 0 and t.tgattr = '' and not t.tgisinternal
+                and pg_get_triggerdef(t.oid) like '% WHEN (pg_has_role(SESSION_USER, (to_regrole(''dbshield_agents''::text))::oid,'
+                    ' ''member''::text)) EXECUTE FUNCTION dbshield.%'
+                and (t.tgname, t.tgfoid, t.tgtype) in (
+                    -- Behind a statement that updates (16) or deletes (8); before (2) one that truncates (32).
+                    ('dbshield_rows', 'dbshield.count_rows()'::regprocedure, 24),
+                    ('dbshield_truncate', 'dbshield.refuse_truncate()'::regprocedure, 34)
+                )
+        ) < 2
+    order by c.oid
+$$;
+revoke all on function dbshield.unguarded(oid) from public;

@@ -1,0 +1,229 @@
+-- What agents may do to the structure: add to it. The law is one sentence: whatever was there before an agent's statement is
+-- there, unchanged, behind it. ddl_command_start knows only the tag, so it lets a short list of tags pass, and for those that can
+-- take something away it remembers the structure; ddl_command_end compares; sql_drop and table_rewrite refuse what they see.
+
+-- The structure as a list of facts, one text each, written so that adding something removes none. Rows and what only tunes a
+-- table (statistics targets, storage, fill factor, tablespace) are no facts.
+create or replace function dbshield.facts() returns setof text
+    language sql stable security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+    with temporary as materialized (select oid from pg_namespace where nspname ~ '^pg_(toast_)?temp'),
+    relation as materialized (
+        select c.*, c.oid::regclass::text as name from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+        where c.oid >= 16384 and c.relpersistence <> 't' and n.nspname !~ '^pg_' and c.relkind in ('r', 'p', 'f', 'v', 'm', 'S', 'c', 'i', 'I')
+    )
+    select concat_ws(' ', 'relation', name, oid, relkind, relowner, relpersistence, relreplident, reloftype, relacl::text,
+        case relkind when 'r' then relam when 'p' then relam end,
+        -- RESTART gives a sequence a new file.
+        case relkind when 'S' then relfilenode end, case relkind when 'v' then reloptions::text end)
+    from relation where relkind not in ('i', 'I')
+    union all
+    select format('index %s of %s (%s) %s', i.indexrelid, i.indrelid::regclass, i.indkey, i.indisunique)
+    from pg_index as i join relation as r on r.oid = i.indexrelid
+    union all
+    select format('%s of %s', word, name)
+    from relation, lateral (values
+        ('row security', relrowsecurity), ('forced row security', relforcerowsecurity), ('content', relkind = 'm' and relispopulated)
+    ) as flag (word, is_set)
+    where is_set
+    union all
+    select format('column %s.%s: %s %s %s %s %s', r.name, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod), a.attgenerated,
+        a.attcollation, a.attacl)
+    from pg_attribute as a join relation as r on r.oid = a.attrelid
+    where r.relkind not in ('i', 'I') and a.attnum > 0 and not a.attisdropped
+    union all
+    select format('not null of %s.%s', r.name, a.attname)
+    from pg_attribute as a join relation as r on r.oid = a.attrelid
+    where r.relkind not in ('i', 'I') and a.attnum > 0 and a.attnotnull and not a.attisdropped
+    union all
+    select format('identity of %s.%s: %s', r.name, a.attname, a.attidentity)
+    from pg_attribute as a join relation as r on r.oid = a.attrelid
+    where r.relkind not in ('i', 'I') and a.attnum > 0 and a.attidentity <> '' and not a.attisdropped
+    union all
+    select format('default of %s.%s: %s', r.name, d.adnum, pg_get_expr(d.adbin, d.adrelid))
+    from pg_attrdef as d join relation as r on r.oid = d.adrelid
+    union all
+    select format('constraint %s of %s %s: %s', c.conname, c.conrelid::regclass, c.contypid::regtype,
+        replace(pg_get_constraintdef(c.oid), ' NOT VALID', ''))
+    from pg_constraint as c where c.oid >= 16384 and c.contype <> 't' and c.connamespace not in (select oid from temporary)
+    union all
+    select format('validity of constraint %s of %s', c.conname, c.conrelid::regclass)
+    from pg_constraint as c
+    where c.oid >= 16384 and c.convalidated and c.connamespace not in (select oid from temporary)
+    union all
+    select format('trigger %s on %s: %s %s %s %s', t.tgname, r.name, t.tgfoid, t.tgtype, t.tgenabled, md5(t.tgqual))
+    from pg_trigger as t join relation as r on r.oid = t.tgrelid
+    union all
+    select format('policy %s on %s: %s %s %s %s %s', p.polname, r.name, p.polcmd, p.polpermissive, p.polroles,
+        pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
+    from pg_policy as p join relation as r on r.oid = p.polrelid
+    union all
+    select format('parents of %s: %s %s', name,
+        array(select (i.inhparent, i.inhdetachpending)::text from pg_inherits as i where i.inhrelid = r.oid order by i.inhseqno),
+        pg_get_expr(relpartbound, oid))
+    from relation as r where relkind in ('r', 'p', 'f')
+    union all
+    select format('definition %s of %s: %s', w.rulename, r.name, md5(concat(w.ev_type, w.ev_enabled, w.is_instead, w.ev_qual, w.ev_action)))
+    from pg_rewrite as w join relation as r on r.oid = w.ev_class
+    union all
+    select format('function %s: %s', p.oid::regprocedure, md5(concat_ws(' ', p.proowner, p.prolang, p.procost, p.provariadic,
+        p.prokind, p.prosecdef, p.proleakproof, p.proisstrict, p.proretset, p.provolatile, p.proparallel, p.prorettype,
+        p.proargnames::text, p.proargdefaults, p.prosrc, p.probin, p.prosqlbody, p.proconfig::text, p.proacl::text)))
+    from pg_proc as p where p.oid >= 16384 and p.pronamespace not in (select oid from temporary)
+    union all
+    select format('type %s: %s', t.oid::regtype,
+        concat_ws(' ', t.typowner, t.typtype, t.typnotnull, t.typbasetype, t.typtypmod, t.typcollation, t.typdefault, t.typacl::text))
+    from pg_type as t
+    where t.oid >= 16384 and t.typtype in ('d', 'e', 'r', 'b') and t.typelem = 0 and t.typnamespace not in (select oid from temporary)
+    union all
+    select format('value %s of %s', e.enumlabel, e.enumtypid::regtype)
+    from pg_enum as e join pg_type as t on t.oid = e.enumtypid
+    where e.oid >= 16384 and t.typnamespace not in (select oid from temporary)
+    union all
+    select format('sequence %s: %s', r.name, concat_ws(' ', s.seqtypid, s.seqstart, s.seqincrement, s.seqmax, s.seqmin, s.seqcycle))
+    from pg_sequence as s join relation as r on r.oid = s.seqrelid
+    union all
+    select format('owner of sequence %s: %s.%s', r.name, d.refobjid::regclass, d.refobjsubid)
+    from pg_depend as d join relation as r on r.oid = d.objid
+    where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and r.relkind = 'S' and d.deptype in ('a', 'i')
+    union all
+    select format('schema %I: %s %s', nspname, nspowner, nspacl) from pg_namespace where nspname !~ '^pg_'
+$$;
+revoke all on function dbshield.facts() from public;
+
+-- The tags that can take something away beside what they add.
+create or replace function dbshield.is_compared(tag text) returns boolean
+    language sql immutable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select tag in (
+        'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE VIEW', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE SCHEMA',
+        'CREATE EXTENSION', 'CREATE POLICY', 'REFRESH MATERIALIZED VIEW'
+    )
+$$;
+revoke all on function dbshield.is_compared(text) from public;
+
+-- ddl_command_start. It writes for no command that may run CONCURRENTLY: those come in several transactions.
+create or replace function dbshield.ddl_start() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not dbshield.is_agent() then
+        return;
+    end if;
+    if exists (select from dbshield.working where backend = pg_backend_pid()) then
+        return;
+    end if;
+    if not dbshield.is_compared(tg_tag) and tg_tag not in (
+        -- These only add.
+        'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE MATERIALIZED VIEW', 'CREATE SEQUENCE', 'CREATE TYPE',
+        'CREATE DOMAIN', 'CREATE STATISTICS', 'COMMENT',
+        -- Judged by what goes: sql_drop lets temporary objects go.
+        'DROP TABLE', 'DROP VIEW', 'DROP SEQUENCE', 'DROP FUNCTION', 'DROP PROCEDURE', 'DROP TYPE', 'DROP DOMAIN'
+    ) then
+        perform dbshield.refuse(format('run %s', tg_tag), 'Ask a human to run it.');
+    end if;
+    -- DETACH PARTITION CONCURRENTLY commits halfway. It runs only as a statement of its own, so its word stands in the text.
+    -- (REFRESH MATERIALIZED VIEW CONCURRENTLY alters a temporary table of its own.)
+    if tg_tag = 'ALTER TABLE' and current_query() ilike '%concurrently%'
+        and not exists (select from dbshield.changing where backend = pg_backend_pid()) then
+        perform dbshield.refuse('alter a table concurrently', 'Ask a human to run it.');
+    end if;
+    if dbshield.is_compared(tg_tag) then
+        -- A statement inside a statement is compared with what was there before the outer one.
+        insert into dbshield.changing as c (backend, depth, facts)
+        values (pg_backend_pid(), 1, array(select dbshield.facts()))
+        on conflict (backend) do update set depth = c.depth + 1;
+    end if;
+end
+$$;
+revoke all on function dbshield.ddl_start() from public;
+
+-- ddl_command_end.
+create or replace function dbshield.ddl_end() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lost text;
+    made record;
+begin
+    if not dbshield.is_agent() then
+        return;
+    end if;
+    if not dbshield.is_compared(tg_tag) or exists (select from dbshield.working where backend = pg_backend_pid()) then
+        return;
+    end if;
+    select min(fact) into lost from (
+        select unnest(facts) as fact from dbshield.changing where backend = pg_backend_pid()
+        except
+        select dbshield.facts()
+    ) as gone;
+    if lost is not null or not exists (select from dbshield.changing where backend = pg_backend_pid()) then
+        perform dbshield.refuse(
+            format('take away or change by %s: %s', tg_tag, coalesce(lost, 'something unknown')),
+            'Add beside what is there, or ask a human.'
+        );
+    end if;
+    for made in select * from pg_event_trigger_ddl_commands() loop
+        if made.object_type = 'extension' and not exists (
+            -- They only compute; none reads files, connects anywhere, or writes.
+            select from pg_extension where oid = made.objid and extname in (
+                'btree_gin', 'btree_gist', 'citext', 'cube', 'earthdistance', 'fuzzystrmatch', 'hstore', 'intarray', 'isn', 'ltree',
+                'pg_trgm', 'pgcrypto', 'plpgsql', 'seg', 'unaccent', 'uuid-ossp', 'vector'
+            )
+        ) then
+            perform dbshield.refuse(format('create the extension %s', made.object_identity), 'Ask a human to create it.');
+        elsif made.object_type = 'policy' and exists (
+            -- Another permissive policy shows the rows that the first one hides.
+            select from pg_policy as new join pg_policy as old on old.polrelid = new.polrelid and old.oid <> new.oid
+            where new.oid = made.objid
+        ) then
+            perform dbshield.refuse(format('add a policy beside another: %s', made.object_identity), 'Ask a human to create it.');
+        end if;
+    end loop;
+    update dbshield.changing set depth = depth - 1 where backend = pg_backend_pid();
+    delete from dbshield.changing where backend = pg_backend_pid() and depth = 0;
+end
+$$;
+revoke all on function dbshield.ddl_end() from public;
+
+-- sql_drop: DROP with everything that CASCADE takes, DROP COLUMN, DROP CONSTRAINT. What is temporary may go.
+create or replace function dbshield.dropped() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    gone record;
+begin
+    if not dbshield.is_agent() then
+        return;
+    end if;
+    for gone in
+        select object_type, object_identity from pg_event_trigger_dropped_objects()
+        -- Not every version marks the trigger or the default of a temporary table as temporary; no schema of a user begins with pg_.
+        where not is_temporary and coalesce(address_names[1], '') !~ '^pg_(toast_)?temp(_[0-9]+)?$'
+    loop
+        perform dbshield.refuse(format('drop the %s %s', gone.object_type, gone.object_identity), 'Ask a human to drop it.');
+    end loop;
+end
+$$;
+revoke all on function dbshield.dropped() from public;
+
+-- table_rewrite: 1 the table becomes unlogged, 4 the type of a column, 8 the access method. A new column whose default has to be
+-- computed for each row (2) overwrites nothing.
+create or replace function dbshield.rewritten() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if dbshield.is_agent() and pg_event_trigger_table_rewrite_reason() <> 2 and not exists (
+        select from pg_class where oid = pg_event_trigger_table_rewrite_oid() and relpersistence = 't'
+    ) then
+        perform dbshield.refuse(format('rewrite %s', pg_event_trigger_table_rewrite_oid()::regclass), 'Ask a human to run it.');
+    end if;
+end
+$$;
+revoke all on function dbshield.rewritten() from public;
