@@ -176,6 +176,10 @@ begin
             )
         ) then
             perform dbshield.refuse(format('create the extension %s', made.object_identity), 'Ask a human to create it.');
+        elsif made.object_type = 'schema' and not exists (
+            select from pg_namespace where oid = made.objid and nspowner = to_regrole(quote_ident(session_user))
+        ) then
+            perform dbshield.refuse('create a schema for another role', 'Create it for yourself, or ask a human.');
         elsif made.object_type = 'policy' and exists (
             -- Another permissive policy shows the rows that the first one hides.
             select from pg_policy as new join pg_policy as old on old.polrelid = new.polrelid and old.oid <> new.oid

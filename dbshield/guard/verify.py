@@ -25,7 +25,7 @@ _FUNCTION: Final = re.compile(
 )
 """How every function in sql/ is written."""
 
-_UNGUARDED: Final = """
+UNGUARDED: Final = """
     select c.oid::pg_catalog.regclass::text
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and c.relpersistence <> 't' and n.nspname not in ('dbshield', 'information_schema')
@@ -224,7 +224,7 @@ def _event_triggers(conn: Connection, server: Server) -> Iterator[Problem]:
 
 
 def _tables(conn: Connection, server: Server) -> Iterator[Problem]:
-    for (relation,) in conn.execute(_UNGUARDED.encode()).fetchall():
+    for (relation,) in conn.execute(UNGUARDED.encode()).fetchall():
         yield Problem(what=f"the table {relation} is not guarded, or its triggers were changed or disabled")
 
 
