@@ -13,7 +13,7 @@ as $$
         select c.*, c.oid::regclass::text as name from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
         where c.oid >= 16384 and c.relpersistence <> 't' and n.nspname !~ '^pg_' and c.relkind in ('r', 'p', 'f', 'v', 'm', 'S', 'c', 'i', 'I')
     )
-    select concat_ws(' ', 'relation', name, oid, relkind, relowner, relpersistence, relreplident, reloftype, relacl::text,
+    select concat_ws(' ', 'relation ' || name || ':', oid, relkind, relowner, relpersistence, relreplident, reloftype, relacl::text,
         case relkind when 'r' then relam when 'p' then relam end,
         -- RESTART gives a sequence a new file.
         case relkind when 'S' then relfilenode end, case relkind when 'v' then reloptions::text end)
@@ -163,7 +163,7 @@ begin
     ) as gone;
     if lost is not null or not exists (select from dbshield.changing where backend = pg_backend_pid()) then
         perform dbshield.refuse(
-            format('take away or change by %s: %s', tg_tag, coalesce(lost, 'something unknown')),
+            format('take away or change by %s: %s', tg_tag, coalesce(split_part(lost, ': ', 1), 'something unknown')),
             'Add beside what is there, or ask a human.'
         );
     end if;
