@@ -29,12 +29,14 @@ Logins = Mapping[str, Sequence[tuple[str, AccessLevel]]]
 def doctor(
     *,
     environment: AnyEnvironmentOption = None,
-    dsn_env: Annotated[
-        str, typer.Option("--dsn-env", metavar="VARIABLE", help="Variable with an administrator's connection string; needs -e.")
-    ] = "",
-    dsn_file: Annotated[
-        Path | None, typer.Option("--dsn-file", metavar="FILE", help="The same in a file, on one line; needs -e.")
+    dsn: Annotated[
+        str | None,
+        typer.Option("--dsn", metavar="DSN", help="Look as this administrator, without a password in it; needs -e."),
     ] = None,
+    password_env: Annotated[
+        str, typer.Option("--password-env", metavar="VARIABLE", help="Where the password for --dsn is.")
+    ] = "",
+    password_file: Annotated[Path | None, typer.Option("--password-file", metavar="FILE", help="The same in a file.")] = None,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -46,13 +48,13 @@ def doctor(
     \b
     Examples:
       dbshield doctor
-      dbshield doctor --environment production --dsn-env ADMIN_DSN --json
+      dbshield doctor -e production --dsn postgresql://postgres@db.example.com/shop --password-env ADMIN_PASSWORD --json
     """
     settings = read_settings(config)
     names = [environment] if environment is not None else list(settings.environments)
     if not names:
         raise ConfigError("there is no environment to look at", hint="Add [environments.NAME] to dbshield.toml.")
-    administrator = _administrator(environment, dsn_env, dsn_file)
+    administrator = _administrator(environment, dsn, password_env, password_file)
     logins, recorded = _known(settings)
     patients = [_patient(settings, name, administrator, logins, recorded) for name in names]
     examination = examine([patient for patient in patients if isinstance(patient, Patient)])
@@ -93,20 +95,23 @@ def _patient(
     )
 
 
-def _administrator(environment: str | None, variable: str, file: Path | None) -> str | None:
-    """The connection string that was named, password and all; never on the command line, where others see it."""
-    if not variable and file is None:
-        return None
+def _administrator(environment: str | None, dsn: str | None, variable: str, file: Path | None) -> str | None:
+    """The connection string that was named, with its password put in; on the command line others would see it."""
     if variable and file is not None:
-        raise ConfigError("--dsn-env and --dsn-file are both given", hint="Keep one.")
+        raise ConfigError("--password-env and --password-file are both given", hint="Keep one.")
+    if dsn is None:
+        if variable or file is not None:
+            raise ConfigError("a password was given without --dsn", hint="Give the connection string as well.")
+        return None
     if environment is None:
-        raise ConfigError("a connection string was given without --environment", hint="Say whose administrator it is.")
-    dsn = read_secret("--dsn-file" if file is not None else "--dsn-env", file=file, variable=variable) or ""
+        raise ConfigError("--dsn was given without --environment", hint="Say whose administrator it is.")
     try:
-        conninfo.parse(dsn)
+        written = conninfo.password(dsn)
     except ValueError as error:
-        raise ConfigError(f"the connection string {error}") from None
-    return dsn
+        raise ConfigError(f"--dsn {error}") from None
+    if written is not None:
+        raise ConfigError("--dsn has a password in it", hint="Take it out, and give it with --password-env or --password-file.")
+    return conninfo.with_password(dsn, read_secret("--password", file=file, variable=variable))
 
 
 def _known(settings: Config) -> tuple[Logins | None, Mapping[str, int]]:

@@ -50,9 +50,11 @@ _GROUPS = """
 """
 _GUARD = """
     select to_regclass('dbshield.installation') is not null, exists (
-        select from pg_event_trigger join pg_proc p on p.oid = evtfoid where p.pronamespace = to_regnamespace('dbshield')
+        select from pg_event_trigger join pg_proc p on p.oid = evtfoid
+        where p.pronamespace = to_regnamespace('dbshield') and p.proname <> 'catalogue_changed'
     )
 """
+"""catalogue_changed only tells proxies of changed functions (sql/catalogue_notify.sql); it guards nothing."""
 _INSTALLATION = "select environment, system_identifier::text from dbshield.installation"
 
 
@@ -156,7 +158,7 @@ class _Look:
                 "look.connect",
                 self._patient.environment,
                 f"no connection: {_reason(error)}",
-                mend="mend upstream and its password in dbshield.toml, or name an administrator by --dsn-env or --dsn-file",
+                mend="mend upstream and its password in dbshield.toml, or name an administrator by --dsn",
                 database=database or "",
             )
         )
@@ -259,7 +261,7 @@ class _Look:
 
     def _could_not(self, check: str, what: str, error: psycopg.Error, database: str = "") -> None:
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            mend = "look as an administrator: --dsn-env VARIABLE or --dsn-file FILE"
+            mend = "look as an administrator: --dsn DSN --password-env VARIABLE"
         else:
             mend = "look at the server's log"
         self._add(not_looked(check, self._patient.environment, f"{what} ({_reason(error)})", mend=mend, database=database))

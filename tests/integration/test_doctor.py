@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from psycopg import sql
+from support import servers
 from support.control import empty_database
 from support.servers import Server
 
@@ -18,6 +19,7 @@ from dbshield.cli.main import run
 from dbshield.config import conninfo
 from dbshield.guard.doctor import Finding, Scope, Severity
 from dbshield.guard.doctor_look import CHECKS, Examination, Patient, examine
+from dbshield.guard.install import Options, install, uninstall
 from dbshield.model import AccessLevel, Upstream
 
 DATABASE = "postgres"
@@ -274,6 +276,34 @@ def role18(server18: Server) -> Iterator[str]:
         admin.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
 
 
+@pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
+def guarded_server(request: pytest.FixtureRequest, worker_id: str) -> Server:
+    """A server of its own: the guard's roles belong to the whole cluster."""
+    return servers.start(request.param, f"doctor-{worker_id}-{request.param}")
+
+
+def test_a_guarded_database_is_left_with_what_the_guard_does_not_close(guarded_server: Server) -> None:
+    """Members of the guard's group are agents; the guard itself gives no reason for a finding."""
+    guarded_server.clone("examined")
+    with guarded_server.connect("examined") as admin:
+        admin.execute((Path(__file__).parents[2] / "sql" / "catalogue_notify.sql").read_bytes())
+        asked = replace(patient(guarded_server, "examined", "agent_read", AccessLevel.READ), logins=None)
+        unguarded = examine([asked])
+        install(admin, Options(environment="shop"))
+        admin.execute("grant dbshield_agents to agent_read, agent_write")
+        examination = examine([asked])
+        elsewhere = examine([replace(asked, environment="production")])
+        admin.execute("alter event trigger dbshield_dropped enable")
+        weakened = examine([asked])
+        uninstall(admin)
+    assert about(unguarded, "guard.missing")
+    assert not {finding.check for finding in examination.findings if finding.check.startswith(("guard.", "environments."))}
+    assert not [subject for finding in examination.findings for subject in finding.subjects if " dbshield." in subject]
+    assert any("agent_write" in subject for finding in examination.findings for subject in finding.subjects)
+    assert about(elsewhere, "environments.recorded-name")[0].subjects == ("shop",)
+    assert about(weakened, "guard.disabled")[0].mends == ("alter event trigger dbshield_dropped enable always",)
+
+
 CommandLine = Callable[..., tuple[int, str, str]]
 
 
@@ -285,7 +315,6 @@ def cli(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("READER_PASSWORD", server18.passwords["read"])
-    monkeypatch.setenv("ADMIN_DSN", server18.dsn("seeded_tmpl"))
     server = server18.cluster
     with empty_database(server18) as control:
         (tmp_path / "dbshield.toml").write_text(
@@ -322,8 +351,8 @@ def test_the_command_shows_the_worst_first_and_no_password(cli: CommandLine, ser
     assert server18.passwords["read"] not in out + err
 
 
-def test_the_command_as_an_administrator_in_json(cli: CommandLine) -> None:
-    code, out, _ = cli("doctor", "-e", "staging", "--dsn-env", "ADMIN_DSN", "--json")
+def test_the_command_as_an_administrator_in_json(cli: CommandLine, server18: Server) -> None:
+    code, out, _ = cli("doctor", "-e", "staging", "--dsn", server18.dsn("seeded_tmpl"), "--json")
     told = json.loads(out)
     assert list(told) == ["environments", "unreached", "answered", "counts", "findings"]
     assert told["counts"]["not looked"] == 0
@@ -333,8 +362,9 @@ def test_the_command_as_an_administrator_in_json(cli: CommandLine) -> None:
 
 
 def test_no_verdict_where_no_server_answers(cli: CommandLine, tmp_path: Path) -> None:
-    (tmp_path / "dsn").write_text("host=127.0.0.1 port=1 dbname=shop user=admin password=secret\n", encoding="utf-8")
-    code, out, err = cli("doctor", "-e", "staging", "--dsn-file", str(tmp_path / "dsn"), "--json")
+    (tmp_path / "password").write_text("secret\n", encoding="utf-8")
+    dsn = "host=127.0.0.1 port=1 dbname=shop user=admin"
+    code, out, err = cli("doctor", "-e", "staging", "--dsn", dsn, "--password-file", str(tmp_path / "password"), "--json")
     assert code == 2
     assert json.loads(out)["unreached"] == ["staging"]
     assert "secret" not in out + err
@@ -354,19 +384,17 @@ def test_a_password_that_is_not_there_is_said_and_the_others_are_looked_at(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--dsn-env", "ADMIN_DSN"), "without --environment"),
-        (("-e", "staging", "--dsn-env", "NOT_THERE"), "NOT_THERE is not set"),
-        (("-e", "staging", "--dsn-env", "ADMIN_DSN", "--dsn-file", "x"), "both given"),
-        (
-            (
-                "-e",
-                "stagign",
-            ),
-            'Did you mean "staging"?',
-        ),
+        ("--dsn dbname=x", "without --environment"),
+        ("-e staging --password-env X", "without --dsn"),
+        ("-e staging --dsn dbname=x --password-env NOT_THERE", "NOT_THERE is not set"),
+        ("-e staging --dsn dbname=x --password-env X --password-file x", "both given"),
+        ("-e staging --dsn password=topsecret", "has a password in it"),
+        ("-e staging --dsn topsecret", "libpq can read"),
+        ("-e stagign", 'Did you mean "staging"?'),
     ],
 )
-def test_wrong_usage_is_said(cli: CommandLine, words: tuple[str, ...], said: str) -> None:
-    code, out, err = cli("doctor", *words)
+def test_wrong_usage_is_said(cli: CommandLine, words: str, said: str) -> None:
+    code, out, err = cli("doctor", *words.split())
     assert (code, out) == (2, "")
     assert said in err
+    assert "topsecret" not in err
