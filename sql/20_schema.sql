@@ -30,7 +30,8 @@ create table if not exists dbshield.addresses (
 create table if not exists dbshield.changing (
     backend integer primary key,
     depth integer not null,
-    facts text[] not null
+    facts text[] not null,
+    attached text[] not null
 );
 
 -- The sessions in which the guard itself is making triggers right now.

@@ -92,13 +92,27 @@ as $$
 $$;
 revoke all on function dbshield.facts() from public;
 
+-- The functions that other people's statements run because a default, a CHECK or a policy calls them, and that may write. An agent
+-- attaches none; those of extensions (uuid_generate_v4) may stay what they are.
+create or replace function dbshield.attached() returns setof text
+    language sql stable security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+    select format('%s calling %s', pg_describe_object(d.classid, d.objid, d.objsubid), p.oid::regprocedure)
+    from pg_depend as d join pg_proc as p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
+    where p.oid >= 16384 and p.provolatile = 'v'
+        and d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass)
+        and not exists (select from pg_depend as e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')
+$$;
+revoke all on function dbshield.attached() from public;
+
 -- The tags that can take something away beside what they add.
 create or replace function dbshield.is_compared(tag text) returns boolean
     language sql immutable
     set search_path = pg_catalog, pg_temp
 as $$
     select tag in (
-        'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE VIEW', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE SCHEMA',
+        'CREATE TABLE', 'CREATE DOMAIN', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE VIEW', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE SCHEMA',
         'CREATE EXTENSION', 'CREATE POLICY', 'REFRESH MATERIALIZED VIEW'
     )
 $$;
@@ -118,8 +132,8 @@ begin
     end if;
     if not dbshield.is_compared(tg_tag) and tg_tag not in (
         -- These only add.
-        'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE MATERIALIZED VIEW', 'CREATE SEQUENCE', 'CREATE TYPE',
-        'CREATE DOMAIN', 'CREATE STATISTICS', 'COMMENT',
+        'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE MATERIALIZED VIEW', 'CREATE SEQUENCE', 'CREATE TYPE',
+        'CREATE STATISTICS', 'COMMENT',
         -- Judged by what goes: sql_drop lets temporary objects go.
         'DROP TABLE', 'DROP VIEW', 'DROP SEQUENCE', 'DROP FUNCTION', 'DROP PROCEDURE', 'DROP TYPE', 'DROP DOMAIN'
     ) then
@@ -133,8 +147,8 @@ begin
     end if;
     if dbshield.is_compared(tg_tag) then
         -- A statement inside a statement is compared with what was there before the outer one.
-        insert into dbshield.changing as c (backend, depth, facts)
-        values (pg_backend_pid(), 1, array(select dbshield.facts()))
+        insert into dbshield.changing as c (backend, depth, facts, attached)
+        values (pg_backend_pid(), 1, array(select dbshield.facts()), array(select dbshield.attached()))
         on conflict (backend) do update set depth = c.depth + 1;
     end if;
 end
@@ -167,6 +181,16 @@ begin
             'Add beside what is there, or ask a human.'
         );
     end if;
+    select min(call) into lost from (
+        select dbshield.attached() as call
+        except
+        select unnest(attached) from dbshield.changing where backend = pg_backend_pid()
+    ) as new;
+    if lost is not null then
+        perform dbshield.refuse(
+            format('attach a function that may write: %s', lost), 'Use a function that is stable or immutable, or ask a human.'
+        );
+    end if;
     for made in select * from pg_event_trigger_ddl_commands() loop
         if made.object_type = 'extension' and not exists (
             -- They only compute; none reads files, connects anywhere, or writes.
@@ -176,6 +200,10 @@ begin
             )
         ) then
             perform dbshield.refuse(format('create the extension %s', made.object_identity), 'Ask a human to create it.');
+        elsif made.object_type in ('function', 'procedure', 'aggregate') and not made.in_extension and not exists (
+            select from pg_proc where oid = made.objid and proowner = to_regrole(quote_ident(session_user))
+        ) then
+            perform dbshield.refuse(format('make %s as another role', made.object_identity), 'Make it as yourself, or ask a human.');
         elsif made.object_type = 'schema' and not exists (
             select from pg_namespace where oid = made.objid and nspowner = to_regrole(quote_ident(session_user))
         ) then

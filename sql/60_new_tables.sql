@@ -1,11 +1,14 @@
--- Guards tables and partitions as they are made or come into a protected schema, whoever makes them. It needs the rights of a
--- superuser, because it puts triggers on tables of all owners; so it does nothing else.
+-- Guards tables and partitions as they are made or come into a protected schema, whoever makes them. What an agent makes that runs
+-- code, a function, can be called by that agent alone until a human grants EXECUTE: otherwise a CHECK, a better match of an
+-- overloaded name or a view would have other roles run it, whom no guard holds. It needs the rights of a superuser, because it
+-- changes tables and functions of all owners; so it does nothing else.
 create or replace function dbshield.guard_new_tables() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
 as $$
 declare
     made regclass;
+    routine regprocedure;
 begin
     -- What the guard itself does to a table fires event triggers too.
     if exists (select from dbshield.working where backend = pg_backend_pid()) then
@@ -19,6 +22,17 @@ begin
     loop
         perform dbshield.guard_table(made);
     end loop;
+    if dbshield.is_agent() then
+        for routine in
+            select command.objid::regprocedure
+            from pg_event_trigger_ddl_commands() as command
+            where command.classid = 'pg_proc'::regclass and not command.in_extension
+        loop
+            insert into dbshield.working values (pg_backend_pid());
+            execute format('revoke execute on routine %s from public', routine);
+            delete from dbshield.working where backend = pg_backend_pid();
+        end loop;
+    end if;
 end
 $$;
 revoke all on function dbshield.guard_new_tables() from public;

@@ -37,6 +37,22 @@ drop owned by app_owner;
 set role app_owner;
 drop view shop.loud;
 reset role;
+-- No code of an agent, and none that writes, gets into the statements of others.
+create function shop.valid(text) returns boolean language sql immutable return true;
+select shop.valid('x');
+alter table shop.settings add check (shop.valid(key)) not valid;
+alter table shop.products alter column stock set default shop.purge_cancelled();
+alter table shop.products add check (shop.purge_cancelled() > 0) not valid;
+create table shop.events_2026_03 partition of shop.events (check (shop.purge_cancelled() > 0))
+    for values from ('2026-03-01') to ('2026-04-01');
+set role app_owner;
+create function shop.other(text) returns boolean language sql immutable return true;
+reset role;
+reset session authorization;
+set session authorization app_owner;
+insert into shop.settings values ('a', 'b');
+reset session authorization;
+set session authorization agent_migrate;
 create temp table t (id integer primary key default 1 check (id > 0));
 alter table t drop column id;
 drop table t;
