@@ -49,7 +49,8 @@ STEPS: Final = (
     Step(
         file="10_roles.sql",
         title="the roles dbshield_agents and dbshield_owner",
-        without="no role counts as an agent until an administrator runs: create role dbshield_agents nologin",
+        without="no role counts as an agent until an administrator runs `create role dbshield_agents nologin` and the "
+        "guard is installed again",
     ),
     Step(file="20_schema.sql", title="the schema of the guard", without="nothing can be installed", needed=True),
     Step(file="30_agents.sql", title="who is an agent", without="nothing can be installed", needed=True),

@@ -33,8 +33,10 @@ UNGUARDED: Final = """
         and (
             select count(*) from pg_catalog.pg_trigger t
             where t.tgrelid = c.oid and t.tgenabled = 'A' and t.tgnargs = 0 and t.tgattr = '' and not t.tgisinternal
-                and pg_catalog.pg_get_triggerdef(t.oid) like '% WHEN (pg_has_role(SESSION_USER,'
-                    ' (to_regrole(''dbshield_agents''::text))::oid, ''member''::text)) EXECUTE FUNCTION dbshield.%'
+                and pg_catalog.pg_get_triggerdef(t.oid) like pg_catalog.format(
+                    '%% WHEN (pg_has_role(SESSION_USER, (%s)::oid, ''member''::text)) EXECUTE FUNCTION dbshield.%%',
+                    coalesce(pg_catalog.to_regrole('dbshield_agents')::oid, 0::oid)
+                )
                 and (t.tgname, t.tgfoid, t.tgtype) in (
                     ('dbshield_rows', pg_catalog.to_regprocedure('dbshield.count_rows()'), 24),
                     ('dbshield_truncate', pg_catalog.to_regprocedure('dbshield.refuse_truncate()'), 34)
