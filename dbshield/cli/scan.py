@@ -21,6 +21,9 @@ from dbshield.scan.reach import WAYS, Protected, Reach, Surroundings, Way, reach
 from dbshield.scan.text import find
 from dbshield.scan.walk import Skipped, walk
 
+ELSEWHERE_SHOWN = 20
+"""Of credentials that lead elsewhere; tests and examples are full of them, and --json has all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
@@ -157,6 +160,8 @@ def _attempted(tried: Attempt) -> dict[str, Any]:
 
 
 def _show(told: Sequence[Told], skipped: Sequence[Skipped], files: int) -> None:
+    near = [one for one in told if one.reach.way is not Way.ELSEWHERE]
+    far = [one for one in told if one.reach.way is Way.ELSEWHERE]
     rows = [
         (
             one.reach.way,
@@ -167,10 +172,12 @@ def _show(told: Sequence[Told], skipped: Sequence[Skipped], files: int) -> None:
             one.found.fingerprint,
             "; ".join(filter(None, (one.reach.why, _rights(one.attempt)))) or "-",
         )
-        for one in told
+        for one in (*near, *far[:ELSEWHERE_SHOWN])
     ]
     columns = ("way", "environment", "place", "what", "leads to", "fingerprint", "because")
     table(columns, rows, empty="No credentials were found.")
+    if len(far) > ELSEWHERE_SHOWN:
+        say(f"and {len(far) - ELSEWHERE_SHOWN} more that lead elsewhere, which --json has")
     around = sum(one.reach.way is Way.AROUND for one in told)
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in skipped).most_common())
     say(

@@ -21,7 +21,7 @@ _PAIR = re.compile(
         \s*=\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|((?:[^\s'",;()]|,(?=[\w.-]+(?:[,\s]|$)))+))""",
     re.VERBOSE | re.IGNORECASE,
 )
-_PGPASS = re.compile(r"^((?:[^:\\\s]|\\.)+):(\d{1,5}|\*):((?:[^:\\\s]|\\.)+):((?:[^:\\\s]|\\.)+):((?:[^:\\]|\\.)+)$")
+_PGPASS = re.compile(r"^((?:[^:\\\s]|\\.)+):(\d{1,5}|\*):((?:[^:\\\s]|\\.)+):((?:[^:\\\s]|\\.)+):((?:[^:\\]|\\.)+)(:.*)?$")
 _ROLE = re.compile(
     r"""\b(?:create|alter)\s+(?:role|user)\s+("(?:[^"]|"")+"|\w+)[^;']{0,200}?\bpassword\s+'((?:[^']|'')+)'""", re.IGNORECASE
 )
@@ -136,9 +136,9 @@ def _keys(text: str) -> dict[str, str]:
 
 def _pgpass(text: str, line: int, *, certain: bool) -> Iterator[Found]:
     match = _PGPASS.match(text)
-    if match is None or (not certain and not (match[3] == "*" or match[3][0].isalpha())):
+    if match is None or (not certain and (match[6] is not None or not (match[3] == "*" or match[3][0].isalpha()))):
         return
-    host, port, database, user, password = (re.sub(r"\\(.)", r"\1", part) for part in match.groups())
+    host, port, database, user, password = (re.sub(r"\\(.)", r"\1", part) for part in match.groups()[:5])
     if secret := literal(password):
         yield Found(
             line=line,

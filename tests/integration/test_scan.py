@@ -113,6 +113,20 @@ def test_what_leads_elsewhere_is_told_and_fails_only_on_demand(cli: CommandLine)
     assert "0f3a8c51" not in cli("work")[1]
 
 
+def test_many_that_lead_elsewhere_do_not_hide_the_one_that_does_not(cli: CommandLine, server18: Server) -> None:
+    Path("work/a").write_text("".join(f"postgres://a:b{number}@db.example.org/x\n" for number in range(50)))
+    Path("work/z").write_text(url(server18, "write"))
+    _, out, _ = cli("work")
+    lines = out.splitlines()
+    assert lines[1].startswith("around the proxy")
+    assert len(lines) == 24
+    assert lines[-2:] == [
+        "and 30 more that lead elsewhere, which --json has",
+        "2 files read, 51 credentials, 1 around the proxy",
+    ]
+    assert len(told(cli("work", "--json")[1])) == 51
+
+
 def test_a_clean_workspace_is_fine(cli: CommandLine, tmp_path: Path) -> None:
     Path("work/readme").write_text("nothing here")
     code, out, err = cli("work", "--any")

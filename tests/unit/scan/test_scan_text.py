@@ -113,6 +113,14 @@ def test_a_credential_whose_parts_stand_in_lines_of_their_own_is_found(name: str
     assert SECRET in line or base64.b64encode(SECRET.encode()).decode() in line or "cG9zdGdyZXM6" in line
 
 
+def test_a_password_file_is_read_as_libpq_reads_it() -> None:
+    """Signs are escaped, and a password ends at the next colon."""
+    text = "2001\\:db8\\:\\:1:5432:shop:app:s3cr3t\\:Pa55\nh:*:*:*:one1:more\n"
+    found = databases(text, "/home/me/.pgpass")
+    assert [(str(one.target), one.secret) for one in found] == [("app@2001:db8::1:5432/shop", "s3cr3t:Pa55"), ("h", "one1")]
+    assert databases("a:12:b:c:d:e") == []
+
+
 def test_parts_of_two_credentials_are_not_mixed() -> None:
     text = "[staging]\nhost=a\npassword=one1\n[production]\nhost=b\npassword=two2\n"
     assert [(str(one.target), one.secret) for one in databases(text, "pg_service.conf")] == [("a", "one1"), ("b", "two2")]
