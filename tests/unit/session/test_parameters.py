@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dbshield.errors import Refused
 from dbshield.policy import settings as policy
+from dbshield.policy.setting_lists import HARMLESS
 from dbshield.session.parameters import FORBIDDEN, FORCED, marked, split_options, startup_settings
 
 Pairs = list[tuple[str, str]]
@@ -200,7 +201,7 @@ def test_a_client_cannot_pass_for_another_agent() -> None:
 def test_what_may_be_set_may_be_brought() -> None:
     """One list: a driver's connection string and a SET are refused alike."""
     values = {"client_encoding": "utf8", "standard_conforming_strings": "on", "search_path": "shop"}
-    for name in [*policy.HARMLESS, *policy.LOOKED_AT, "enable_seqscan", "app.tenant"]:
+    for name in [*HARMLESS, *policy.LOOKED_AT, "enable_seqscan", "app.tenant"]:
         assert name in settings((name, values.get(name, "1")))
     assert not any(policy.refusal(name, "on") is None for name in FORBIDDEN)
 
