@@ -26,7 +26,7 @@ from dbshield.proxy.state import WorkerState
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
 from dbshield.session.counting import RowCounter
 from dbshield.session.login import ClientLogin
-from dbshield.session.parameters import printable
+from dbshield.session.parameters import check_taken, printable
 from dbshield.session.relay import Relay
 from dbshield.wire.authentication import AuthenticationOk
 from dbshield.wire.backend import BackendKeyData, ParameterStatus, ReadyForQuery, TransactionStatus
@@ -155,6 +155,7 @@ class _Login:
         server = await upstream.connect(who.login.upstream, database=who.database, settings=who.settings)
         try:
             judge = await state.judges.judge(who.login, who.database, server)
+            check_taken(who.settings, judge.functions.taken)
             self._warn_of_superuser(who.login, server)
             session, key = self._session(who, server, judge, place)
             try:

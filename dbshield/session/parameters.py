@@ -14,7 +14,7 @@ Npgsql (search_path, TimeZone), node-postgres (the timeouts).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -120,6 +120,16 @@ def _judge(name: str, value: str) -> str:
         if folded in FORCED
         else _LEAVE_OUT,
     )
+
+
+def check_taken(names: Iterable[str], taken: Collection[str]) -> None:
+    """Raises Refused for a setting whose word before the dot is one that the server's own extensions have taken, which is known
+    only when the server has told it; no statement has run by then."""
+    for name in names:
+        prefix, dot, _ = name.partition(".")
+        if dot and prefix in taken and (why := settings.refusal(name, "", taken)) is not None:
+            message = f'startup parameter "{printable(name)}" is refused: {why}'
+            raise Refused(message, sqlstate=UNDEFINED_OBJECT, hint=_LEAVE_OUT)
 
 
 def split_options(options: str) -> list[tuple[str, str]]:

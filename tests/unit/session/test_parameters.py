@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dbshield.errors import Refused
 from dbshield.policy import settings as policy
 from dbshield.policy.setting_lists import HARMLESS
-from dbshield.session.parameters import FORBIDDEN, FORCED, marked, split_options, startup_settings
+from dbshield.session.parameters import FORBIDDEN, FORCED, check_taken, marked, split_options, startup_settings
 
 Pairs = list[tuple[str, str]]
 
@@ -227,3 +227,9 @@ def test_property_fuzz_refused_or_only_known_settings(pairs: Pairs) -> None:
         result = settings(*pairs)
     assert all(policy.refusal(name, value) is None for name, value in result.items() if name != "search_path")
     assert not result or FORCED.items() <= result.items()
+
+
+def test_a_word_that_the_server_itself_has_taken_is_no_applications() -> None:
+    check_taken(("app.tenant", "work_mem", "myext"), {"myext"})
+    with pytest.raises(Refused, match=r'"myext\.library" is refused: it belongs to an extension'):
+        check_taken(("app.tenant", "myext.library"), {"myext"})
