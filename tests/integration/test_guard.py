@@ -26,9 +26,11 @@ LEFT = """select 'event trigger ' || evtname from pg_event_trigger
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def guarded_server(request: pytest.FixtureRequest, worker_id: str) -> Server:
+def guarded_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
     """A server of this module's own: the guard's roles belong to the whole cluster."""
-    return servers.start(request.param, f"guard-{worker_id}-{request.param}")
+    server = servers.start(request.param, f"guard-{worker_id}-{request.param}")
+    yield server
+    server.cluster.stop("immediate")
 
 
 @pytest.fixture

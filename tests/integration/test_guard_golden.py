@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ PSQL_TIMEOUT = 60.0
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def golden_server(request: pytest.FixtureRequest, worker_id: str) -> Server:
+def golden_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster."""
-    return servers.start(request.param, f"golden-{worker_id}-{request.param}")
+    server = servers.start(request.param, f"golden-{worker_id}-{request.param}")
+    yield server
+    server.cluster.stop("immediate")
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.sql")), ids=lambda file: file.stem)
