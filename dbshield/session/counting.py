@@ -16,72 +16,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from dbshield.model import Counted
 from dbshield.policy.policy import Policy
+from dbshield.session.counting_queries import statements
 from dbshield.sqltext.split import split
 from dbshield.wire.frontend import Bind, Close, Describe, Execute, Query, Target
-
-FIRST_USER_OID: Final = 16_384
-"""FirstNormalObjectId: what initdb made has smaller numbers, so no row of the catalogue is counted."""
-
-_PARTS: Final = {
-    "<updated>": "pg_catalog.pg_stat_get_xact_tuples_updated(c.oid) + pg_catalog.pg_stat_get_xact_tuples_deleted(c.oid)",
-    "<inserted>": "pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid)",
-    "<tables>": f"c.oid >= {FIRST_USER_OID} and c.relkind in ('r', 'm') and c.relpersistence <> 't'",
-    "<setting>": "coalesce(pg_catalog.current_setting",
-    "<text>": "::pg_catalog.text",
-    "<number>": "::pg_catalog.int8",
-}
-"""What both queries share. Everything is named with its schema, so that no search path decides what it means."""
-
-_NOW: Final = """(
-  select coalesce(pg_catalog.json_object_agg(c.oid, pg_catalog.json_build_array(<updated>, <inserted>))<text>, '{}')
-  from pg_catalog.pg_class c where <tables> and <updated> + <inserted> > 0)"""
-
-_BEFORE: Final = """prepare <before> (pg_catalog.bool) as select
-  case when <setting>('dbshield.base', true), '') = '' then pg_catalog.set_config('dbshield.base', <now>, true) end as <before>,
-  case when $1 and <setting>('dbshield.copies', true), '') = '' then pg_catalog.set_config('dbshield.copies', <now>, true) end"""
-"""$1: whether inserted rows count from here on. What is remembered already stays."""
-
-_AFTER: Final = """prepare <after> (pg_catalog.int8, pg_catalog.int8, pg_catalog.json, pg_catalog.text[]) as
-with state as materialized (
-  select nullif(pg_catalog.current_setting('dbshield.base', true), '')::pg_catalog.json as base,
-    nullif(pg_catalog.current_setting('dbshield.copies', true), '')::pg_catalog.json as copies),
-touched as materialized (
-  select c.oid<text> as oid, n.nspname<text> || '.' || c.relname<text> as name, <updated> as updated, <inserted> as inserted
-  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  where <tables> and <updated> + <inserted> > 0),
-since as materialized (
-  select name, updated - coalesce((base -> oid ->> 0)<number>, 0) as updated,
-    inserted - coalesce((base -> oid ->> 1)<number>, 0) as inserted,
-    case when copies is null then 0 else inserted - coalesce((copies -> oid ->> 1)<number>, 0) end as copied
-  from touched, state),
-changed as materialized (select name, updated + copied as counted, updated + inserted as "any" from since),
-reached as materialized (
-  with recursive family as (
-    select oid::pg_catalog.oid as oid, name from touched join changed using (name) where "any" > 0 and $4 <> '{}'
-    union
-    select i.inhparent, f.name from family f join pg_catalog.pg_inherits i on i.inhrelid = f.oid)
-  select pg_catalog.min(f.name) as name
-  from family f join pg_catalog.pg_class c on c.oid = f.oid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  where n.nspname<text> || '.' || c.relname<text> like any ($4)),
-reason as materialized (
-  select case
-    when pg_catalog.current_setting('track_counts') <> 'on' or (select base from state) is null then 'uncounted'
-    when (select pg_catalog.sum(counted) from changed) > $1
-      then 'rows ' || (select pg_catalog.sum(counted) from changed)<text> || ' ' || $1<text>
-    when (select name from reached) is not null then 'protected ' || (select name from reached)
-    when exists (select from changed where counted > coalesce(($3 ->> name)<number>, $2))
-      then 'hour ' || (select pg_catalog.min(name) from changed where counted > coalesce(($3 ->> name)<number>, $2))
-  end as why)
-select case when why is not null then ('<token>' || why)::pg_catalog.int4<text>
-  else (select coalesce(pg_catalog.json_object_agg(name, counted)<text>, '{}') from changed where counted > 0) end as <after>
-from reason"""
-"""$1: rows that the transaction may change; $2: rows of one table, where $3 (a JSON object by table) does not say how many are
-left of it; $4: LIKE patterns of tables that must not change, nor any table that is a part of them. Its error is the cast of a
-text that is no number."""
 
 NO_END: Final = (1 << 63) - 1
 """More rows than there can be."""
@@ -122,27 +64,30 @@ class RowCounter:
     def __init__(self, name: str, remaining: Callable[[int], Mapping[str, int]] | None = None) -> None:
         self.limits = Limits()
         self.remaining = remaining
-        self._before, self._after = f"{name}_before", f"{name}_after"
+        names = {word: f"{name}_{word}" for word in ("before", "copies", "after", "protected")}
         self.name = name.encode("ascii")
-        self.before_column, self.after_column = self._before.encode() + b"\0", self._after.encode() + b"\0"
+        self.before_column, self.after_column = (names[word].encode() + b"\0" for word in ("before", "after"))
         self.token = f"{name}: ".encode("ascii")
-        names = {"<before>": self._before, "<after>": self._after, "<token>": self.token.decode()}
-        self.prepare = Query(query=_filled("; ".join((_BEFORE, _AFTER)), names).encode()).encode()
-        """The message that makes both queries ready; its answer is nobody's business but ours."""
+        self.prepare = Query(query=statements(**names, token=self.token.decode()).encode()).encode()
+        """The message that makes the queries ready; its answer is nobody's business but ours."""
+        self._names = names
+        self._run_before = {inserts: _run(names["copies" if inserts else "before"], ()) for inserts in (False, True)}
 
     def before(self, *, inserts: bool) -> bytes:
         """The messages that go before a counted Execute."""
-        return _run(self._before, (b"t" if inserts else b"f",))
+        return self._run_before[inserts]
 
     def after(self, max_rows: int) -> bytes:
         """The messages that go behind it."""
-        return _run(self._after, tuple(value.encode() for value in self._values(max_rows)))
+        name, values = self._comparison(max_rows)
+        return _run(name, tuple(value.encode() for value in values))
 
     def wrap(self, text: bytes, counted: Sequence[Counted], max_rows: int, *, statements: int) -> Wrapped:
         """The text of a Query, which has so many statements, with the counting queries around each counted one."""
         bounds = split(text) if statements > 1 else [(0, len(text))]
-        values = ", ".join("'" + value.replace("'", "''") + "'" for value in self._values(max_rows))
-        behind = f"\n;execute {self._after}({values});".encode()
+        name, values = self._comparison(max_rows)
+        listed = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+        behind = f"\n;execute {name}({listed});".encode()
         pieces: list[bytes] = []
         kept: list[tuple[int, int]] = []
         done = written = 0
@@ -161,7 +106,7 @@ class RowCounter:
         for each in counted:
             start, end = bounds[each.statement]
             keep(start)
-            add(f"execute {self._before}({str(each.inserts).lower()});".encode())
+            add(f"execute {self._names['copies' if each.inserts else 'before']};".encode())
             keep(end)
             add(behind)
         keep(len(text))
@@ -176,11 +121,15 @@ class RowCounter:
             return Overrun(kind=kind, what=what)
         return Overrun(kind="uncounted") if self.name in error else None
 
-    def _values(self, max_rows: int) -> tuple[str, str, str, str]:
+    def _comparison(self, max_rows: int) -> tuple[str, tuple[str, ...]]:
+        """The query behind a statement, and its values."""
         limits = self.limits
         hourly = limits.max_rows_per_hour
         remaining = json.dumps(dict(self.remaining(hourly))) if hourly and self.remaining else "{}"
-        return str(max_rows), str(hourly or NO_END), remaining, _array(limits.protected)
+        values = (str(max_rows), str(hourly or NO_END), remaining)
+        if limits.protected:
+            return self._names["protected"], (*values, _array(limits.protected))
+        return self._names["after"], values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +151,7 @@ def changed_rows(row: bytes) -> dict[str, int]:
     return {str(name): int(rows) for name, rows in json.loads(row[6:]).items()}
 
 
+@lru_cache(maxsize=1024)
 def _run(name: str, values: tuple[bytes, ...]) -> bytes:
     """Run a prepared query of ours between the client's messages. The description comes first, because its answer is what tells
     ours from the client's; the portal is closed, because an open transaction would keep it."""
@@ -215,12 +165,6 @@ def _run(name: str, values: tuple[bytes, ...]) -> bytes:
             Close(target=Target.PORTAL, name=target),
         )
     )
-
-
-def _filled(query: str, names: Mapping[str, str]) -> str:
-    for sign, text in {"<now>": _NOW, **_PARTS, **names}.items():
-        query = query.replace(sign, text)
-    return query
 
 
 def _array(texts: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ class TestAQuery:
         assert len(sent) == 1
         assert isinstance(sent[0], Query)
         before, text, after = sent[0].query.partition(DELETE)
-        assert before == f"execute {COUNTER}_before(false);".encode()
+        assert before == f"execute {COUNTER}_before;".encode()
         assert text
         assert after.startswith(f"\n;execute {COUNTER}_after('100'".encode())
 
@@ -114,7 +114,7 @@ class TestAQuery:
         sent = Conversation(counts=True).client(Query(query=b"begin; " + DELETE + b"; commit"))
         assert isinstance(sent[0], Query)
         words = sent[0].query.decode().replace("\n", " ")
-        assert words.startswith(f"begin; execute {COUNTER}_before(false);")
+        assert words.startswith(f"begin; execute {COUNTER}_before;")
         assert words.endswith("; commit")
         assert words.count("execute") == 2
 
@@ -258,7 +258,7 @@ class TestCopy:
         talk = Conversation(counts=True)
         (sent,) = talk.client(Query(query=COPY))
         assert isinstance(sent, Query)
-        assert sent.query.startswith(f"execute {COUNTER}_before(true);".encode())
+        assert sent.query.startswith(f"execute {COUNTER}_copies;".encode())
         asks = CopyInResponse(format=0, column_formats=(0,))
         assert talk.server(*BEFORE, asks) == [asks]
         done = CommandComplete(tag="COPY 3")

@@ -32,4 +32,4 @@ def test_nothing_of_the_client_comes_between_a_counted_statement_and_its_count(t
 
 def test_a_single_statement_is_not_split() -> None:
     wrapped = RowCounter("own").wrap(b"delete from t", (Counted(statement=0),), 7, statements=1)
-    assert wrapped.text.startswith(b"execute own_before(false);delete from t\n;execute own_after('7'")
+    assert wrapped.text.startswith(b"execute own_before;delete from t\n;execute own_after('7'")
