@@ -1,8 +1,8 @@
 """The queries with which the server counts, as they are prepared in every session that may change rows.
 
 Each is named with its schema, so that no search path decides what it means. What is remembered is a JSON object: by the OID of a
-table, the row versions that were updated or deleted, and those that were inserted, when the counting began. Each query is flat and
-has as few parameters as can be, because the server keeps the plan of such a one: the pair takes 100 µs with ten tables on
+table, the row versions that were updated or deleted, and those that were inserted, when the counting began. Each query is flat
+and has as few parameters as can be, because the server keeps the plan of such a one: the pair takes 100 µs with ten tables on
 PostgreSQL 15, where a pair of all-purpose queries took 270.
 """
 

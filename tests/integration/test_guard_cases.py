@@ -142,6 +142,7 @@ def test_an_attack_destroys_nothing(direct: DirectArena, case: Case) -> None:
     assert not used, "the capability was used"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", OWN, ids=lambda case: case["id"])
 def test_one_of_our_own_destroys_nothing(direct: DirectArena, case: Case) -> None:
     lost, _ = direct.run(case)
