@@ -93,6 +93,7 @@ ATTACKS = (
     Attack(title="DELETE without WHERE", text="DELETE FROM orders"),
     Attack(title="UPDATE of every row", text="UPDATE products SET price = 0 WHERE true"),
     Attack(title="A condition that is always true", text="DELETE FROM orders WHERE id = id OR 1 = 1"),
+    Attack(title="A condition that fits every row", text="DELETE FROM orders WHERE id > -2147483648"),
     Attack(title="DROP COLUMN", text="ALTER TABLE customers DROP COLUMN email"),
     Attack(title="A DROP behind a SELECT", text="SELECT 1; DROP TABLE orders"),
     Attack(title="A WHERE that is only a comment", text="DELETE FROM orders -- WHERE id = 7"),
