@@ -293,9 +293,9 @@ class RowBudget:
         return ledger.bucket(place.table, place.minute)
 
     def _lost(self, reason: str) -> None:
-        if self._available:
+        known, self._available = self._available, False
+        if known:
             log.error("budget.lost", reason=reason)
-        self._available = False
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def kill(server: servers.Server) -> None:
     children = psutil.Process(server.cluster.pid).children()
     server.cluster.kill()
     for child in children:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has noticed, and is gone already
+            child.kill()
 
 
 def test_the_server_is_killed_in_the_middle_of_a_query(mortal: Shield, tls: bool) -> None:

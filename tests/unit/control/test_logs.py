@@ -74,3 +74,13 @@ def test_the_least_level_can_be_chosen() -> None:
     configure_logging(level="debug", stream=stream)
     structlog.get_logger().debug("now")
     assert json.loads(stream.getvalue())["event"] == "now"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_log_that_cannot_be_written_stops_nothing(form: str) -> None:
+    stream = io.StringIO()
+    configure_logging(format=form, stream=stream)  # type: ignore[arg-type]
+    stream.close()
+    structlog.get_logger().error("the disk is full")
+    logging.getLogger("x").error("so it is")
+    assert stream.closed
