@@ -183,9 +183,9 @@ class Judgement:
     `normal` is the text with its constants blanked, safe to log. `statements` counts the statements in the text (0 for an
     empty one). `shape_only` is true when no literal was read, so that every text of the same shape is judged alike.
     `counted` names, in order, the statements that a Limit is about; it is empty for every other verdict. `resets` is true when
-    the text takes back what the session itself has set or prepared (RESET ALL, DISCARD, DEALLOCATE ALL). `prepares` has the names
-    that PREPARE gives to statements in the text. `observed` is set
-    where the policy only observes: what it would have said, while `verdict` is Allow.
+    the text takes back what the session itself has set or prepared (RESET ALL, DISCARD ALL, DEALLOCATE ALL). `prepares` has the
+    names that PREPARE gives to statements in the text. `observed` is set where the policy only observes: what it would have said,
+    while `verdict` is Allow.
     """
 
     verdict: Verdict

@@ -31,6 +31,7 @@ COPIED = "copy"
 RUNS_A_PORTAL = frozenset({"fetch", "move"})
 DEFINITIONS = ("create ", "alter ")
 DEALLOCATES = "deallocate"
+DEALLOCATES_ALL = "deallocate all"
 PREPARES = "prepare"
 PINNED = frozenset({"client_encoding", "standard_conforming_strings"})
 """Settings without which the session cannot go on, whatever the policy."""
@@ -75,7 +76,7 @@ class Given:
                 return self._inserts
             case Operation.EXECUTE:
                 if effect.kind is ObjectKind.STATEMENT:
-                    return self._prepared and effect.detail not in {DEALLOCATES, PREPARES}
+                    return self._prepared and effect.detail not in {DEALLOCATES, DEALLOCATES_ALL, PREPARES}
                 return True
             case Operation.CURSOR:
                 return self._portals and effect.detail in RUNS_A_PORTAL
@@ -142,15 +143,19 @@ def prepares(effects: Iterable[Effect]) -> tuple[str, ...]:
 
 
 def resets(effects: Iterable[Effect]) -> bool:
-    """Whether a text takes back what the session has set or prepared itself: RESET ALL, DISCARD, DEALLOCATE ALL."""
-    return any(
-        (effect.operation is Operation.SET and effect.kind is ObjectKind.SESSION and effect.detail == "discard")
-        or (
-            effect.name.name == "all"
-            and (
-                (effect.operation is Operation.SET and not effect.detail)
-                or (effect.operation is Operation.EXECUTE and effect.detail == DEALLOCATES)
-            )
-        )
-        for effect in effects
-    )
+    """Whether a text takes back what the session has set or prepared itself: RESET ALL, DISCARD ALL, DEALLOCATE ALL."""
+    return any(takes_back_settings(effect) or forgets_statements(effect) for effect in effects)
+
+
+def takes_back_settings(effect: Effect) -> bool:
+    """RESET ALL and DISCARD ALL."""
+    if effect.operation is not Operation.SET or effect.name.name != "all":
+        return False
+    return effect.detail == "discard" if effect.kind is ObjectKind.SESSION else not effect.detail
+
+
+def forgets_statements(effect: Effect) -> bool:
+    """DEALLOCATE ALL and DISCARD ALL."""
+    if effect.operation is Operation.EXECUTE:
+        return effect.detail == DEALLOCATES_ALL
+    return effect.kind is ObjectKind.SESSION and takes_back_settings(effect)

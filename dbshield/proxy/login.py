@@ -215,7 +215,13 @@ class _Login:
 
         leave = state.watchers.join(who.login, who.database)
 
+        def changed(now: float, rows: Mapping[str, int]) -> None:
+            audited.rows(now, rows)
+            state.budget.spend(who.login.environment, who.login.agent, who.database, rows)
+
         def ended(reason: str) -> None:
+            if untold := relay.untold:
+                changed(time.time(), untold)
             leave()
             if relay.busy and not relay.terminated and not server.transport.is_closing():
                 # Nobody waits for it any more, and a server at work does not look at its connection until it has an answer.
@@ -225,10 +231,6 @@ class _Login:
             place.release()
             audited.ended(time.time(), reason)
             state.log.debug("session ended", agent=who.login.user, session=number, why=reason)
-
-        def changed(now: float, rows: Mapping[str, int]) -> None:
-            audited.rows(now, rows)
-            state.budget.spend(who.login.environment, who.login.agent, who.database, rows)
 
         session = Session(
             number=number,

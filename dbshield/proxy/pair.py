@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Judgement
-from dbshield.session.relay import IDLE, Relay
+from dbshield.session.handlers import IDLE
+from dbshield.session.relay import Relay
 from dbshield.wire.backend import ErrorResponse
 
 LINGER = 10.0

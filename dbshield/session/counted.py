@@ -17,11 +17,12 @@ from enum import IntEnum, unique
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
-from dbshield.model import Allow, Judgement, Limit, Operation
+from dbshield.model import Allow, Judgement, Limit
+from dbshield.policy.counting import forgets_statements, takes_back_settings
 from dbshield.policy.rules import limits
 from dbshield.session import handlers
 from dbshield.session.counting import RowCounter, Wrapped, changed_rows
-from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, OWN, QUERY, SERVER, Handler, text_end
+from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, IDLE, OWN, QUERY, SERVER, Handler, text_end
 from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.refusal import refusal
 from dbshield.wire.backend import ErrorResponse
@@ -30,8 +31,6 @@ from dbshield.wire.report import POSITION
 
 if TYPE_CHECKING:
     from dbshield.session.relay import Relay
-
-IDLE: Final = ord("I")
 
 
 @unique
@@ -61,7 +60,9 @@ class Counting:
         "extended",
         "failed",
         "fault",
+        "in_flight",
         "kept",
+        "max_rows",
         "phase",
         "portals",
         "prepare_next",
@@ -85,6 +86,10 @@ class Counting:
         self.changed: dict[str, int] = {}
         self.failed = False
         """Whether the transaction has failed or was rolled back since the last ReadyForQuery."""
+        self.in_flight = 0
+        """The rows that counted statements may have changed of which the server has not told yet."""
+        self.max_rows = 0
+        """What each of them may change at most."""
         self.prepare_next = False
         """Whether the client has forgotten our queries with its own, so that they go out again behind its Sync."""
         self.fault = ""
@@ -110,14 +115,14 @@ def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -
             data[pos + HEADER : end - 1], judgement.counted, judgement.verdict.max_rows, statements=judgement.statements
         )
         counting.wrapped.append(wrapped)
-        relay.expect_counted()
+        relay.expect_counted(judgement.verdict.max_rows, len(judgement.counted))
         return Query(query=wrapped.text).encode()
     if refused is not None or type(judgement.verdict) is not Allow:
         relay._cycles.append(QUERY)
         return relay.refuse(refused or judgement, extended=False)
     relay.judged.append(judgement)
     relay._cycles.append(QUERY)
-    if counting is None:
+    if counting is None or not any(map(forgets_statements, judgement.effects)):
         return None
     return data[pos:end] + relay.prepare_again()
 
@@ -142,7 +147,7 @@ def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) ->
     else:
         # The server may yet skip this Bind, and then the portal is still the one that is counted.
         relay._statements.bound.add(portal)
-    counting.prepare_next |= judgement.resets
+    counting.prepare_next |= judgement.resets and any(map(forgets_statements, judgement.effects))
     if relay._client_handlers is COUNTING_CLIENT:
         return None
     relay._client_handlers = COUNTING_CLIENT
@@ -150,12 +155,13 @@ def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) ->
 
 
 def resets_at_work(relay: Relay, judgement: Judgement) -> Judgement | None:
-    """The refusal of a RESET ALL or DISCARD while a transaction may be open, because it would take back what is counted there,
-    and of a text that is counted after it has taken our queries back. DEALLOCATE ALL alone may come at any time."""
-    if not judgement.resets or relay.counting is None:
+    """The refusal of a RESET ALL or DISCARD ALL while a transaction may be open, because it would take back what is counted
+    there, and of a text that is counted after it has taken our queries back. DEALLOCATE ALL alone may come at any time, and where
+    the policy only observes nothing is counted."""
+    if not judgement.resets or relay.counting is None or judgement.observed is not None:
         return None
     quiet = relay.status == IDLE and not relay._unsynced and all(cycle == OWN for cycle in relay._cycles)
-    only_prepared = not any(effect.operation is Operation.SET for effect in judgement.effects)
+    only_prepared = not any(map(takes_back_settings, judgement.effects))
     if type(judgement.verdict) is not Limit and (only_prepared or quiet):
         return None
     what = "it would take back what the session counts in the transaction at work"
@@ -171,7 +177,7 @@ def _execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
         return None
     assert isinstance(judgement.verdict, Limit)
     copies = judgement.counted[0].inserts
-    relay.expect_counted()
+    relay.expect_counted(judgement.verdict.max_rows)
     before = counting.counter.before(inserts=copies)
     if copies:
         counting.copy_waits = judgement
@@ -300,6 +306,7 @@ def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting.failed = False
     if not (relay._copying or relay._cycles or relay._unsynced):
         counting.copy_waits = None  # it failed before it asked for its data
+        counting.in_flight = 0
     relay.choose_server_handlers()
     return data[pos:end]
 
@@ -326,6 +333,8 @@ def _own_end(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting = relay.counting
     assert counting is not None
     kept, counting.kept = counting.kept, b""
+    if counting.phase is Phase.AFTER:
+        counting.in_flight = max(0, counting.in_flight - counting.max_rows)
     counting.phase = Phase.COUNTED if counting.phase is Phase.BEFORE else Phase.CLIENTS
     relay.choose_server_handlers()
     return kept

@@ -25,6 +25,9 @@ from dbshield.session.counting_queries import statements
 from dbshield.sqltext.split import split
 from dbshield.wire.frontend import Bind, Close, Describe, Execute, Query, Target
 
+UNTOLD: Final = "(untold)"
+"""The name (no table's, since it has no dot) of the rows that a session may have changed without waiting for the answer."""
+
 NO_END: Final = (1 << 63) - 1
 """More rows than there can be."""
 
@@ -125,8 +128,9 @@ class RowCounter:
         """The query behind a statement, and its values."""
         limits = self.limits
         hourly = limits.max_rows_per_hour
-        remaining = json.dumps(dict(self.remaining(hourly))) if hourly and self.remaining else "{}"
-        values = (str(max_rows), str(hourly or NO_END), remaining)
+        left = self.remaining(hourly) if hourly and self.remaining else {}
+        # They may have been of any table, so they bound all of them.
+        values = (str(min(max_rows, left.get(UNTOLD, max_rows))), str(hourly or NO_END), json.dumps(dict(left)))
         if limits.protected:
             return self._names["protected"], (*values, _array(limits.protected))
         return self._names["after"], values

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HEADER: Final = 5
 """A type byte and a length of four."""
+IDLE: Final = ord("I")
+"""The status in a ReadyForQuery outside of a transaction."""
 
 PINNED: Final = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
 """Settings that decide how the server reads a text. The readers assume these values, so any other ends the session."""

@@ -26,8 +26,8 @@ from dbshield.policy.policy import Policy
 from dbshield.policy.rules.limits import STALE
 from dbshield.session import counted
 from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
-from dbshield.session.counting import Limits, RowCounter
-from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, OWN, QUERY, SERVER, bind
+from dbshield.session.counting import UNTOLD, Limits, RowCounter
+from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, IDLE, OWN, QUERY, SERVER, bind
 from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
 from dbshield.wire.frontend import Parse, Query
@@ -42,9 +42,6 @@ ANSWER_HELD: Final = 1 << 20
 """An ErrorResponse or a description up to this size is read whole, to see whether it is about ours, which is never longer."""
 MAX_REFUSALS: Final = 1_000
 """Refusals on their way to the server at one time; a client that pipelines more does not read its answers."""
-
-
-IDLE: Final = ord("I")
 
 _LARGE: Final = frozenset(b"QPBFd")
 """Types whose messages may be large: those with a statement or a value in them."""
@@ -342,8 +339,11 @@ class Relay:
         self.choose_server_handlers()
         return self.counting.counter.prepare
 
-    def expect_counted(self) -> None:
-        """A counted statement is on its way to the server."""
+    def expect_counted(self, max_rows: int, statements: int = 1) -> None:
+        """Counted statements are on their way to the server, each of which may change so many rows."""
+        assert self.counting is not None
+        self.counting.max_rows = max_rows
+        self.counting.in_flight += max_rows * statements
         if self._server_handlers is SERVER:
             self._server_handlers = COUNTING_SERVER
 
@@ -365,6 +365,15 @@ class Relay:
         if self.counting.changed:
             self.outcomes.append(self.counting.changed)
             self.counting.changed = {}
+
+    @property
+    def untold(self) -> dict[str, int]:
+        """The rows by table that may have been changed although nobody was told, should the session end now: the server may yet
+        commit what the client did not wait for. Under UNTOLD stand those of which not even the table is known."""
+        counting = self.counting
+        if counting is None or not self.busy:
+            return {}
+        return counting.changed | ({UNTOLD: counting.in_flight} if counting.in_flight else {})
 
     def other_query(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
         return counted.query(self, judgement, data, pos, end)

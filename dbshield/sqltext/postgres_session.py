@@ -134,8 +134,16 @@ def execute(collector: Collector, body: Node) -> str:
 
 
 def deallocate(collector: Collector, body: Node) -> str:
-    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, _statement(body.get("name", "all")), frozenset(), "deallocate")
+    # A statement may be named "all".
+    detail = "deallocate all" if body.get("isall") else "deallocate"
+    collector.add(Operation.EXECUTE, ObjectKind.STATEMENT, _statement(body.get("name", "all")), frozenset(), detail)
     return "deallocate"
+
+
+def discard(collector: Collector, body: Node) -> str:
+    what = str(body.get("target", "")).removeprefix("DISCARD_").lower()
+    collector.add(Operation.SET, ObjectKind.SESSION, ObjectName(name=what), frozenset(), "discard")
+    return "discard"
 
 
 def declare(collector: Collector, body: Node) -> str:
@@ -220,6 +228,7 @@ HANDLERS: dict[str, Callable[[Collector, Node], str]] = {
     "ClosePortalStmt": close,
     "CopyStmt": copy,
     "DeallocateStmt": deallocate,
+    "DiscardStmt": discard,
     "DeclareCursorStmt": declare,
     "DefineStmt": define,
     "ExecuteStmt": execute,

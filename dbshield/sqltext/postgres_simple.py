@@ -63,7 +63,6 @@ SIMPLE: dict[str, tuple[str, Operation, ObjectKind, str, str]] = {
     "CreateTransformStmt": ("create transform", Operation.CREATE, ObjectKind.OTHER, "transform", ""),
     "CreateUserMappingStmt": ("create user mapping", Operation.CREATE, ObjectKind.OTHER, "user mapping", "servername"),
     "CreatedbStmt": ("create database", Operation.CREATE, ObjectKind.DATABASE, "", "dbname"),
-    "DiscardStmt": ("discard", Operation.SET, ObjectKind.SESSION, "discard", ""),
     "DropSubscriptionStmt": ("drop subscription", Operation.DROP, ObjectKind.OTHER, "subscription", "subname"),
     "DropTableSpaceStmt": ("drop tablespace", Operation.DROP, ObjectKind.OTHER, "tablespace", "tablespacename"),
     "DropUserMappingStmt": ("drop user mapping", Operation.DROP, ObjectKind.OTHER, "user mapping", "servername"),

@@ -367,6 +367,25 @@ def test_the_budget_of_an_hour_is_shared_by_all_sessions_of_an_agent(limits: Shi
     assert changed(limits) == 150
 
 
+def test_whoever_does_not_wait_for_the_answer_spends_all_the_same(limits: Shield) -> None:
+    limits.agent("hasty", "write")
+    audit = limits.folder / "state" / "audit.jsonl"
+    with limits.server.connect(limits.database) as admin, admin.transaction():
+        admin.execute("select from shop.settings where key = 'theme' for update")  # so the answers cannot come first
+        for _ in range(2):
+            hasty = pq.PGconn.connect(limits.dsn("hasty").encode())
+            assert hasty.status == pq.ConnStatus.OK
+            hasty.send_query(b"update shop.settings set value = 'h' where key = 'theme'")
+            while hasty.flush():
+                select.select([], [hasty.socket], [], 10)
+            hasty.finish()
+        assert until(lambda: audit.read_text().count('"(untold)":100') == 2)
+    with limits.connect("hasty") as conn:
+        # Two statements of which nobody knows how many rows they changed are 200 of the 150 that it has.
+        refused(conn, simple("update shop.settings set value = 'i' where key = 'theme'"), "DS221")
+    assert direct(limits, "select count(*) from shop.settings where value = 'i'") == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -67,7 +67,7 @@ def _writes(effect: Effect, context: Context) -> bool:
             functions = context.functions.named(effect.name.schema, effect.name.name)
             return not functions or any(map(_function_writes, functions))
         case Operation.EXECUTE:
-            return effect.kind is not ObjectKind.STATEMENT or effect.detail not in {"deallocate", "prepare"}
+            return effect.kind is not ObjectKind.STATEMENT or effect.detail not in {"deallocate", "deallocate all", "prepare"}
         case Operation.CURSOR:
             # One that was declared before the freeze may call a function that was let through.
             return context.policy.lets_hidden_writes_through and effect.detail in {"fetch", "move"}

@@ -100,6 +100,8 @@ def overrun(kind: str, what: str, fault: str = "") -> Judgement:
     match kind:
         case "rows":
             rows, _, limit = what.partition(" ")
+            if limit == "0":
+                return overrun("hour", what)
             finding = TooManyRows().finding(
                 None,
                 message=f"the transaction changed {rows} rows, more than the {limit} it may (cascades and triggers count)",

@@ -108,7 +108,9 @@ def test_a_counted_function_cannot_be_called_by_number(functions: FunctionCatalo
     [
         ("reset all", True),
         ("discard all", True),
-        ("discard plans", True),
+        ("discard plans", False),
+        ("discard temp", False),
+        ('deallocate "all"', False),
         ("deallocate all", True),
         ("deallocate prepare all", True),
         ("select 1; reset all", True),

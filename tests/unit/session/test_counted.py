@@ -21,7 +21,7 @@ from support.conversation import (
 
 from dbshield.errors import ProtocolError
 from dbshield.model import Counted, Judgement
-from dbshield.session.counting import Limits, RowCounter, Wrapped, changed_rows
+from dbshield.session.counting import UNTOLD, Limits, RowCounter, Wrapped, changed_rows
 from dbshield.wire.backend import (
     BackendMessage,
     BindComplete,
@@ -305,6 +305,23 @@ class TestForgetting:
         sent = talk.client(Parse(query=b"discard all"), Bind(), Execute(), Sync())
         assert [type(message).__name__ for message in sent] == ["Parse", "Bind", "Execute", "Sync", "Query"]
 
+    @pytest.mark.parametrize("text", [b"reset all", b"discard temp", b'deallocate "all"'])
+    def test_what_leaves_ours_alone_makes_none_again(self, text: bytes) -> None:
+        assert Conversation(counts=True).client(Query(query=text)) == [Query(query=text)]
+
+    @pytest.mark.parametrize("text", [b"discard temp", b"discard plans", b"deallocate all"])
+    def test_what_takes_no_setting_back_may_come_in_a_block(self, text: bytes) -> None:
+        talk = Conversation(counts=True)
+        talk.client(Query(query=b"begin"))
+        talk.server(CommandComplete(tag="BEGIN"), IN_TRANSACTION)
+        assert talk.client(Query(query=text))[0] == Query(query=text)
+
+    def test_where_nothing_is_counted_reset_all_may_come_at_any_time(self) -> None:
+        talk = Conversation(counts=True, observes=True)
+        talk.client(Query(query=b"begin"))
+        talk.server(CommandComplete(tag="BEGIN"), IN_TRANSACTION)
+        assert talk.client(Query(query=b"reset all")) == [Query(query=b"reset all")]
+
     @pytest.mark.parametrize("text", [b"reset all", b"discard all"])
     def test_not_while_a_transaction_may_be_open(self, text: bytes) -> None:
         talk = Conversation(counts=True)
@@ -322,6 +339,45 @@ class TestForgetting:
         assert refused(heard, "rule=DS223")
         assert isinstance(heard[0], ErrorResponse)
         assert "permission denied" in heard[0].message
+
+
+class TestWhatNobodyWasTold:
+    """A client that does not wait for its answer must not get its rows for nothing."""
+
+    def test_statements_in_flight_count_as_all_that_they_may_change(self) -> None:
+        talk = Conversation(counts=True)
+        talk.client(Query(query=DELETE), Query(query=DELETE + b"; " + DELETE))
+        assert talk.relay.untold == {UNTOLD: 300}
+        talk.server(*BEFORE, DELETED, *AFTER, IDLE)
+        assert talk.relay.untold == {UNTOLD: 200}
+        talk.server(*BEFORE, DELETED, *AFTER, *BEFORE, DELETED, *AFTER, IDLE)
+        assert talk.relay.untold == {}
+
+    def test_a_commit_in_flight_counts_as_done(self) -> None:
+        talk = Conversation(counts=True)
+        talk.client(Query(query=b"begin; " + DELETE))
+        talk.server(CommandComplete(tag="BEGIN"), *BEFORE, DELETED, *AFTER, IN_TRANSACTION)
+        assert talk.relay.untold == {}, "an open transaction ends with its session"
+        talk.client(Query(query=b"commit"))
+        assert talk.relay.untold == {"shop.orders": 3}
+
+    def test_an_error_tells_that_nothing_was_changed(self) -> None:
+        talk = Conversation(counts=True)
+        talk.client(*TestAnExecute.CYCLE, *TestAnExecute.CYCLE)
+        assert talk.relay.untold == {UNTOLD: 200}
+        for _ in range(2):
+            talk.server(ParseComplete(), other_error(), IDLE)
+        assert talk.relay.untold == {}
+
+    def test_they_bound_what_may_be_changed_of_any_table(self) -> None:
+        counter = RowCounter(COUNTER, lambda limit: {UNTOLD: 40})
+        counter.limits = Limits(max_rows_per_hour=1000)
+        assert b"_after('40'" in counter.wrap(DELETE, (Counted(statement=0),), 100, statements=1).text
+
+    def test_when_nothing_is_left_the_refusal_speaks_of_the_hour(self) -> None:
+        talk = Conversation(counts=True)
+        talk.client(Query(query=DELETE))
+        assert refused(talk.server(*BEFORE, DELETED, overrun("rows 1 0"), IDLE), "rule=DS221")
 
 
 PLAYS: dict[str, tuple[tuple[Message, ...], tuple[Message, ...]]] = {
