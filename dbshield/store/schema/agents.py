@@ -1,8 +1,4 @@
-"""The tables of the control database, as SQLAlchemy Core sees them.
-
-They stand in a schema of their own, so that a shared PostgreSQL is fine as well. What is written here and what the migrations
-make is compared by a test on a real server; the migrations, not this module, make the tables.
-"""
+"""Who may log in, and what was frozen or used up: environments, agents, tokens, freezes, changed rows."""
 
 from __future__ import annotations
 
@@ -16,45 +12,18 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     Uuid,
-    text,
 )
 
-SCHEMA = "dbshield"
-CHANNEL = "dbshield"
-"""What the triggers notify: the payload is the name of the table that changed."""
-ROWS_CHANNEL = "dbshield_rows"
-"""Where proxies tell each other the rows that agents changed (see `dbshield.control.budget`)."""
-
-REVISION = "0003"
-"""The newest migration. Proxies compare it without loading alembic; a test compares it with the migrations."""
-
-NAME_CHECK = "^[a-z][a-z0-9-]{0,30}$"
-ACCESS_LEVELS = ("read", "write", "migrate")
-
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "ck": "%(table_name)s_%(constraint_name)s_check",
-        "ix": "%(table_name)s_%(column_0_name)s_idx",
-    },
-)
-
-
-def _now() -> Column[object]:
-    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()"))
-
+from dbshield.store.schema.base import NAME_CHECK, created_at, metadata
 
 environments = Table(
     "environments",
     metadata,
     Column("name", Text, CheckConstraint(f"name ~ '{NAME_CHECK}'", name="name"), primary_key=True),
-    _now(),
+    created_at(),
     Column("system_identifier", BigInteger),
     comment="the protected clusters; system_identifier pins the cluster once it was seen",
 )
@@ -70,7 +39,7 @@ agents = Table(
     Column("iterations", Integer, CheckConstraint("iterations >= 4096", name="iterations"), nullable=False),
     Column("role", Text),
     Column("sealed_password", LargeBinary),
-    _now(),
+    created_at(),
     Column("removed_at", DateTime(timezone=True)),
     CheckConstraint("sealed_password is null or role is not null", name="password_needs_role"),
     comment="the identities of AI agents; removed ones stay, since the audit names them",
@@ -84,7 +53,7 @@ tokens = Table(
     Column("agent", Uuid, ForeignKey("agents.id"), nullable=False, index=True),
     Column("stored_key", LargeBinary, CheckConstraint("octet_length(stored_key) = 32", name="stored_key"), nullable=False),
     Column("server_key", LargeBinary, CheckConstraint("octet_length(server_key) = 32", name="server_key"), nullable=False),
-    _now(),
+    created_at(),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
     Column("created_by", Text, nullable=False),

@@ -1,0 +1,24 @@
+"""The tables of the control database, as SQLAlchemy Core sees them: one module a concern.
+
+They stand in a schema of their own, so that a shared PostgreSQL is fine as well. What is written here and what the migrations
+make is compared by a test on a real server; the migrations, not this package, make the tables. Every module of tables is named
+here, so that the comparison sees it.
+"""
+
+from dbshield.store.schema.agents import agents, changed_rows, environments, freezes, tokens
+from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
+
+__all__ = [
+    "ACCESS_LEVELS",
+    "CHANNEL",
+    "NAME_CHECK",
+    "REVISION",
+    "ROWS_CHANNEL",
+    "SCHEMA",
+    "agents",
+    "changed_rows",
+    "environments",
+    "freezes",
+    "metadata",
+    "tokens",
+]

@@ -1,0 +1,16 @@
+"""What a token may do beyond its agent: databases, level, networks, hours; when it was last used."""
+
+from __future__ import annotations
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass
