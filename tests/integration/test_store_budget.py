@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import timeit
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import psycopg
 import pytest
 import structlog
 from support.control import control_database, empty_database
 from support.servers import Server
+from support.waiting import seconds_until
 
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.control import budget as module
@@ -32,15 +33,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-async def until(what: Callable[[], object], deadline: float = 30.0) -> float:
-    """The seconds until the condition came true; fails after the deadline."""
-    begin = time.monotonic()
-    while not what():
-        assert time.monotonic() - begin < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-    return time.monotonic() - begin
 
 
 def left(budget: RowBudget, agent: str = "claude", database: str = "shop") -> dict[str, int]:
@@ -83,11 +75,11 @@ async def test_what_one_spends_is_spent_at_once_here_and_soon_there(budgets: lis
     assert left(one) == {}
     spend(one, {"orders": 100, "customers": 0})
     assert left(one) == {"orders": 900}
-    assert await until(lambda: left(other) == {"orders": 900}) < PROPAGATION
+    assert await seconds_until(lambda: left(other) == {"orders": 900}) < PROPAGATION
     spend(other, {"orders": 50, "customers": 2})
     spend(one, {"orders": 5})
     assert left(other) == {"orders": 850, "customers": 998}
-    assert await until(lambda: left(one) == left(other) == {"orders": 845, "customers": 998}) < PROPAGATION
+    assert await seconds_until(lambda: left(one) == left(other) == {"orders": 845, "customers": 998}) < PROPAGATION
     with psycopg.connect(control_dsn) as connection:
         kept = connection.execute("select agent, table_name, rows from dbshield.changed_rows order by 2").fetchall()
     assert kept == [("claude", "customers", 2), ("claude", "orders", 155)]
@@ -129,7 +121,7 @@ async def test_a_proxy_that_starts_later_knows_the_last_hour(budgets: list[RowBu
     spend(budgets[0], {"orders": 10})
     clock.now += 59 * 60
     spend(budgets[0], {"customers": 7})
-    await until(lambda: left(budgets[1]) == {"orders": 990, "customers": 993})
+    await seconds_until(lambda: left(budgets[1]) == {"orders": 990, "customers": 993})
     clock.now += 2 * 60
     third = RowBudget(control_dsn=control_dsn, clock=clock)
     await third.start()
@@ -152,7 +144,7 @@ async def test_a_stop_writes_what_was_counted(control_dsn: str, clock: Clock) ->
 async def test_old_minutes_go(budgets: list[RowBudget], control_dsn: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RELOAD", 0.0)
     spend(budgets[0], {"orders": 10})
-    await until(lambda: left(budgets[1]) == {"orders": 990})
+    await seconds_until(lambda: left(budgets[1]) == {"orders": 990})
     clock.now += 3 * 3600
     spend(budgets[1], {"customers": 1})
 
@@ -160,8 +152,8 @@ async def test_old_minutes_go(budgets: list[RowBudget], control_dsn: str, clock:
         with psycopg.connect(control_dsn) as connection:
             return connection.execute("select table_name from dbshield.changed_rows").fetchall()
 
-    await until(lambda: kept() == [("customers",)])
-    await until(lambda: all(tables(budget) == {"customers"} for budget in budgets))
+    await seconds_until(lambda: kept() == [("customers",)])
+    await seconds_until(lambda: all(tables(budget) == {"customers"} for budget in budgets))
 
 
 async def test_many_at_once_are_counted_exactly(budgets: list[RowBudget]) -> None:
@@ -170,7 +162,7 @@ async def test_many_at_once_are_counted_exactly(budgets: list[RowBudget]) -> Non
             spend(budget, {"orders": 1, f"table_{number % 7}": 2})
         await asyncio.sleep(0.002)
     expected = {"orders": LIMIT - 400} | {f"table_{number}": LIMIT - 4 * len(range(number, 200, 7)) for number in range(7)}
-    await until(lambda: left(budgets[0]) == left(budgets[1]) == expected)
+    await seconds_until(lambda: left(budgets[0]) == left(budgets[1]) == expected)
     await asyncio.sleep(2 * FLUSH)
     assert left(budgets[0]) == left(budgets[1]) == expected
 
@@ -185,21 +177,21 @@ async def test_it_counts_on_without_the_database_and_writes_when_it_is_back(cloc
         await one.start()
         await other.start()
         spend(one, {"orders": 10})
-        await until(lambda: left(other) == {"orders": 990})
+        await seconds_until(lambda: left(other) == {"orders": 990})
         await asyncio.to_thread(cluster.kill)
-        await until(lambda: not one.available and not other.available)
+        await seconds_until(lambda: not one.available and not other.available)
         spend(one, {"orders": 5})
         spend(other, {"customers": 7})
         assert left(one) == {"orders": 985}
         assert left(other) == {"orders": 990, "customers": 993}
         await asyncio.to_thread(cluster.start, tethered=True, throwaway=True)
-        await until(lambda: left(one) == left(other) == {"orders": 985, "customers": 993})
+        await seconds_until(lambda: left(one) == left(other) == {"orders": 985, "customers": 993})
         assert one.available
         assert other.available
         await one.stop()
         with structlog.testing.capture_logs() as logs:
             await asyncio.to_thread(cluster.kill)
-            await until(lambda: not other.available)
+            await seconds_until(lambda: not other.available)
             spend(other, {"customers": 1})
             begin = time.monotonic()
             await other.stop()
@@ -218,26 +210,26 @@ async def test_a_connection_that_is_cut_comes_back(budgets: list[RowBudget], con
             " where application_name = 'dbshield budget' and datname = current_database()"
         )
     spend(budgets[0], {"orders": 1})
-    await until(lambda: left(budgets[1]) == {"orders": 999})
+    await seconds_until(lambda: left(budgets[1]) == {"orders": 999})
 
 
 async def test_a_write_that_is_cut_is_written_again(budgets: list[RowBudget], control_dsn: str) -> None:
     """Somebody holds the row, the write waits for it, and its connection dies there."""
     one, other = budgets
     spend(one, {"orders": 10})
-    await until(lambda: left(other) == {"orders": 990})
+    await seconds_until(lambda: left(other) == {"orders": 990})
     waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'dbshield budget'"
     with psycopg.connect(control_dsn, autocommit=True) as admin, psycopg.connect(control_dsn) as holder:
         holder.execute("select from dbshield.changed_rows for update")
         spend(one, {"orders": 5})
-        await until(lambda: admin.execute(waiting).fetchall())
+        await seconds_until(lambda: admin.execute(waiting).fetchall())
         spend(one, {"orders": 1})
         assert left(one) == {"orders": 984}
         admin.execute(f"select pg_terminate_backend(({waiting}))")
-        await until(lambda: not admin.execute(waiting).fetchall())
+        await seconds_until(lambda: not admin.execute(waiting).fetchall())
         assert left(one) == {"orders": 984}
         holder.rollback()
-    await until(lambda: left(other) == {"orders": 984})
+    await seconds_until(lambda: left(other) == {"orders": 984})
     await asyncio.sleep(2 * FLUSH)
     assert left(one) == left(other) == {"orders": 984}
 
@@ -247,7 +239,7 @@ async def test_a_notice_that_is_none_is_passed_over(budgets: list[RowBudget], co
         for payload in ("", "x", "{}", "[1, 2]", '["e", "a", "d", "t", "m", 1]'):
             connection.execute("select pg_notify('dbshield_rows', %s)", [payload])
     spend(budgets[0], {"orders": 1})
-    assert await until(lambda: left(budgets[1]) == {"orders": 999}) < PROPAGATION
+    assert await seconds_until(lambda: left(budgets[1]) == {"orders": 999}) < PROPAGATION
     assert all(budget.available for budget in budgets)
 
 
@@ -260,10 +252,10 @@ async def test_an_outage_of_hours_fills_no_memory(clock: Clock) -> None:
         budget = RowBudget(control_dsn=cluster.dsn(), clock=clock)
         await budget.start()
         await asyncio.to_thread(cluster.kill)
-        await until(lambda: not budget.available)
+        await seconds_until(lambda: not budget.available)
         spend(budget, {"orders": 1})
         clock.now += 2 * 3600
-        await until(lambda: not tables(budget) and not budget._dirty)
+        await seconds_until(lambda: not tables(budget) and not budget._dirty)
         await budget.stop()
     finally:
         cluster.remove()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import structlog
 from sqlalchemy import text
 from support.control import ENVIRONMENTS, PRODUCTION, STAGING, agents_of, control_database, empty_database
 from support.servers import Server
+from support.waiting import seconds_until
 
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import EnvironmentConfig
@@ -33,15 +33,6 @@ BACKENDS = text("select pid from pg_stat_activity where application_name = 'dbsh
 
 PROPAGATION = 1.0
 """Seconds within which a revocation reaches every proxy: what is promised."""
-
-
-async def until(what: Callable[[], object], deadline: float = 30.0) -> float:
-    """The seconds until the condition came true; fails after the deadline."""
-    begin = time.monotonic()
-    while not what():
-        assert time.monotonic() - begin < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-    return time.monotonic() - begin
 
 
 @pytest.fixture
@@ -85,7 +76,7 @@ async def test_a_new_agent_is_found_with_all_that_a_login_needs(agents: Agents, 
     assert directory.find("claude.staging") is None
     issued = create(agents)
     create(agents, environment="production", role="agent_read", role_password="hunter2")
-    assert await until(lambda: directory.find("claude.production")) < PROPAGATION
+    assert await seconds_until(lambda: directory.find("claude.production")) < PROPAGATION
     login = found(directory, "claude.staging")
     assert (login.user, login.access, login.databases) == ("claude.staging", AccessLevel.READ, ("shop",))
     assert (login.upstream.user, login.upstream.password, login.upstream.sslmode) == ("app", None, "verify-full")
@@ -102,18 +93,18 @@ async def test_a_new_agent_is_found_with_all_that_a_login_needs(agents: Agents, 
 async def test_a_revoked_token_is_gone_within_a_second(agents: Agents, directory: Directory) -> None:
     first = create(agents)
     second = agents.issue_token(name="claude", environment="staging", now=datetime.now(UTC), by="ann")
-    await until(lambda: (login := directory.find("claude.staging")) and len(login.tokens) == 2)
+    await seconds_until(lambda: (login := directory.find("claude.staging")) and len(login.tokens) == 2)
     agents.revoke_token(token_id=first.token.id, now=datetime.now(UTC))
-    took = await until(lambda: len(found(directory, "claude.staging").tokens) == 1)
+    took = await seconds_until(lambda: len(found(directory, "claude.staging").tokens) == 1)
     assert took < PROPAGATION
     assert found(directory, "claude.staging").tokens[0].token_id == second.token.id
 
 
 async def test_a_removed_agent_is_gone_within_a_second(agents: Agents, directory: Directory) -> None:
     create(agents)
-    await until(lambda: directory.find("claude.staging"))
+    await seconds_until(lambda: directory.find("claude.staging"))
     agents.remove(name="claude", environment="staging", now=datetime.now(UTC))
-    assert await until(lambda: directory.find("claude.staging") is None) < PROPAGATION
+    assert await seconds_until(lambda: directory.find("claude.staging") is None) < PROPAGATION
 
 
 async def test_a_token_that_expired_lately_is_known_and_an_old_one_is_not(agents: Agents, directory: Directory) -> None:
@@ -121,7 +112,7 @@ async def test_a_token_that_expired_lately_is_known_and_an_old_one_is_not(agents
     now = datetime.now(UTC)
     for days in (3, 30):
         agents.issue_token(name="claude", environment="staging", now=now - timedelta(days=days), by="ann", ttl=timedelta(hours=1))
-    await until(lambda: (login := directory.find("claude.staging")) and len(login.tokens) == 2)
+    await seconds_until(lambda: (login := directory.find("claude.staging")) and len(login.tokens) == 2)
     expired = [token for token in found(directory, "claude.staging").tokens if token.expires_at < now.timestamp()]
     assert len(expired) == 1
 
@@ -132,7 +123,7 @@ async def test_callbacks_hear_of_changes_and_of_nothing_else(control: Database, 
     with control.transaction() as connection:
         connection.execute(text("insert into dbshield.environments (name) values ('unrelated')"))
     create(agents)
-    await until(lambda: directory.find("claude.staging"))
+    await seconds_until(lambda: directory.find("claude.staging"))
     assert set(heard) == {True}
     assert len(heard) == 1
     await directory.stop()
@@ -157,14 +148,14 @@ async def test_a_burst_of_changes_leads_to_few_loads(
             create(agents, f"agent-{number}")
 
     await asyncio.to_thread(burst)
-    await until(lambda: directory.find("agent-29.staging"))
+    await seconds_until(lambda: directory.find("agent-29.staging"))
     assert loads < 20
 
 
 async def test_settings_are_exchanged_without_a_load(agents: Agents, directory: Directory, tmp_path: Path) -> None:
     create(agents)
     create(agents, environment="production")
-    await until(lambda: directory.find("claude.production"))
+    await seconds_until(lambda: directory.find("claude.production"))
     (tmp_path / "password").write_text("rotated\n", encoding="utf-8")
     changed = EnvironmentConfig(upstream=STAGING.upstream, databases=("shop", "stock"), password_file=tmp_path / "password")
     directory.reconfigure({"staging": changed})
@@ -181,7 +172,7 @@ async def test_an_agent_whose_password_cannot_be_read_is_left_out_and_named(
     create(agents, "one")
     create(agents, "two", role="agent_two", role_password="pw")
     create(agents, "three", environment="production")
-    await until(lambda: directory.find("three.production"))
+    await seconds_until(lambda: directory.find("three.production"))
     gone = EnvironmentConfig(upstream=PRODUCTION.upstream, password_file=tmp_path / "gone")
     with structlog.testing.capture_logs() as logs:
         directory.reconfigure({"staging": STAGING, "production": gone})
@@ -200,7 +191,7 @@ async def test_an_agent_whose_password_cannot_be_read_is_left_out_and_named(
 
 async def test_nobody_is_found_before_the_start_and_after_the_stop(agents: Agents, directory: Directory) -> None:
     create(agents)
-    await until(lambda: directory.find("claude.staging"))
+    await seconds_until(lambda: directory.find("claude.staging"))
     await directory.stop()
     assert not directory.available
     with pytest.raises(StoreError, match="does not answer"):
@@ -230,14 +221,14 @@ async def test_an_outage_is_noticed_and_so_is_its_end(tmp_path: Path) -> None:
             heard: list[bool] = []
             directory.on_change(lambda: heard.append(directory.available))
             await asyncio.to_thread(cluster.kill)
-            assert await until(lambda: not directory.available) < PROPAGATION
+            assert await seconds_until(lambda: not directory.available) < PROPAGATION
             with pytest.raises(StoreError, match="does not answer"):
                 directory.find("claude.staging")
             await asyncio.to_thread(cluster.start, tethered=True, throwaway=True)
-            await until(lambda: directory.available)
+            await seconds_until(lambda: directory.available)
             assert found(directory, "claude.staging").tokens[0].token_id == issued.token.id
             agents.revoke_token(token_id=issued.token.id, now=datetime.now(UTC))
-            assert await until(lambda: not found(directory, "claude.staging").tokens) < PROPAGATION
+            assert await seconds_until(lambda: not found(directory, "claude.staging").tokens) < PROPAGATION
             assert heard[:2] == [False, True]
             await directory.stop()
     finally:
@@ -256,12 +247,12 @@ async def test_a_connection_that_goes_silent_is_noticed(
     os.kill(pid, signal.SIGSTOP)
     try:
         # Not after psycopg has given up on cancelling the query, which takes it seconds.
-        assert await until(lambda: heard == [False]) < module.POLL + 1
-        await until(lambda: heard == [False, True])
+        assert await seconds_until(lambda: heard == [False]) < module.POLL + 1
+        await seconds_until(lambda: heard == [False, True])
     finally:
         os.kill(pid, signal.SIGCONT)
     create(agents)
-    assert await until(lambda: directory.find("claude.staging")) < PROPAGATION
+    assert await seconds_until(lambda: directory.find("claude.staging")) < PROPAGATION
 
 
 async def test_a_newer_revision_makes_it_unavailable(control: Database, directory: Directory) -> None:
@@ -270,7 +261,7 @@ async def test_a_newer_revision_makes_it_unavailable(control: Database, director
     with control.transaction() as connection:
         for pid in connection.scalars(BACKENDS).all():
             connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
-    await until(lambda: not directory.available)
+    await seconds_until(lambda: not directory.available)
     with control.transaction() as connection:
         connection.execute(text("update dbshield.alembic_version set version_num = :revision"), {"revision": REVISION})
-    await until(lambda: directory.available)
+    await seconds_until(lambda: directory.available)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from support.control import ENVIRONMENTS, NOW, agents_of, control_database, empty_database
 from support.servers import Server
+from support.waiting import seconds_until
 
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import EnvironmentConfig
@@ -24,15 +24,6 @@ from dbshield.store.database import Database
 PROPAGATION = 1.0
 """Seconds within which a freeze reaches every proxy: what is promised."""
 HOUR = timedelta(hours=1)
-
-
-async def until(what: Callable[[], object], deadline: float = 30.0) -> float:
-    """The seconds until the condition came true; fails after the deadline."""
-    begin = time.monotonic()
-    while not what():
-        assert time.monotonic() - begin < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-    return time.monotonic() - begin
 
 
 @pytest.fixture
@@ -125,7 +116,7 @@ async def test_every_proxy_knows_a_freeze_and_its_end_within_a_second(freezes: F
         directory.on_change(lambda number=number: heard.append(number))  # type: ignore[misc]
         assert directory.frozen("staging") is None
     freezes.freeze("staging", reason="incident", by="ann", now=datetime.now(UTC))
-    took = await until(lambda: all(directory.frozen("staging") for directory in directories))
+    took = await seconds_until(lambda: all(directory.frozen("staging") for directory in directories))
     assert took < PROPAGATION
     for directory in directories:
         found = directory.frozen("staging")
@@ -133,7 +124,7 @@ async def test_every_proxy_knows_a_freeze_and_its_end_within_a_second(freezes: F
         assert (found.reason, found.frozen_by, found.until) == ("incident", "ann", None)
         assert directory.frozen("production") is None
     freezes.thaw("staging", by="ann", now=datetime.now(UTC))
-    assert await until(lambda: not any(directory.frozen("staging") for directory in directories)) < PROPAGATION
+    assert await seconds_until(lambda: not any(directory.frozen("staging") for directory in directories)) < PROPAGATION
     assert sorted(heard) == [0, 0, 1, 1]
 
 
@@ -143,8 +134,8 @@ async def test_a_freeze_ends_by_itself(freezes: Freezes, directories: list[Direc
     end = datetime.now(UTC) + timedelta(seconds=1.2)
     freezes.freeze("staging", reason="short", by="ann", now=datetime.now(UTC), until=end)
     freezes.freeze("production", reason="long", by="ann", now=datetime.now(UTC), until=end + HOUR)
-    await until(lambda: all(directory.frozen("staging") for directory in directories))
-    await until(lambda: not any(directory.frozen("staging") for directory in directories))
+    await seconds_until(lambda: all(directory.frozen("staging") for directory in directories))
+    await seconds_until(lambda: not any(directory.frozen("staging") for directory in directories))
     assert 0 <= (datetime.now(UTC) - end).total_seconds() < PROPAGATION
     assert heard[-1] is False
     assert directories[0].frozen("production") is not None
@@ -155,10 +146,10 @@ async def test_of_several_the_one_that_holds_longest_is_said(freezes: Freezes, d
     directory = directories[0]
     for hours in (1, 3, 2):
         freezes.freeze("staging", reason=f"{hours}", by="ann", now=now, until=now + hours * HOUR)
-    await until(lambda: (found := directory.frozen("staging")) and found.reason == "3")
+    await seconds_until(lambda: (found := directory.frozen("staging")) and found.reason == "3")
     for reason in ("first", "second"):
         freezes.freeze("staging", reason=reason, by="ann", now=now)
-    await until(lambda: (found := directory.frozen("staging")) and found.reason == "first")
+    await seconds_until(lambda: (found := directory.frozen("staging")) and found.reason == "first")
 
 
 async def test_what_was_frozen_stays_frozen_through_an_outage(tmp_path: Path) -> None:
@@ -174,18 +165,18 @@ async def test_what_was_frozen_stays_frozen_through_an_outage(tmp_path: Path) ->
             end = datetime.now(UTC) + timedelta(seconds=1)
             freezes.freeze("staging", reason="incident", by="ann", now=datetime.now(UTC))
             freezes.freeze("production", reason="release", by="ann", now=datetime.now(UTC), until=end)
-            await until(lambda: directory.frozen("staging") and directory.frozen("production"))
+            await seconds_until(lambda: directory.frozen("staging") and directory.frozen("production"))
             await asyncio.to_thread(cluster.kill)
-            await until(lambda: not directory.available)
-            await until(lambda: datetime.now(UTC) > end + timedelta(seconds=0.5))
+            await seconds_until(lambda: not directory.available)
+            await seconds_until(lambda: datetime.now(UTC) > end + timedelta(seconds=0.5))
             assert directory.frozen("staging") is not None
             assert directory.frozen("production") is not None
             await asyncio.to_thread(cluster.start, tethered=True, throwaway=True)
-            await until(lambda: directory.available)
+            await seconds_until(lambda: directory.available)
             assert directory.frozen("staging") is not None
             assert directory.frozen("production") is None
             freezes.thaw("staging", by="ann", now=datetime.now(UTC))
-            assert await until(lambda: not directory.frozen("staging")) < PROPAGATION
+            assert await seconds_until(lambda: not directory.frozen("staging")) < PROPAGATION
             await directory.stop()
     finally:
         cluster.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -18,3 +19,12 @@ def until(what: Callable[[], object], *, deadline: float = DEADLINE) -> bool:
             return False
         time.sleep(POLL)
     return True
+
+
+async def seconds_until(what: Callable[[], object], *, deadline: float = DEADLINE) -> float:
+    """The seconds until the condition came true, while the event loop goes on; fails after the deadline."""
+    begin = time.monotonic()
+    while not what():
+        assert time.monotonic() - begin < deadline, "the condition did not come true in time"
+        await asyncio.sleep(POLL / 2)
+    return time.monotonic() - begin
