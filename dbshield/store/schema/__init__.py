@@ -5,20 +5,28 @@ make is compared by a test on a real server; the migrations, not this package, m
 here, so that the comparison sees it.
 """
 
-from dbshield.store.schema.agents import agents, changed_rows, environments, freezes, tokens
+from dbshield.store.schema.agents import agents, changed_rows, environments, freezes, token_uses, tokens
+from dbshield.store.schema.approvals import APPROVALS_CHANNEL, MOVES, approvals, decisions, denials, people
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
 
 __all__ = [
     "ACCESS_LEVELS",
+    "APPROVALS_CHANNEL",
     "CHANNEL",
+    "MOVES",
     "NAME_CHECK",
     "REVISION",
     "ROWS_CHANNEL",
     "SCHEMA",
     "agents",
+    "approvals",
     "changed_rows",
+    "decisions",
+    "denials",
     "environments",
     "freezes",
     "metadata",
+    "people",
+    "token_uses",
     "tokens",
 ]

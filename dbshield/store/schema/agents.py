@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     Column,
@@ -25,6 +26,8 @@ environments = Table(
     Column("name", Text, CheckConstraint(f"name ~ '{NAME_CHECK}'", name="name"), primary_key=True),
     created_at(),
     Column("system_identifier", BigInteger),
+    Column("pinned_at", DateTime(timezone=True)),
+    Column("pinned_by", Text),
     comment="the protected clusters; system_identifier pins the cluster once it was seen",
 )
 
@@ -39,6 +42,7 @@ agents = Table(
     Column("iterations", Integer, CheckConstraint("iterations >= 4096", name="iterations"), nullable=False),
     Column("role", Text),
     Column("sealed_password", LargeBinary),
+    Column("owner", Text),
     created_at(),
     Column("removed_at", DateTime(timezone=True)),
     CheckConstraint("sealed_password is null or role is not null", name="password_needs_role"),
@@ -57,8 +61,22 @@ tokens = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
     Column("created_by", Text, nullable=False),
+    Column("access", Text, CheckConstraint("access in ('read', 'write', 'migrate')", name="access")),
+    Column("databases", ARRAY(Text)),
+    Column("networks", ARRAY(Text)),
+    Column("hours", Text),
+    Column("replaces", Text, ForeignKey("tokens.id")),
     CheckConstraint("expires_at > created_at", name="lifetime"),
     comment="SCRAM-SHA-256 verifiers; the tokens themselves are kept nowhere",
+)
+
+token_uses = Table(
+    "token_uses",
+    metadata,
+    Column("token", Text, ForeignKey("tokens.id"), primary_key=True),
+    Column("used_at", DateTime(timezone=True), nullable=False),
+    Column("used_from", Text, nullable=False),
+    comment="when a token was last used and from where, to about a minute",
 )
 
 freezes = Table(
