@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dbshield.config.backup import BackupConfig
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.policy import AgentConfig, EnvironmentOverride, OverrideConfig
 
@@ -65,6 +66,11 @@ AGENTS = """\
 What is said here replaces the environment's numbers and mode, and adds to its lists.
 """
 
+BACKUP = """\
+One plan of backups: what, by which engine, to where. What weakens a backup has to be said by name: `encryption = "none"`,
+`same_device = "allowed"`, `same_account = "allowed"` (docs/decisions/0030-backup-repository.md).
+"""
+
 SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[control]", ControlConfig, "The database of agents, tokens and approvals. Never the protected one.\n"),
     ("[proxy]", ProxyConfig, "Where agents connect, and the limits on what they may take up.\n"),
@@ -72,6 +78,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[[environments.NAME.overrides]]", EnvironmentOverride, OVERRIDES),
     ("[environments.NAME.agents.AGENT]", AgentConfig, AGENTS),
     ("[[environments.NAME.agents.AGENT.overrides]]", OverrideConfig, "As those of the environment.\n"),
+    ("[backup.NAME]", BackupConfig, BACKUP),
     ("[audit]", AuditConfig, "One line for every statement. It cannot be switched off.\n"),
     ("[log]", LogConfig, "What dbshield says about itself, on standard error.\n"),
 )
@@ -91,7 +98,7 @@ def _table(section: type[BaseModel], *, only: set[str] | None = None, without: s
     fields = section.model_fields.items()
     rows = [
         f"| `{name}` | {_default(name, field)} | {field.description} |\n"
-        for name, field in sorted(fields, key=lambda item: item[0] not in {"url", "upstream"})
+        for name, field in sorted(fields, key=lambda item: item[0] not in {"url", "upstream", "destination"})
         if (only is None or name in only) and name not in (without or ())
     ]
     return f"| setting | default | what it is |\n|---|---|---|\n{''.join(rows)}"

@@ -1,6 +1,7 @@
 """One validated configuration: `dbshield.toml`, environment variables on top, and the secrets that they point at."""
 
 from dbshield.config.address import ListenAddress
+from dbshield.config.backup import BackupConfig
 from dbshield.config.load import InvalidConfig, Problem, find_config, load_config
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.names import check_name, near
@@ -9,6 +10,7 @@ from dbshield.config.policy import AgentConfig, EnvironmentOverride, OverrideCon
 __all__ = [
     "AgentConfig",
     "AuditConfig",
+    "BackupConfig",
     "Config",
     "ControlConfig",
     "EnvironmentConfig",

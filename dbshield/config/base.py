@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dbshield.config.names import check_name
 
@@ -39,3 +39,16 @@ class Section(BaseModel):
     """What every section shares: unknown keys are errors, values do not change, and no error repeats what was written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class WithPassword(Section):
+    """A section that connects somewhere and names where its password is."""
+
+    password_file: OptionalPath = Field(default=None, description="file with the password, on one line")
+    password_env: str = Field(default="", description="environment variable with the password")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.password_file is not None and self.password_env:
+            raise ValueError("password_file and password_env are both given; keep one")
+        return self

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 
 from dbshield.config import conninfo
 from dbshield.config.address import ListenAddress
-from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath
+from dbshield.config.backup import BackupConfig
+from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath, WithPassword
 from dbshield.config.policy import PolicyConfig
 from dbshield.config.secret import read_secret
 from dbshield.errors import ConfigError
@@ -30,19 +31,6 @@ def _default_state() -> Path:
         return SYSTEM_STATE
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "dbshield"
-
-
-class WithPassword(Section):
-    """A section that connects somewhere and names where its password is."""
-
-    password_file: OptionalPath = Field(default=None, description="file with the password, on one line")
-    password_env: str = Field(default="", description="environment variable with the password")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.password_file is not None and self.password_env:
-            raise ValueError("password_file and password_env are both given; keep one")
-        return self
 
 
 class ControlConfig(WithPassword):
@@ -199,8 +187,16 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     proxy: ProxyConfig = ProxyConfig()
     environments: Mapping[Name, EnvironmentConfig] = {}
+    backup: Mapping[Name, BackupConfig] = {}
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _known_environments(self) -> Self:
+        for name, plan in self.backup.items():
+            if (plan.environment or name) not in self.environments:
+                raise ValueError(f"[backup.{name}] backs up the environment {plan.environment or name}, which is not configured")
+        return self
 
     @property
     def secret_key(self) -> Path:
@@ -231,4 +227,5 @@ class Config(Section):
                     f"{key} upstream has sslmode={server.sslmode}: whoever sits between can read along; use verify-full"
                 )
             remarks += [f"{key} {remark}" for remark in environment.policy_remarks()]
+        remarks += [f"[backup.{name}] {remark}" for name, plan in self.backup.items() for remark in plan.backup_remarks()]
         return tuple(remarks)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dbshield.config import conninfo
+from dbshield.config.backup import BackupConfig
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.policy import INSTEAD, AgentConfig, EnvironmentOverride
 
@@ -28,10 +29,14 @@ HEAD = """\
 """
 EXAMPLES = {
     "upstream": "postgresql://dbshield@db.example.com:5432/shop?sslmode=verify-full",
+    "destination": "s3://shop-backups/dbshield",
     "rule": "DS2xx",
     "verdict": "limit",
 }
 """For settings that have no default."""
+
+FIRST = frozenset({"url", "upstream", "destination"})
+"""What a section is about stands at its beginning."""
 
 EXAMPLE_AGENT = "claude"
 TABLES: dict[type[BaseModel], frozenset[str]] = {
@@ -65,6 +70,8 @@ def _policy_examples(environment: str) -> str:
     return (
         f"\n# Other verdicts for rules, as many as are needed; the first that fits speaks.\n{overrides}\n"
         f"{_fields(EnvironmentOverride)}"
+        f"\n# A plan of backups. It names the environment that it backs up, or is called as that.\n# [backup.{environment}]\n"
+        f"{_fields(BackupConfig)}"
         f"\n# What holds for one agent. It may have overrides too, which are asked first.\n{agent}\n{_fields(AgentConfig)}"
     )
 
@@ -75,6 +82,8 @@ def shown(config: Config) -> dict[str, Any]:
     tree["control"]["url"] = conninfo.masked(config.control.url) if config.control.url else ""
     for name, environment in config.environments.items():
         tree["environments"][name]["upstream"] = conninfo.masked(environment.upstream)
+    for name, plan in config.backup.items():
+        tree["backup"][name]["source"] = conninfo.masked(plan.source) if plan.source else ""
     return tree
 
 
@@ -115,7 +124,7 @@ def _value(value: object) -> str:
 def _fields(model: type[BaseModel], given: Mapping[str, object] | None = None, *, only: tuple[str, ...] = ()) -> str:
     lines = []
     # The address first: it is what a section is about.
-    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in {"url", "upstream"}):
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in FIRST):
         if name in TABLES.get(model, ()) or (only and name not in only):
             continue
         lines.append(f"# {field.description}")
