@@ -201,6 +201,20 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenScope:
+    """What a token narrows of its agent's rights; what is empty narrows nothing.
+
+    `access` is the most that it gives. `networks` are those it may be used from, as in 10.0.0.0/8, or "socket" for a Unix socket.
+    `hours` are those in which it works, as in "Mon-Fri 08:00-18:00 Europe/Berlin".
+    """
+
+    access: AccessLevel | None = None
+    databases: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    hours: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenVerifier:
     """What is kept of a token: enough to check a SCRAM-SHA-256 proof, not enough to make one (RFC 5803).
 
@@ -211,6 +225,7 @@ class TokenVerifier:
     stored_key: bytes = field(repr=False)
     server_key: bytes = field(repr=False)
     expires_at: float
+    scope: TokenScope = TokenScope()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

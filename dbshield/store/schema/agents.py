@@ -73,7 +73,7 @@ tokens = Table(
 token_uses = Table(
     "token_uses",
     metadata,
-    Column("token", Text, ForeignKey("tokens.id"), primary_key=True),
+    Column("token", Text, primary_key=True),
     Column("used_at", DateTime(timezone=True), nullable=False),
     Column("used_from", Text, nullable=False),
     comment="when a token was last used and from where, to about a minute",
