@@ -137,6 +137,12 @@ class AuditLog:
         fields = f'"environment":{_quoted(environment)},"changed":{json.dumps(changed, separators=(",", ":"))}'
         self._pending.append((now, f'Z","event":"policy-changed",{fields}}}\n', None))
 
+    def event(self, now: float, kind: str, /, **fields: Any) -> None:
+        """Anything else that happened, such as "approval-requested" or "executed"; `fields` are what JSON knows. What stands under
+        `environment`, `agent`, `database`, `session`, `person`, `verdict` and `rules` can be searched for quickly."""
+        text = json.dumps(fields, separators=(",", ":"), default=str)[1:]
+        self._pending.append((now, f'Z","event":{_quoted(kind)}{"," if fields else ""}{text}\n', None))
+
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""
         if self._pending:

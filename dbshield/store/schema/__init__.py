@@ -7,7 +7,9 @@ here, so that the comparison sees it.
 
 from dbshield.store.schema.agents import agents, changed_rows, environments, freezes, token_uses, tokens
 from dbshield.store.schema.approvals import APPROVALS_CHANNEL, MOVES, approvals, decisions, denials, people
+from dbshield.store.schema.audit import audit, audit_head, audit_writers
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
+from dbshield.store.schema.snapshots import backup_keys, drills, snapshots
 
 __all__ = [
     "ACCESS_LEVELS",
@@ -20,13 +22,19 @@ __all__ = [
     "SCHEMA",
     "agents",
     "approvals",
+    "audit",
+    "audit_head",
+    "audit_writers",
+    "backup_keys",
     "changed_rows",
     "decisions",
     "denials",
+    "drills",
     "environments",
     "freezes",
     "metadata",
     "people",
+    "snapshots",
     "token_uses",
     "tokens",
 ]
