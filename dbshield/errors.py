@@ -46,3 +46,7 @@ class StoreError(DbshieldError):
 
 class ClusterError(DbshieldError):
     """PostgreSQL's binaries are missing or wrong, or a cluster could not be made, started or stopped."""
+
+
+class BackupError(DbshieldError):
+    """A backup was not made, cannot be read, or is not what its manifest says."""
