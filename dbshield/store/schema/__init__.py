@@ -10,6 +10,7 @@ from dbshield.store.schema.approvals import APPROVALS_CHANNEL, MOVES, approvals,
 from dbshield.store.schema.audit import audit, audit_head, audit_writers
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
 from dbshield.store.schema.snapshots import backup_keys, drills, snapshots
+from dbshield.store.schema.undo import undo_points
 
 __all__ = [
     "ACCESS_LEVELS",
@@ -37,4 +38,5 @@ __all__ = [
     "snapshots",
     "token_uses",
     "tokens",
+    "undo_points",
 ]
