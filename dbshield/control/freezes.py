@@ -13,7 +13,8 @@ from datetime import datetime
 from sqlalchemy import insert, or_, select, update
 
 from dbshield.config import EnvironmentConfig, near
-from dbshield.control.agents import UNDEFINED_OBJECT, register_environments
+from dbshield.control.agents import register_environments
+from dbshield.control.issuing import UNDEFINED_OBJECT
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
 from dbshield.store.frozen import Freeze
