@@ -15,8 +15,10 @@ from pydantic import Field, field_validator, model_validator
 
 from dbshield.config import conninfo
 from dbshield.config.address import ListenAddress
+from dbshield.config.approvals import ApprovalsConfig
 from dbshield.config.backup import BackupConfig
 from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath, WithPassword
+from dbshield.config.executor import ExecutorConfig
 from dbshield.config.policy import PolicyConfig
 from dbshield.config.secret import read_secret
 from dbshield.errors import ConfigError
@@ -131,7 +133,7 @@ class ProxyConfig(Section):
         return ListenAddress.parse(self.advertise) if self.advertise else self.addresses[0]
 
 
-class EnvironmentConfig(PolicyConfig, WithPassword):
+class EnvironmentConfig(PolicyConfig, ApprovalsConfig, ExecutorConfig, WithPassword):
     """[environments.NAME]: one protected cluster."""
 
     upstream: str = Field(repr=False, description="the protected server: postgresql://USER@HOST:PORT/DATABASE or key=value text")

@@ -1,0 +1,302 @@
+"""The humans who decide, and their second factor: a time-based one-time password (TOTP, RFC 6238) of 6 digits and 30 seconds.
+
+Laws:
+- A secret is sealed in the vault for the row of its person, and shown once, when it is made.
+- A person decides nothing before a first code showed that the secret is in the right hands.
+- A code works once: the time step that it belongs to moves forward in the transaction of what it was given for, with the row
+  locked. One step of clock difference is allowed either way (RFC 6238, section 5.2).
+- After `WRONG_MOST` wrong codes within `WRONG_WINDOW` nothing works for `LOCKED`: five guesses of 3 in a million each.
+- The first person is let in by whoever may use the control database and the key. From then on a person is added, gets a new
+  secret or goes only with a code of somebody who is there: a second factor that anybody may make anew would be none.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import pyotp
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dbshield.control.vault import Vault
+from dbshield.errors import ConfigError, Refused
+from dbshield.store.database import Database
+from dbshield.store.schema import people
+
+ISSUER: Final = "dbshield"
+STEP_SECONDS: Final = 30
+SKEW_STEPS: Final = 1
+DIGITS: Final = 6
+WRONG_MOST: Final = 5
+WRONG_WINDOW: Final = timedelta(minutes=10)
+LOCKED: Final = timedelta(minutes=15)
+
+PEOPLE_LOCK: Final = 0x6462_7368_7065_6F70
+"""The advisory lock of changes to the list of people, "dbshpeop"."""
+
+UNDEFINED_OBJECT: Final = "42704"
+DUPLICATE_OBJECT: Final = "42710"
+WRONG_CODE: Final = "28P01"
+"""invalid_password"""
+T = TypeVar("T")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,62}")
+
+
+def totp_identity(name: str) -> str:
+    """What a person's secret is sealed for."""
+    return f"people/{name}/totp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """A secret that was just made: the only moment at which it is known in clear. `secret` is base 32, as apps take it."""
+
+    person: str
+    secret: str = field(repr=False)
+
+    @property
+    def uri(self) -> str:
+        """What a QR code for an authenticator app holds (otpauth, Key URI format)."""
+        return pyotp.TOTP(self.secret).provisioning_uri(name=self.person, issuer_name=ISSUER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vouch:
+    """Somebody who is enrolled, with a code of theirs."""
+
+    person: str
+    code: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A person who is there. Without `enrolled_at` the first code is still to come, and nothing can be decided."""
+
+    name: str
+    created_at: datetime
+    created_by: str
+    vouched_by: str | None
+    enrolled_at: datetime | None
+    locked_until: datetime | None
+
+    def state(self, now: datetime) -> str:
+        if self.enrolled_at is None:
+            return "not confirmed"
+        return "locked" if self.locked_until is not None and now < self.locked_until else "enrolled"
+
+
+class People:
+    """The people in the control database, with the vault that their secrets are sealed in."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def add(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None) -> Enrolment:
+        """A new person, who is to be confirmed. One who was never confirmed gets a new secret.
+
+        Refused where the person is there already, or somebody is enrolled and nobody vouches.
+        """
+        checked(name)
+        return self._admitted(now, vouch, lambda connection, by_whom: self._add(connection, name, by, by_whom, now))
+
+    def reset(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None) -> Enrolment:
+        """A new secret for a person, who is to be confirmed anew; what they approved and has not begun no longer counts."""
+
+        def change(connection: Connection, vouched_by: str | None) -> Enrolment:
+            self._living(connection, name)
+            return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
+
+        return self._admitted(now, vouch, change)
+
+    def remove(self, name: str, *, now: datetime, vouch: Vouch | None = None) -> None:
+        """Ends a person; what they approved and has not begun no longer counts. Refused where there is no such person."""
+
+        def change(connection: Connection, vouched_by: str | None) -> None:
+            self._living(connection, name)
+            connection.execute(update(people).where(people.c.name == name).values(removed_at=now, enrolled_at=None))
+
+        self._admitted(now, vouch, change)
+
+    def confirm(self, name: str, code: str, *, now: datetime) -> Person:
+        """The first code of a new secret. Refused where it is wrong, or where the person needs somebody to vouch by now."""
+        with self._database.transaction() as connection:
+            _lock(connection)
+            row = self._living(connection, name)
+            if row.enrolled_at is not None:
+                raise Refused(f"{name} is confirmed already", sqlstate=DUPLICATE_OBJECT)
+            if row.vouched_by is None and _enrolled(connection):
+                raise Refused(
+                    f"{name} was added before anybody was enrolled, and by now somebody is",
+                    hint=f"`dbshield user add {name} --vouch PERSON` adds {name} with a code of theirs.",
+                )
+            wrong = self.verify(connection, name, code, now=now, confirming=True)
+            if wrong is None:
+                connection.execute(update(people).where(people.c.name == name).values(enrolled_at=now))
+                row = self._living(connection, name)
+        if wrong is not None:
+            raise wrong
+        return _person(row)
+
+    def list_(self) -> list[Person]:
+        """The people who are there, by name."""
+        with self._database.transaction() as connection:
+            return [_person(row) for row in connection.execute(_people().order_by(people.c.name))]
+
+    def verify(self, connection: Connection, name: str, code: str, *, now: datetime, confirming: bool = False) -> Refused | None:
+        """Takes a code of a person within the caller's transaction, which must be committed either way: a wrong code has to be
+        counted. Returns why it does not hold, or None. The row stays locked until the end of the transaction."""
+        row = connection.execute(_people().where(people.c.name == name).with_for_update()).one_or_none()
+        if row is None:
+            return Refused(
+                f"there is no person {name}", sqlstate=UNDEFINED_OBJECT, hint="`dbshield user list` shows those that there are."
+            )
+        if row.enrolled_at is None and not confirming:
+            return Refused(
+                f"{name} has not shown a first code yet",
+                sqlstate=WRONG_CODE,
+                hint=f"`dbshield user confirm {name}` takes it, once the secret is in an authenticator app.",
+            )
+        if row.locked_until is not None and now < row.locked_until:
+            return _locked(name, row.locked_until)
+        step = self._step_of(row, code, now)
+        if step is None:
+            return self._count_wrong(connection, row, now)
+        if step <= row.last_step:
+            return Refused(
+                f"this code of {name} was used before", sqlstate=WRONG_CODE, hint="Wait for the next one: half a minute."
+            )
+        fresh = {"last_step": step, "wrong_codes": 0, "wrong_since": None, "locked_until": None}
+        connection.execute(update(people).where(people.c.name == name).values(**fresh))
+        return None
+
+    def _step_of(self, row: Row[Any], code: str, now: datetime) -> int | None:
+        """The newest time step whose code this is. Every step is compared, in constant time."""
+        totp = pyotp.TOTP(self._vault.unseal(bytes(row.sealed_totp), identity=totp_identity(row.name)), digits=DIGITS)
+        present = int(now.timestamp()) // STEP_SECONDS
+        given = "".join(code.split()).encode("utf-8", "surrogatepass")
+        found = None
+        for step in range(present - SKEW_STEPS, present + SKEW_STEPS + 1):
+            if hmac.compare_digest(totp.generate_otp(step).encode("ascii"), given):
+                found = step
+        return found
+
+    @staticmethod
+    def _count_wrong(connection: Connection, row: Row[Any], now: datetime) -> Refused:
+        recent = row.wrong_since is not None and now - row.wrong_since < WRONG_WINDOW
+        wrong = row.wrong_codes + 1 if recent else 1
+        values: dict[str, Any] = {"wrong_codes": wrong, "wrong_since": row.wrong_since if recent else now}
+        if wrong >= WRONG_MOST:
+            values = {"wrong_codes": 0, "wrong_since": None, "locked_until": now + LOCKED}
+        connection.execute(update(people).where(people.c.name == row.name).values(**values))
+        if wrong >= WRONG_MOST:
+            return _locked(row.name, now + LOCKED)
+        return Refused(
+            f"the code is not the one of {row.name}",
+            sqlstate=WRONG_CODE,
+            hint=f"Look at the authenticator app and at this machine's clock; {WRONG_MOST - wrong} tries are left.",
+        )
+
+    def _admitted(self, now: datetime, vouch: Vouch | None, change: Callable[[Connection, str | None], T]) -> T:
+        """Runs `change` with the name of who vouches, once they have shown their code."""
+        with self._database.transaction() as connection:
+            _lock(connection)
+            wrong = self._vouched(connection, vouch, now)
+            if wrong is None:
+                return change(connection, vouch.person if vouch is not None else None)
+        raise wrong
+
+    def _vouched(self, connection: Connection, vouch: Vouch | None, now: datetime) -> Refused | None:
+        if vouch is not None:
+            return self.verify(connection, vouch.person, vouch.code, now=now)
+        enrolled = _enrolled(connection)
+        if not enrolled:
+            return None
+        return Refused(
+            "somebody who is enrolled has to vouch for this with a code",
+            hint=f"Say --vouch and one of: {', '.join(enrolled)}.",
+        )
+
+    def _add(self, connection: Connection, name: str, by: str, vouched_by: str | None, now: datetime) -> Enrolment:
+        there = connection.execute(_people().where(people.c.name == name, people.c.enrolled_at.is_not(None))).one_or_none()
+        if there is not None:
+            raise Refused(
+                f"there is a person {name} already",
+                sqlstate=DUPLICATE_OBJECT,
+                hint=f"`dbshield user reset {name}` gives {name} a new secret.",
+            )
+        return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
+
+    def _enrol(self, connection: Connection, name: str, *, by: str, vouched_by: str | None, now: datetime) -> Enrolment:
+        secret = pyotp.random_base32()
+        row = {
+            "sealed_totp": self._vault.seal(secret, identity=totp_identity(name)),
+            "last_step": 0,
+            "created_at": now,
+            "created_by": by,
+            "vouched_by": vouched_by,
+            "enrolled_at": None,
+            "wrong_codes": 0,
+            "wrong_since": None,
+            "locked_until": None,
+            "removed_at": None,
+        }
+        statement = upsert(people).values(name=name, **row)
+        connection.execute(statement.on_conflict_do_update(index_elements=[people.c.name], set_=row))
+        return Enrolment(person=name, secret=secret)
+
+    @staticmethod
+    def _living(connection: Connection, name: str) -> Row[Any]:
+        row = connection.execute(_people().where(people.c.name == name).with_for_update()).one_or_none()
+        if row is None:
+            raise Refused(
+                f"there is no person {name}", sqlstate=UNDEFINED_OBJECT, hint="`dbshield user list` shows those that there are."
+            )
+        return row
+
+
+def checked(name: str) -> str:
+    """The name itself. ConfigError where it has no proper form."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f'"{name}" is not a name of a person', hint="A small letter or a digit, then up to 62 of a-z, 0-9 and . _ @ -"
+        )
+    return name
+
+
+def _people() -> Any:
+    return select(people).where(people.c.removed_at.is_(None))
+
+
+def _lock(connection: Connection) -> None:
+    """Nobody else adds, confirms or removes meanwhile. An advisory lock: one on the table would wait for those who decide, while
+    they wait for the row of a person that is locked here."""
+    connection.execute(select(func.pg_advisory_xact_lock(PEOPLE_LOCK)))
+
+
+def _enrolled(connection: Connection) -> list[str]:
+    return [row.name for row in connection.execute(_people().where(people.c.enrolled_at.is_not(None)).order_by(people.c.name))]
+
+
+def _person(row: Row[Any]) -> Person:
+    return Person(
+        name=row.name,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        vouched_by=row.vouched_by,
+        enrolled_at=row.enrolled_at,
+        locked_until=row.locked_until,
+    )
+
+
+def _locked(name: str, until: datetime) -> Refused:
+    return Refused(
+        f"{name} gave {WRONG_MOST} wrong codes and is locked until {until:%Y-%m-%d %H:%M} UTC",
+        sqlstate=WRONG_CODE,
+        hint="Wait, or let somebody else decide.",
+    )
