@@ -46,6 +46,12 @@ class ControlConfig(WithPassword):
     key_file: OptionalPath = Field(
         default=None, description="key that seals stored passwords; empty: secret.key in the state folder"
     )
+    logins_from_memory_minutes: float = Field(
+        default=15,
+        ge=0,
+        le=7 * 24 * 60,
+        description="minutes for which agents log in by what is in memory while this database is away; 0: none does",
+    )
 
     @field_validator("url")
     @classmethod
@@ -79,6 +85,10 @@ class ProxyConfig(Section):
     login_timeout: float = Field(
         default=15.0, gt=0, description="seconds for a login, from the first byte to the server's answer"
     )
+    login_failures: int = Field(
+        default=20, ge=1, description="wrong tokens from one address for one agent, after which more are refused at once"
+    )
+    login_failure_window: float = Field(default=60.0, gt=0, le=86400, description="seconds in which wrong tokens are counted")
     idle_timeout: float = Field(default=0.0, ge=0, description="seconds after which an idle connection is closed; 0: never")
     max_connections: int = Field(default=2000, ge=1, description="client connections in one worker")
     max_connections_per_agent: int = Field(default=500, ge=1, description="client connections of one agent in one worker")
@@ -140,6 +150,7 @@ class EnvironmentConfig(PolicyConfig, ApprovalsConfig, ExecutorConfig, WithPassw
     databases: Texts = Field(default=(), description="databases that agents may enter; empty: the one in upstream")
     token_ttl_days: float = Field(default=30, gt=0, description="days that a token lives when nothing else is said")
     token_ttl_max_days: float = Field(default=90, gt=0, le=3650, description="days that a token may live at most")
+    token_stale_days: float = Field(default=14, gt=0, description="days without use after which a live token is listed as stale")
 
     @field_validator("upstream")
     @classmethod
