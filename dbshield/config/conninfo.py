@@ -70,6 +70,11 @@ def with_password(text: str, secret: str | None) -> str:
     return make_conninfo(text, password=secret) if secret is not None else make_conninfo(text)
 
 
+def with_database(text: str, database: str) -> str:
+    """The same connection in key=value form, to another database of the server."""
+    return make_conninfo(text, dbname=database)
+
+
 def masked(text: str) -> str:
     """The same connection in key=value form, fit to be shown."""
     return make_conninfo(text, password="********") if password(text) is not None else text  # noqa: S106
