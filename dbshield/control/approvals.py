@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dbshield.control.approval import OPEN, Approval, Decision, State, read_approval
 from dbshield.control.asking import Ask, new_id, remembered, store_findings, store_parameters
+from dbshield.control.audit_store import Entry, append
 from dbshield.errors import Refused
 from dbshield.store.database import Database
 from dbshield.store.schema import approvals, decisions, people
@@ -47,8 +48,9 @@ class Approvals:
 
         Refused where the agent has too many that wait.
         """
+        fresh = new_id()
         row = {
-            "id": new_id(),
+            "id": fresh,
             "environment": ask.environment,
             "agent": ask.agent,
             "agent_id": ask.agent_id,
@@ -83,7 +85,10 @@ class Approvals:
             )
             if equal is None:
                 self._not_too_many(connection, ask, now)
-                equal = connection.execute(insert(approvals).values(row).returning(approvals.c.id)).scalar_one()
+                connection.execute(insert(approvals).values(row))
+                made = load(connection, fresh)
+                append(connection, [approval_entry("approval-requested", made, now, rules=_rules(ask))])
+                return made
             return load(connection, equal)
 
     def get(self, approval_id: str) -> Approval:
@@ -104,7 +109,9 @@ class Approvals:
     def withdraw(self, approval_id: str, now: datetime) -> Approval:
         """Takes an open one back. Refused where it is not open."""
         with self._database.transaction() as connection:
-            return move(connection, approval_id, State.WITHDRAWN, now=now, decided_at=now)
+            withdrawn = move(connection, approval_id, State.WITHDRAWN, now=now, decided_at=now)
+            append(connection, [approval_entry("approval-withdrawn", withdrawn, now)])
+            return withdrawn
 
     def expire(self, now: datetime) -> int:
         """Writes down what has expired anyway; how many. Nothing depends on when this is called."""
@@ -147,7 +154,8 @@ class Approvals:
                 if not objection:
                     return move(connection, found.id, State.RUNNING, now=now, executor=executor, started_at=now)
                 error = {"sqlstate": "42501", "message": objection, "detail": "", "hint": "Ask again."}
-                move(connection, found.id, State.WITHDRAWN, now=now, error=error)
+                withdrawn = move(connection, found.id, State.WITHDRAWN, now=now, error=error)
+                append(connection, [approval_entry("approval-withdrawn", withdrawn, now, reason=objection)])
 
     def began(self, approval_id: str, transaction_id: str) -> None:
         """Keeps which transaction of the protected server runs it, so that after a crash it can be asked what became of it."""
@@ -221,6 +229,21 @@ def move(connection: Connection, approval_id: str, state: State, *, now: datetim
     return load(connection, approval_id)
 
 
+def approval_entry(kind: str, approval: Approval, at: datetime, **fields: Any) -> Entry:
+    """What the audit keeps of something that happened to an approval: which it is, and not the statement's constants."""
+    known = {
+        "environment": approval.environment,
+        "agent": approval.agent,
+        "database": approval.database,
+        "session": approval.session,
+        "approval": approval.id,
+        "digest": approval.digest.hex(),
+        "state": approval.state.value,
+        "statement": approval.normal,
+    }
+    return Entry(at=at, kind=kind, fields=known | fields)
+
+
 def wrong_state(approval: Approval, why: str, *, expired: bool = False) -> Refused:
     """An approval that is not where it would have to be."""
     state = State.EXPIRED if expired else approval.state
@@ -238,6 +261,10 @@ def _objection(approval: Approval) -> str:
     if len(approval.approved_by) < approval.needed:
         return f"approval {approval.id} lost a person who had approved it"
     return ""
+
+
+def _rules(ask: Ask) -> list[str]:
+    return [finding.rule for finding in ask.findings]
 
 
 def _is_open(now: datetime) -> ColumnElement[bool]:

@@ -20,9 +20,10 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dbshield.config import EnvironmentConfig
 from dbshield.control.approval import Approval, State
-from dbshield.control.approvals import load, move, wrong_state
+from dbshield.control.approvals import approval_entry, load, move, wrong_state
+from dbshield.control.audit_store import append
 from dbshield.control.denials import remember
-from dbshield.control.people import People
+from dbshield.control.people import People, refused_code
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
 from dbshield.store.schema import agents, approvals, decisions
@@ -68,7 +69,10 @@ class Deciding:
                     connection.execute(approvals.update().where(approvals.c.id == approval_id).values(without_undo=True))
                 if len(found.approved_by) >= needed:
                     found = move(connection, approval_id, State.APPROVED, now=now, decided_at=now)
+                fields = {"person": person, "verdict": "approve", "reason": reason, "without_undo": without_undo}
+                append(connection, [approval_entry("approval-decided", found, now, **fields)])
                 return found
+            append(connection, [refused_code(person, wrong, now, approval=approval_id)])
         raise wrong
 
     def deny(self, approval_id: str, *, person: str, code: str, reason: str, now: datetime) -> Approval:
@@ -84,7 +88,10 @@ class Deciding:
                 found = move(connection, approval_id, State.DENIED, now=now, decided_at=now)
                 lasting = timedelta(minutes=self._environment(found).denial_memory_minutes)
                 remember(connection, found, now=now, lasting=lasting)
+                fields = {"person": person, "verdict": "deny", "reason": reason}
+                append(connection, [approval_entry("approval-decided", found, now, **fields)])
                 return found
+            append(connection, [refused_code(person, wrong, now, approval=approval_id)])
         raise wrong
 
     def _open(self, connection: Connection, approval_id: str, person: str, now: datetime) -> Approval:

@@ -23,6 +23,7 @@ import pyotp
 from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from dbshield.control.audit_store import Entry, append
 from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
@@ -103,7 +104,12 @@ class People:
         Refused where the person is there already, or somebody is enrolled and nobody vouches.
         """
         checked(name)
-        return self._admitted(now, vouch, lambda connection, by_whom: self._add(connection, name, by, by_whom, now))
+
+        def change(connection: Connection, vouched_by: str | None) -> Enrolment:
+            self._not_enrolled(connection, name)
+            return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
+
+        return self._admitted("person-added", name, now=now, by=by, vouch=vouch, change=change)
 
     def reset(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None) -> Enrolment:
         """A new secret for a person, who is to be confirmed anew; what they approved and has not begun no longer counts."""
@@ -112,18 +118,18 @@ class People:
             self._living(connection, name)
             return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
 
-        return self._admitted(now, vouch, change)
+        return self._admitted("person-reset", name, now=now, by=by, vouch=vouch, change=change)
 
-    def remove(self, name: str, *, now: datetime, vouch: Vouch | None = None) -> None:
+    def remove(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None) -> None:
         """Ends a person; what they approved and has not begun no longer counts. Refused where there is no such person."""
 
         def change(connection: Connection, vouched_by: str | None) -> None:
             self._living(connection, name)
             connection.execute(update(people).where(people.c.name == name).values(removed_at=now, enrolled_at=None))
 
-        self._admitted(now, vouch, change)
+        self._admitted("person-removed", name, now=now, by=by, vouch=vouch, change=change)
 
-    def confirm(self, name: str, code: str, *, now: datetime) -> Person:
+    def confirm(self, name: str, code: str, *, by: str = "", now: datetime) -> Person:
         """The first code of a new secret. Refused where it is wrong, or where the person needs somebody to vouch by now."""
         with self._database.transaction() as connection:
             _lock(connection)
@@ -139,6 +145,9 @@ class People:
             if wrong is None:
                 connection.execute(update(people).where(people.c.name == name).values(enrolled_at=now))
                 row = self._living(connection, name)
+                append(connection, [Entry(at=now, kind="person-confirmed", fields={"person": name, "by": by})])
+            else:
+                append(connection, [refused_code(name, wrong, now)])
         if wrong is not None:
             raise wrong
         return _person(row)
@@ -202,13 +211,27 @@ class People:
             hint=f"Look at the authenticator app and at this machine's clock; {WRONG_MOST - wrong} tries are left.",
         )
 
-    def _admitted(self, now: datetime, vouch: Vouch | None, change: Callable[[Connection, str | None], T]) -> T:
+    def _admitted(
+        self,
+        kind: str,
+        name: str,
+        *,
+        now: datetime,
+        by: str,
+        vouch: Vouch | None,
+        change: Callable[[Connection, str | None], T],
+    ) -> T:
         """Runs `change` with the name of who vouches, once they have shown their code."""
         with self._database.transaction() as connection:
             _lock(connection)
             wrong = self._vouched(connection, vouch, now)
             if wrong is None:
-                return change(connection, vouch.person if vouch is not None else None)
+                vouched_by = vouch.person if vouch is not None else None
+                changed = change(connection, vouched_by)
+                append(connection, [Entry(at=now, kind=kind, fields={"person": name, "by": by, "vouched_by": vouched_by})])
+                return changed
+            if vouch is not None:
+                append(connection, [refused_code(vouch.person, wrong, now)])
         raise wrong
 
     def _vouched(self, connection: Connection, vouch: Vouch | None, now: datetime) -> Refused | None:
@@ -222,7 +245,8 @@ class People:
             hint=f"Say --vouch and one of: {', '.join(enrolled)}.",
         )
 
-    def _add(self, connection: Connection, name: str, by: str, vouched_by: str | None, now: datetime) -> Enrolment:
+    @staticmethod
+    def _not_enrolled(connection: Connection, name: str) -> None:
         there = connection.execute(_people().where(people.c.name == name, people.c.enrolled_at.is_not(None))).one_or_none()
         if there is not None:
             raise Refused(
@@ -230,7 +254,6 @@ class People:
                 sqlstate=DUPLICATE_OBJECT,
                 hint=f"`dbshield user reset {name}` gives {name} a new secret.",
             )
-        return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
 
     def _enrol(self, connection: Connection, name: str, *, by: str, vouched_by: str | None, now: datetime) -> Enrolment:
         secret = pyotp.random_base32()
@@ -267,6 +290,11 @@ def checked(name: str) -> str:
             f'"{name}" is not a name of a person', hint="A small letter or a digit, then up to 62 of a-z, 0-9 and . _ @ -"
         )
     return name
+
+
+def refused_code(person: str, wrong: Refused, at: datetime, **fields: Any) -> Entry:
+    """What the audit keeps of a code that was not taken."""
+    return Entry(at=at, kind="code-refused", fields={"person": person, "reason": wrong.message, **fields})
 
 
 def _people() -> Any:
