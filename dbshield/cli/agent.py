@@ -24,6 +24,7 @@ from dbshield.config import Config
 from dbshield.config.secret import read_secret
 from dbshield.control.agents import IssuedToken
 from dbshield.control.dsn import agent_dsn
+from dbshield.control.people import check_person
 from dbshield.control.tokens import parse_duration
 from dbshield.errors import ConfigError
 from dbshield.model import AccessLevel
@@ -47,6 +48,7 @@ def create(
     ] = None,
     role_password_env: Annotated[str, typer.Option("--role-password-env", metavar="VARIABLE", help="The role's password.")] = "",
     ttl: TtlOption = None,
+    owner: Annotated[str | None, typer.Option("--owner", metavar="PERSON", help="Who answers for it.")] = None,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -74,6 +76,7 @@ def create(
             ttl=lifetime,
             role=role,
             role_password=password,
+            owner=check_person(owner) if owner is not None else None,
         )
     show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json)
 

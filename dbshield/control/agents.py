@@ -73,8 +73,9 @@ class Agents(Tokens):
         ttl: timedelta | None = None,
         role: str | None = None,
         role_password: str | None = None,
+        owner: str | None = None,
     ) -> IssuedToken:
-        """A new agent with its first token.
+        """A new agent with its first token; `owner` is the person who answers for it.
 
         Without a role it logs in with the environment's own. Raises Refused where a living agent has the name or the lifetime
         is too long, ConfigError where the name has no proper form or the environment is not configured.
@@ -95,6 +96,7 @@ class Agents(Tokens):
             "iterations": ITERATIONS,
             "role": role,
             "sealed_password": sealed,
+            "owner": owner,
             "created_at": now,
         }
         try:

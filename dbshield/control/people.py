@@ -103,7 +103,7 @@ class People:
 
         Refused where the person is there already, or somebody is enrolled and nobody vouches.
         """
-        checked(name)
+        check_person(name)
 
         def change(connection: Connection, vouched_by: str | None) -> Enrolment:
             self._not_enrolled(connection, name)
@@ -283,7 +283,7 @@ class People:
         return row
 
 
-def checked(name: str) -> str:
+def check_person(name: str) -> str:
     """The name itself. ConfigError where it has no proper form."""
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
