@@ -237,7 +237,7 @@ class _Login:
             login=who.login,
             database=who.database,
             client=self.peer,
-            pair=Pair(relay, audited.statement, changed, ended),
+            pair=Pair(relay, audited.statement, changed, ended, state.audit.when_durable),
         )
         state.sessions.add(session)
         return session, key
