@@ -148,9 +148,10 @@ def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) ->
         # The server may yet skip this Bind, and then the portal is still the one that is counted.
         relay._statements.bound.add(portal)
     counting.prepare_next |= judgement.resets and any(map(forgets_statements, judgement.effects))
-    if relay._client_handlers is COUNTING_CLIENT:
+    if relay.counts_binds:
         return None
-    relay._client_handlers = COUNTING_CLIENT
+    relay.counts_binds = True
+    relay.choose_client_handlers()
     return data[pos:end]  # not None, so that whoever called looks the table up again
 
 
@@ -365,13 +366,14 @@ def _own_ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     return b""
 
 
-def _changed(table: tuple[Handler | None, ...], **changes: Handler | None) -> tuple[Handler | None, ...]:
+def changed_table(table: tuple[Handler | None, ...], **changes: Handler | None) -> tuple[Handler | None, ...]:
+    """A table that is like another but for some type bytes."""
     by_byte = {ord(key.removeprefix("_")): handler for key, handler in changes.items()}
     return tuple(by_byte.get(byte, handler) for byte, handler in enumerate(table))
 
 
-COUNTING_CLIENT: Final = _changed(CLIENT, E=_execute, S=_sync, c=_copy_ends, f=_copy_ends)
-COUNTING_SERVER: Final = _changed(
+COUNTING_CLIENT: Final = changed_table(CLIENT, E=_execute, S=_sync, c=_copy_ends, f=_copy_ends)
+COUNTING_SERVER: Final = changed_table(
     SERVER,
     t=_parameter_description,
     T=_row_description,
@@ -383,7 +385,7 @@ COUNTING_SERVER: Final = _changed(
     Z=_ready,
 )
 """While something is counted, or was in a transaction that is still open."""
-OWN_ANSWER: Final = _changed(
+OWN_ANSWER: Final = changed_table(
     SERVER,
     **dict.fromkeys("TtnIsGHWVcd", _own_unexpected),
     D=_own_row,
@@ -395,7 +397,7 @@ OWN_ANSWER: Final = _changed(
     _3=_own_end,
 )
 """While a counting query is answered."""
-OWN_CYCLE: Final = _changed(
+OWN_CYCLE: Final = changed_table(
     SERVER, **dict.fromkeys("TtnIsGHWVcdDCN", _drop), **dict.fromkeys(("_1", "_2", "_3"), _drop), E=_own_error, Z=_own_ready
 )
 """While a Query of ours is answered."""

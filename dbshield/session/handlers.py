@@ -83,7 +83,7 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     text = data[name_end + 1 : text_end]
     judgement = relay._judge.judge(text)
     if type(judgement.verdict) is not Allow and not (type(judgement.verdict) is Limit and relay.counting is not None):
-        return relay.refuse(judgement, extended=True)
+        return relay.other_parse(judgement, data, pos, end)
     relay._statements.parsed(data[pos + HEADER : name_end][:NAME_BYTES], judgement, text)
     return None
 
@@ -100,6 +100,9 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if judgement is None:
         if name.startswith(OWN_NAME):
             return _own(relay)
+        prepared = names.held.get(name[:NAME_BYTES])
+        if prepared is not None:
+            return relay.held_bind(prepared, data, pos, end)
         judgement = names.believed(name) or relay._judge.judge(PREPARED_BY_NAME)
     if judgement.prepares:
         names.prepared(judgement.prepares)
@@ -160,7 +163,7 @@ def _drop(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     return b""
 
 
-def _sync_ends_discarding(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+def sync_ends_discarding(relay: Relay, data: bytes, pos: int, end: int) -> bytes:
     relay._discarding = relay._unsynced = False
     relay._statements.settle()
     relay._cycles.append(SYNC)
@@ -182,6 +185,7 @@ def ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | No
             return data[pos:end]
     if relay._refusals and not cycles:
         relay._refusals.clear()  # an error before them made the server discard what stood for them
+        relay.skipped()
     return None
 
 
@@ -197,7 +201,10 @@ def error_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | Non
             digits = found + len(relay._marker)
             while frame[digits : digits + 1].isdigit():
                 digits += 1
-            return relay._refusals.pop(frame[found:digits], None)
+            token = frame[found:digits]
+            instead = relay._refusals.pop(token, None)
+            relay.reached(token)
+            return instead
     return None
 
 
@@ -247,7 +254,7 @@ CLIENT: Final = _table(
     f=copy_ends,
     **dict.fromkeys("DEHd"),
 )
-DISCARDING: Final = _table(_unknown_from_client, S=_sync_ends_discarding, X=_terminate, **dict.fromkeys("QPBCDEHFdcf", _drop))
+DISCARDING: Final = _table(_unknown_from_client, S=sync_ends_discarding, X=_terminate, **dict.fromkeys("QPBCDEHFdcf", _drop))
 SERVER: Final = _table(
     _unknown_from_server,
     Z=ready_for_query,

@@ -9,10 +9,13 @@ judged as any statement that SQL prepared, so it is counted, and wherever writin
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import Refused
 from dbshield.model import Allow, Judgement, Operation
+
+if TYPE_CHECKING:
+    from dbshield.session.held import Prepared
 
 MAX_NAMES: Final = 10_000
 """Names of prepared statements that a session remembers; the oldest is forgotten, which costs only its text in the audit."""
@@ -24,15 +27,17 @@ TEXT_BYTES: Final = 4 << 10
 
 class StatementNames(dict[bytes, Judgement]):
     """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals, `texts` what
-    was parsed, where it is short enough to be judged again under another policy."""
+    was parsed, where it is short enough to be judged again under another policy. `held` has the names of statements that a human
+    is to be asked for when they are bound: on the server they stand for an empty statement. No name is in both."""
 
-    __slots__ = ("bound", "doubtful", "fresh", "texts")
+    __slots__ = ("bound", "doubtful", "fresh", "held", "texts")
 
     def __init__(self) -> None:
         super().__init__()
         self.fresh: set[bytes] = set()
         self.bound: set[bytes] = set()
         self.doubtful: set[bytes] = set()
+        self.held: dict[bytes, Prepared] = {}
         self.texts: dict[bytes, bytes] = {}
 
     def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
@@ -42,14 +47,22 @@ class StatementNames(dict[bytes, Judgement]):
         if known is not judgement:
             if known is not None:
                 self.doubt(name, known)
+            elif self.held:
+                self.held.pop(name, None)
             self[name] = judgement
             if len(self) > MAX_NAMES:
                 self.closed(next(iter(self)))
         if self.doubtful:  # while no name is doubtful, none need be told from it
             self.fresh.add(name)
 
+    def hold(self, name: bytes, prepared: Prepared) -> None:
+        """A Parse gave a name to a statement that is held."""
+        self.closed(name)
+        self.held[name] = prepared
+
     def closed(self, name: bytes) -> None:
         """A Close took a name back, if the server came to it."""
+        self.held.pop(name, None)
         self.texts.pop(name, None)
         known = self.pop(name, None)
         if known is not None:

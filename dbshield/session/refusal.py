@@ -24,8 +24,8 @@ DESTROYS_OBJECTS = "DS1"
 BEYOND_ACCESS = "DS301"
 
 
-def refusal(judgement: Judgement) -> bytes:
-    """The ErrorResponse for a judgement that stops its statement.
+def refusal(judgement: Judgement, advice: str = "") -> bytes:
+    """The ErrorResponse for a judgement that stops its statement. `advice` is one sentence more, behind the hint.
 
     Of several findings the hardest speaks; DETAIL names its rule first, and then those of the others.
     """
@@ -50,7 +50,7 @@ def refusal(judgement: Judgement) -> bytes:
         short(f"dbshield {what}: {spoken.message}" if spoken else f"dbshield {what}"),
         detail=f"rule={','.join([*rules][:MAX_RULES]) or 'DS900'} name={spoken.name if spoken else 'unnamed'} "
         f"verdict={judgement.verdict.word}",
-        hint=spoken.hint if spoken else "",
+        hint=" ".join(filter(None, (spoken.hint if spoken else "", advice))),
     ).encode()
 
 

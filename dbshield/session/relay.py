@@ -16,18 +16,27 @@ Source: PostgreSQL 18 manual, "Frontend/Backend Protocol"; the limits are those 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from struct import Struct
 from typing import Final, Protocol
 
 from dbshield.errors import ProtocolError, Refused
-from dbshield.model import Allow, Judgement, Operation
+from dbshield.model import Allow, Hold, Judgement, Operation
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.limits import STALE
-from dbshield.session import counted
-from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
+from dbshield.session import counted, held
+from dbshield.session.counted import COUNTING_CLIENT, COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
 from dbshield.session.counting import UNTOLD, Limits, RowCounter
 from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, IDLE, OWN, QUERY, SERVER, bind
+from dbshield.session.held import (
+    COLLECTING_CLIENT,
+    DESCRIBING_CLIENT,
+    DESCRIBING_COUNTING_CLIENT,
+    HeldStatement,
+    Holding,
+    Prepared,
+)
 from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
 from dbshield.wire.frontend import Parse, Query
@@ -47,7 +56,7 @@ _LARGE: Final = frozenset(b"QPBFd")
 """Types whose messages may be large: those with a statement or a value in them."""
 _TEXT: Final = frozenset(b"QPF")
 _PARSE, _BIND, _COPY_DATA = b"PBd"
-_WHOLE: Final = frozenset(b"ETt")
+_WHOLE: Final = frozenset(b"ETtAN")
 """Types of answers that may be long and are read whole where they are read at all."""
 
 _head_at: Final = Struct("!Bi").unpack_from
@@ -76,7 +85,8 @@ class Relay:
     `status` is the transaction status that the server last told, as the character's code. `fatal` tells that the server has
     sent an error that ends the session, `terminated` that the client has said good-bye.
     `outcomes` collects what came of counted statements: the rows by table of a transaction that is over, and the judgement of one
-    that the server failed for us. `counting` is None in a session that can change no rows.
+    that the server failed for us; and the statement that waits for a human, whom the caller asks (see held.py). `counting` is
+    None in a session that can change no rows, `holding` in one whose held statements are all refused.
     Raises ProtocolError when a peer breaks the protocol and Refused when the session must not go on; both end it.
     """
 
@@ -102,7 +112,9 @@ class Relay:
         "_statements",
         "_unsynced",
         "counting",
+        "counts_binds",
         "fatal",
+        "holding",
         "judged",
         "outcomes",
         "status",
@@ -115,13 +127,14 @@ class Relay:
         judge: TextJudge,
         marker: str,
         counter: RowCounter | None = None,
+        asks: Callable[[], bool] | None = None,
         max_message: int = LARGE_MESSAGE,
         max_statement: int = 1 << 20,
     ) -> None:
         """`marker` is an identifier that nobody can guess: it tells our syntax errors from the client's own.
 
         `max_message` bounds a single message and `max_statement` the text of one, both in bytes. With a `counter`, what
-        `opening` gives must be the first that the server gets.
+        `opening` gives must be the first that the server gets. `asks` tells whether a human can be asked now.
         """
         self._judge = judge
         self._marker = marker.encode("ascii") + b"_"
@@ -147,7 +160,9 @@ class Relay:
         if counter:
             counter.limits = Limits.of(judge.policy)
         self.judged: list[Judgement] = []
-        self.outcomes: list[Judgement | dict[str, int]] = []
+        self.counts_binds = False
+        self.holding = Holding(asks) if asks else None
+        self.outcomes: list[Judgement | dict[str, int] | HeldStatement] = []
         self.status = IDLE
         self.terminated = False
         self.fatal = False
@@ -171,6 +186,9 @@ class Relay:
     def from_client(self, data: bytes) -> bytes:
         """Take what the client sent; give what the server gets, which may be nothing yet."""
         if self._client_held:
+            if self.holding is not None and self.holding.keeps:
+                held.keep(self, self.holding, data)
+                return b""
             self._client_held += data
             if len(self._client_held) < self._client_need:
                 return b""
@@ -198,6 +216,10 @@ class Relay:
                     out.append(data[start:pos])
                     out.append(instead)
                     start = end
+                    if self._client_held:
+                        assert self.holding is not None
+                        held.keep(self, self.holding, data[end:])
+                        return b"".join(out)
                     handlers = DISCARDING if self._discarding else self._client_handlers
             pos = end
         if pos == size:
@@ -267,7 +289,10 @@ class Relay:
             raise ProtocolError(f"invalid message length {length} in a message of type {chr(kind)!r}")
         have = len(data) - pos
         streams, drops = kind == _COPY_DATA, False
-        if kind in _LARGE and self._discarding:
+        if kind in _LARGE and not self._discarding and self._client_handlers is COLLECTING_CLIENT:
+            out += [data[start:pos], held.misfit(self)]
+            streams = drops = True
+        elif kind in _LARGE and self._discarding:
             streams = drops = True
         elif kind in _TEXT and total > self._max_statement + HEADER:
             judgement = self._judge.judge_length(length)
@@ -275,6 +300,10 @@ class Relay:
             if kind != _PARSE:
                 self._cycles.append(QUERY)
             streams = drops = True
+        elif kind == _BIND and total <= self._max_statement and have >= min(total, BIND_HEAD) and held.is_held(self, data, pos):
+            self._hold_client(data, pos, total)
+            out.append(data[start:pos])
+            return b"".join(out)
         elif kind == _BIND and have >= min(total, BIND_HEAD):
             instead = bind(self, data, pos, len(data))
             streams = True
@@ -309,21 +338,26 @@ class Relay:
 
     # Refusals
 
-    def refuse(self, judgement: Judgement, *, extended: bool) -> bytes:
+    def refuse(self, judgement: Judgement, *, extended: bool, advice: str = "") -> bytes:
         """What the server gets in place of a refused message: an identifier alone, which no grammar accepts.
 
         A Parse gets a name, because an unnamed one would destroy the client's unnamed statement.
         """
+        token = self.stand_in(judgement, refusal(judgement, advice))
+        if not extended:
+            return Query(query=token).encode()
+        self._discarding = True
+        return Parse(name=token, query=token).encode()
+
+    def stand_in(self, judgement: Judgement, answer: bytes) -> bytes:
+        """The identifier that stands for a stopped statement; the error that the server makes of it is exchanged for `answer`."""
         if len(self._refusals) >= MAX_REFUSALS:
             raise Refused("too many refused statements in one pipeline", sqlstate="54000", hint="Read the answers first.")
         self.judged.append(judgement)
         self._serial += 1
         token = self._marker + b"%d" % self._serial
-        self._refusals[token] = refusal(judgement)
-        if not extended:
-            return Query(query=token).encode()
-        self._discarding = True
-        return Parse(name=token, query=token).encode()
+        self._refusals[token] = answer
+        return token
 
     # Counted rows
 
@@ -375,11 +409,39 @@ class Relay:
             return {}
         return counting.changed | ({UNTOLD: counting.in_flight} if counting.in_flight else {})
 
+    # What is not simply allowed
+
     def other_query(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+        if type(judgement.verdict) is Hold and self.holding is not None and self.holding.asks():
+            return held.query(self, judgement, data, pos, end)
         return counted.query(self, judgement, data, pos, end)
 
     def other_bind(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
         return counted.bind(self, judgement, data, pos, end)
+
+    def other_parse(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
+        if type(judgement.verdict) is Hold and self.holding is not None and self.holding.asks():
+            return held.parse(self, judgement, data, pos, end)
+        return self.refuse(judgement, extended=True)
+
+    def held_bind(self, prepared: Prepared, data: bytes, pos: int, end: int) -> bytes:
+        return held.bind(self, prepared, data, pos, end)
+
+    def reached(self, token: bytes) -> None:
+        held.reached(self, token)
+
+    def skipped(self) -> None:
+        held.skipped(self)
+
+    def choose_client_handlers(self) -> None:
+        """By whether a held statement is collected, or one has a name, and whether a counted statement was ever bound."""
+        holding = self.holding
+        if holding is not None and holding.phase is held.Phase.COLLECTING:
+            self._client_handlers = COLLECTING_CLIENT
+        elif holding is not None and holding.describing:
+            self._client_handlers = DESCRIBING_COUNTING_CLIENT if self.counts_binds else DESCRIBING_CLIENT
+        else:
+            self._client_handlers = COUNTING_CLIENT if self.counts_binds else CLIENT
 
     # A policy that changes
 
@@ -403,4 +465,12 @@ class Relay:
             if text:
                 names[name] = judge.judge(text)
             elif not judge.confirms(judgement, before):
+                names[name] = STALE
+        for name, prepared in [*names.held.items()]:
+            judgement = judge.judge(prepared.text)
+            if type(judgement.verdict) is Hold:
+                names.held[name] = replace(prepared, judgement=judgement)
+            else:
+                # The server has an empty statement under this name, which would run and do nothing.
+                del names.held[name]
                 names[name] = STALE

@@ -1,0 +1,428 @@
+"""What a session does with a statement that waits for a human.
+
+Laws:
+- Nothing of a held text reaches the server from the session, not even to be planned: planning folds constants and may run
+  functions. For a Parse of one the server gets an empty statement of that name, so that names, Close and Describe stay the
+  server's own work, and a Bind that were ever missed would run nothing.
+- A session waits only where the server itself has told that no transaction is open. At the place of the held statement it gets
+  what stands for a refusal (docs/decisions/0002-refusal-by-syntax-error.md); the error is kept from the client, and so is the
+  ReadyForQuery behind it, until somebody has decided. Then the answer goes out, and the ReadyForQuery with it. So what the client
+  sent before is answered first, and the server holds no lock while a human thinks.
+- While it waits, what the client sends is kept as it came, and read when the answer is out.
+
+    simple     Query                                                   stands alone in its message
+    extended   [Parse] Bind [Describe portal] Execute [Close] Sync     stands alone before its Sync
+
+What comes in another form is refused at once, and told how to come (docs/decisions/0027-sessions-that-wait.md).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import IntEnum, unique
+from typing import TYPE_CHECKING, Final
+
+from dbshield.errors import ProtocolError
+from dbshield.model import Judgement
+from dbshield.session import handlers
+from dbshield.session.counted import COUNTING_CLIENT, changed_table
+from dbshield.session.handlers import CLIENT, HEADER, IDLE, QUERY, SERVER, SYNC, Handler
+from dbshield.session.names import NAME_BYTES
+from dbshield.sqltext.alone import Answer, answer
+from dbshield.wire.frontend import Bind, Close, Describe, Execute, Parse, Query, Sync, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dbshield.session.relay import Relay
+
+MAX_HELD_NAMES: Final = 64
+MAX_HELD_TEXT: Final = 64 << 10
+"""Prepared statements that are held, and bytes of the text of each, that a session remembers."""
+TERMINATE: Final = ord("X")
+
+KEPT: Final = b"\0"
+"""What the bytes that are kept begin with, so that they are never empty: only then does the session look whether it waits."""
+
+IN_BLOCK: Final = (
+    "A human can be asked outside of a transaction block: COMMIT or ROLLBACK, then send it alone in autocommit mode."
+)
+ALONE: Final = "A human can be asked for a statement that comes alone: in a message of its own, with its own Sync."
+ONE_GO: Final = "A human can be asked for it as a simple Query, or as Parse, Bind, Execute and Sync in one go."
+DESCRIBED: Final = (
+    "Its result cannot be described before a human has decided: send it as a simple Query, without parameters of the protocol."
+)
+BINARY: Final = "A human can be asked for it when its rows come as text: send it as a simple Query."
+OF_SESSION: Final = "No human can be asked for it: only this session could run it."
+TOO_LONG: Final = "No human can be asked for a statement or values of this length."
+
+_PARAMETER: Final = re.compile(rb"\$[0-9]")
+
+
+@unique
+class Phase(IntEnum):
+    """Where a held statement stands."""
+
+    NONE = 0
+    COLLECTING = 1
+    """Its Bind has come, its Sync has not."""
+    SENT = 2
+    """What stands for it is on its way to the server; from here on what the client sends is kept."""
+    REACHED = 3
+    """The server has come to it."""
+    WAITING = 4
+    """The server is ready. The next word is a human's."""
+    SKIPPED = 5
+    """The server never came to it, because of an error before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A value of Bind: the type's OID as Parse gave it (0: left to the server), the format (0 text, 1 binary), the bytes."""
+
+    type: int
+    format: int
+    value: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldStatement:
+    """What a human is asked for, and the form in which the client wants its answer. `parameters` is None for a simple query."""
+
+    text: bytes = field(repr=False)
+    parameters: tuple[Parameter, ...] | None = field(default=None, repr=False)
+    judgement: Judgement
+    described: bool = False
+    """Whether the portal's columns were asked for."""
+    closed: int = 0
+    """Close messages for its portal that want an answer."""
+
+    @property
+    def extended(self) -> bool:
+        return self.parameters is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A held text that a Parse gave a name. `plain` where the server's description of an empty statement is the true one."""
+
+    text: bytes
+    types: tuple[int, ...]
+    judgement: Judgement
+    answer: Answer
+    plain: bool
+
+
+class Holding:
+    """What a session knows of held statements. `asks` tells whether a human can be asked in this environment at all."""
+
+    __slots__ = (
+        "asks",
+        "bound",
+        "describing",
+        "executed",
+        "pending",
+        "phase",
+        "portal",
+        "ready",
+        "scanned",
+        "statement",
+        "token",
+    )
+
+    def __init__(self, asks: Callable[[], bool]) -> None:
+        self.asks = asks
+        self.describing = False
+        """Whether a name was given that the server must not be asked to describe."""
+        self.phase = Phase.NONE
+        self.bound: Prepared | None = None
+        self.portal = b""
+        self.executed = -1
+        """The row count of the Execute; -1 until it has come."""
+        self.pending: tuple[bool, int, tuple[Parameter, ...]] = (False, 0, ())
+        self.statement: HeldStatement | None = None
+        self.token = b""
+        """What the server complains about when it has come to the held statement."""
+        self.ready = b""
+        """The ReadyForQuery that the client does not have yet."""
+        self.scanned = 0
+        """How far the kept bytes were looked through for a good-bye."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what the client sends is kept."""
+        return self.phase >= Phase.SENT
+
+
+# What the client may send.
+
+
+def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
+    """A Query that is held: what the server gets in its place."""
+    holding = _of(relay)
+    relay._cycles.append(QUERY)
+    text = data[pos + HEADER : end - 1]
+    advice = _objection(relay, judgement) or ("" if answer(text, judgement.effects) else OF_SESSION)
+    if relay._unsynced:
+        advice = ALONE
+    if advice:
+        return relay.refuse(judgement, extended=False, advice=advice)
+    token = _send(relay, holding, HeldStatement(text=text, judgement=judgement))
+    return Query(query=token).encode()
+
+
+def parse(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
+    """A Parse that is held: the server gets an empty statement of that name, or what refuses it."""
+    holding = _of(relay)
+    message = Parse.decode(data[pos + HEADER : end])
+    found = answer(message.query, judgement.effects)
+    advice = _objection(relay, judgement) or ("" if found else OF_SESSION)
+    name = message.name[:NAME_BYTES]
+    if len(message.query) > MAX_HELD_TEXT:
+        advice = TOO_LONG
+    elif not advice and name not in relay._statements.held and len(relay._statements.held) >= MAX_HELD_NAMES:
+        advice = ONE_GO
+    if advice or found is None:
+        return relay.refuse(judgement, extended=True, advice=advice)
+    plain = found is Answer.TAG and not message.parameter_types and not _PARAMETER.search(message.query)
+    relay._statements.hold(
+        name, Prepared(text=message.query, types=message.parameter_types, judgement=judgement, answer=found, plain=plain)
+    )
+    if not plain and not holding.describing:
+        holding.describing = True
+        relay.choose_client_handlers()
+    return Parse(name=message.name, query=b"", parameter_types=message.parameter_types).encode()
+
+
+def bind(relay: Relay, prepared: Prepared, data: bytes, pos: int, end: int) -> bytes:
+    """A Bind of a statement that is held. Nothing of it goes to the server; what follows is collected up to the Sync."""
+    judgement = prepared.judgement
+    if end - pos != _declared(data, pos):
+        return relay.refuse(judgement, extended=True, advice=TOO_LONG)
+    message = Bind.decode(data[pos + HEADER : end])
+    advice = _objection(relay, judgement)
+    if relay._unsynced:
+        advice = ALONE
+    elif not advice and prepared.answer is Answer.ROWS and any(message.result_formats):
+        advice = BINARY
+    if advice:
+        return relay.refuse(judgement, extended=True, advice=advice)
+    holding = _of(relay)
+    relay._unsynced = True
+    holding.phase = Phase.COLLECTING
+    holding.bound = prepared
+    holding.portal = message.portal[:NAME_BYTES]
+    holding.executed = -1
+    holding.pending = False, 0, _parameters(message, prepared.types)
+    relay.choose_client_handlers()
+    return b""
+
+
+def _describe_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    holding = _of(relay)
+    message = Describe.decode(data[pos + HEADER : end])
+    if message.target is not Target.PORTAL or message.name[:NAME_BYTES] != holding.portal or holding.executed >= 0:
+        return misfit(relay)
+    holding.pending = True, *holding.pending[1:]
+    return b""
+
+
+def _execute_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    holding = _of(relay)
+    message = Execute.decode(data[pos + HEADER : end])
+    assert holding.bound is not None
+    some_rows = message.max_rows > 0 and holding.bound.answer is Answer.ROWS
+    if message.portal[:NAME_BYTES] != holding.portal or holding.executed >= 0 or some_rows:
+        return misfit(relay)
+    holding.executed = max(0, message.max_rows)
+    return b""
+
+
+def _close_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    holding = _of(relay)
+    message = Close.decode(data[pos + HEADER : end])
+    if message.target is not Target.PORTAL or message.name[:NAME_BYTES] != holding.portal or holding.executed < 0:
+        return misfit(relay)
+    described, closed, parameters = holding.pending
+    holding.pending = described, closed + 1, parameters
+    return b""
+
+
+def _sync_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    holding = _of(relay)
+    bound = holding.bound
+    if bound is None or holding.executed < 0:
+        return misfit(relay) + handlers.sync_ends_discarding(relay, data, pos, end)
+    described, closed, parameters = holding.pending
+    relay._unsynced = False
+    relay._statements.settle()
+    relay._cycles.append(SYNC)
+    statement = HeldStatement(
+        text=bound.text, parameters=parameters, judgement=bound.judgement, described=described, closed=closed
+    )
+    token = _send(relay, holding, statement)
+    relay.choose_client_handlers()
+    return Parse(name=token, query=token).encode() + Sync().encode()
+
+
+def _misfit_message(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    return misfit(relay)
+
+
+def misfit(relay: Relay) -> bytes:
+    """Something came between Bind and Sync that cannot be answered before a human has decided: the held statement is refused,
+    and with it all that follows up to the Sync."""
+    holding = _of(relay)
+    bound = holding.bound
+    assert bound is not None
+    abandon(relay)
+    return relay.refuse(bound.judgement, extended=True, advice=ONE_GO)
+
+
+def abandon(relay: Relay) -> None:
+    """Forget what was collected."""
+    holding = _of(relay)
+    holding.phase, holding.bound, holding.statement = Phase.NONE, None, None
+    relay.choose_client_handlers()
+
+
+def _describe_held(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """A Describe of a held name, whose parameters and columns only the server could tell."""
+    message = Describe.decode(data[pos + HEADER : end])
+    prepared = relay._statements.held.get(message.name[:NAME_BYTES])
+    if message.target is not Target.STATEMENT or prepared is None or prepared.plain:
+        return None
+    return relay.refuse(prepared.judgement, extended=True, advice=DESCRIBED)
+
+
+def is_held(relay: Relay, data: bytes, pos: int) -> bool:
+    """Whether a Bind, of which only the beginning may be there, is one that is held; then it must be read whole."""
+    portal_end = data.find(0, pos + HEADER)
+    name_end = data.find(0, portal_end + 1) if portal_end >= 0 else -1
+    return name_end >= 0 and data[portal_end + 1 : name_end][:NAME_BYTES] in relay._statements.held
+
+
+def keep(relay: Relay, holding: Holding, data: bytes) -> None:
+    """Keep what the client sends while it waits, and look for its good-bye."""
+    kept = relay._client_held
+    kept += data
+    while holding.scanned + HEADER <= len(kept):
+        if kept[holding.scanned] == TERMINATE:
+            relay.terminated = True
+            return
+        holding.scanned += max(HEADER, _declared(kept, holding.scanned))
+
+
+def release(relay: Relay) -> bytes:
+    """What the client has sent meanwhile, which is to be read now. The statement is over."""
+    holding = _of(relay)
+    kept = bytes(relay._client_held[len(KEPT) :])
+    relay._client_held = bytearray()
+    holding.phase = Phase.NONE
+    holding.statement = holding.bound = None
+    holding.ready = b""
+    relay.choose_server_handlers()
+    return kept
+
+
+# What the server may send.
+
+
+def reached(relay: Relay, token: bytes) -> None:
+    """The server has answered what stands for the held statement; its ReadyForQuery comes next."""
+    holding = relay.holding
+    if holding is not None and token == holding.token:
+        holding.token = b""
+        holding.phase = Phase.REACHED
+        relay._server_handlers = REACHED_SERVER
+
+
+def skipped(relay: Relay) -> None:
+    """The server is ready, and has answered everything. Where it has not come to the held statement, it never will."""
+    holding = relay.holding
+    if holding is not None and holding.phase is Phase.SENT and holding.statement is not None:
+        holding.token = b""
+        holding.phase = Phase.SKIPPED
+        relay.outcomes.append(holding.statement)
+
+
+def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    holding = _of(relay)
+    relay.choose_server_handlers()
+    ordinary = relay._server_handlers[data[pos]]
+    assert ordinary is not None
+    ordinary(relay, data, pos, end)
+    assert holding.statement is not None
+    holding.phase = Phase.WAITING
+    holding.ready = data[pos:end]
+    relay.outcomes.append(holding.statement)
+    relay._server_handlers = WAITING_SERVER
+    return b""
+
+
+def _out_of_turn(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    raise ProtocolError(f"the server sent a message of the unexpected type {chr(data[pos])!r} while it had nothing to answer")
+
+
+def _whole(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """Read whole, so that what dbshield says to the client never falls into the middle of it."""
+    return None
+
+
+# Between them.
+
+
+def _send(relay: Relay, holding: Holding, statement: HeldStatement) -> bytes:
+    """The statement is on its way: an identifier that the server will not know, and from now on the client's bytes are kept."""
+    holding.token = relay.stand_in(statement.judgement, b"")
+    holding.statement = statement
+    holding.phase = Phase.SENT
+    holding.bound = None
+    relay._client_held = bytearray(KEPT)
+    holding.scanned = len(KEPT)
+    return holding.token
+
+
+def _objection(relay: Relay, judgement: Judgement) -> str:
+    """Why nobody can be asked for this here and now, as far as the session knows before the server was asked."""
+    if judgement.statements != 1:
+        return ALONE
+    if judgement.prepares or judgement.resets:
+        return OF_SESSION
+    return IN_BLOCK if relay.status != IDLE and not relay._cycles else ""
+
+
+def _parameters(message: Bind, types: tuple[int, ...]) -> tuple[Parameter, ...]:
+    count, formats = len(message.parameters), message.parameter_formats
+    each = formats * count if len(formats) == 1 else formats
+    return tuple(
+        Parameter(type=types[index] if index < len(types) else 0, format=each[index] if index < len(each) else 0, value=value)
+        for index, value in enumerate(message.parameters)
+    )
+
+
+def _declared(data: bytes | bytearray, pos: int) -> int:
+    """The bytes of the message at `pos`, its type with it."""
+    return 1 + int.from_bytes(data[pos + 1 : pos + HEADER], "big")
+
+
+def _of(relay: Relay) -> Holding:
+    assert relay.holding is not None
+    return relay.holding
+
+
+_NOT_COLLECTED: Final[dict[str, Handler]] = dict.fromkeys("PBQFHcdf", _misfit_message)
+COLLECTING_CLIENT: Final = changed_table(
+    CLIENT, **_NOT_COLLECTED, D=_describe_collected, E=_execute_collected, C=_close_collected, S=_sync_collected
+)
+"""Between the Bind of a held statement and its Sync."""
+DESCRIBING_CLIENT: Final = changed_table(CLIENT, D=_describe_held)
+DESCRIBING_COUNTING_CLIENT: Final = changed_table(COUNTING_CLIENT, D=_describe_held)
+"""Where a held statement has a name."""
+WAITING_SERVER: Final = changed_table(
+    SERVER, A=_whole, N=_whole, **dict.fromkeys((*"ZGCDHITVWcdnst", "_1", "_2", "_3"), _out_of_turn)
+)
+"""While a human thinks."""
+REACHED_SERVER: Final = changed_table(WAITING_SERVER, Z=_ready)
+"""Between the error for what stands for the held statement and its ReadyForQuery."""
