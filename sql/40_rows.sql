@@ -57,10 +57,10 @@ create or replace function dbshield.guard_table(relation regclass) returns void
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- By its number: a condition is read and planned anew for every statement, of whomever, so each word in it costs.
-    condition constant text := format(
-        'when (pg_has_role(session_user, %s::oid, ''member''))', coalesce(to_regrole('dbshield_agents')::oid, 0::oid)
-    );
+    -- By its name, looked up each time: a copy that is restored into another cluster, where the role has another number, is guarded
+    -- as well, and where there is no such role nobody is stopped. It is read and planned anew for every statement, of whomever, so
+    -- each word in it costs.
+    condition constant text := 'when (pg_has_role(session_user, to_regrole(''dbshield_agents''), ''member''))';
 begin
     insert into dbshield.working values (pg_backend_pid());
     execute format(
@@ -89,10 +89,10 @@ as $$
         and (
             select count(*) from pg_trigger as t
             where t.tgrelid = c.oid and t.tgenabled = 'A' and t.tgnargs = 0 and t.tgattr = '' and not t.tgisinternal
-                and pg_get_triggerdef(t.oid) like format(
-                    '%% WHEN (pg_has_role(SESSION_USER, (%s)::oid, ''member''::text)) EXECUTE FUNCTION dbshield.%%',
-                    coalesce(to_regrole('dbshield_agents')::oid, 0::oid)
-                )
+                and strpos(
+                    pg_get_triggerdef(t.oid),
+                    ' WHEN (pg_has_role(SESSION_USER, (to_regrole(''dbshield_agents''::text))::oid, ''member''::text)) EXECUTE '
+                ) > 0
                 and (t.tgname, t.tgfoid, t.tgtype) in (
                     -- Behind a statement that updates (16) or deletes (8); before (2) one that truncates (32).
                     ('dbshield_rows', 'dbshield.count_rows()'::regprocedure, 24),

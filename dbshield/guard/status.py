@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dbshield.guard.install import Connection, installed_version, server_of
 from dbshield.guard.steps import AGENTS, LOGIN_SINCE
-from dbshield.guard.verify import UNGUARDED, Problem, verify
+from dbshield.guard.verify import PINNED, UNGUARDED, Problem, verify
 
 NOTHING: Final = "nothing"
 PRIVILEGE: Final = "privilege"
@@ -131,7 +131,9 @@ def status(conn: Connection) -> tuple[tuple[Line, ...], tuple[Problem, ...]]:
 
 
 def _rows(conn: Connection, *, installed: bool) -> Iterator[Line]:
-    names = _names(conn, UNGUARDED) if installed else []
+    with conn.transaction():
+        conn.execute(PINNED)
+        names = _names(conn, UNGUARDED) if installed else []
     for danger, layer in (("DELETE and UPDATE beyond the limit", "row guard"), ("TRUNCATE", "truncate guard")):
         if not installed:
             yield Line(danger=danger, layer=NOTHING, detail="the guard is not installed")

@@ -12,8 +12,10 @@ from typing import Final
 
 from dbshield.store.resources import data_folder
 
-VERSION: Final = 1
-"""Of what is installed; a database that has a higher one was installed by a newer dbshield."""
+VERSION: Final = 2
+"""Of what is installed, higher with every change of it; a database that has a higher one was installed by a newer dbshield.
+
+1: the triggers' condition named the group of agents by its number. 2: by its name."""
 
 OLDEST: Final = 15
 """The oldest server: pg_stat_force_next_flush, on which the row guard rests, came with 15."""

@@ -16,6 +16,7 @@ from dbshield.guard.install import Connection, Server, installed_version, server
 from dbshield.guard.steps import AGENTS, EVENT_TRIGGERS, OWNER, SCHEMA, VERSION, shipped
 
 AGAIN: Final = "Find out who did it, then run `dbshield guard install` again."
+OLD: Final = "Run `dbshield guard install` again: it brings an older guard to this version in one transaction."
 TABLES: Final = ("installation", "protected", "limits", "addresses", "changing", "working")
 
 _FUNCTION: Final = re.compile(
@@ -33,17 +34,20 @@ UNGUARDED: Final = """
         and (
             select count(*) from pg_catalog.pg_trigger t
             where t.tgrelid = c.oid and t.tgenabled = 'A' and t.tgnargs = 0 and t.tgattr = '' and not t.tgisinternal
-                and pg_catalog.pg_get_triggerdef(t.oid) like pg_catalog.format(
-                    '%% WHEN (pg_has_role(SESSION_USER, (%s)::oid, ''member''::text)) EXECUTE FUNCTION dbshield.%%',
-                    coalesce(pg_catalog.to_regrole('dbshield_agents')::oid, 0::oid)
-                )
+                and pg_catalog.strpos(
+                    pg_catalog.pg_get_triggerdef(t.oid),
+                    ' WHEN (pg_has_role(SESSION_USER, (to_regrole(''dbshield_agents''::text))::oid, ''member''::text)) EXECUTE '
+                ) > 0
                 and (t.tgname, t.tgfoid, t.tgtype) in (
                     ('dbshield_rows', pg_catalog.to_regprocedure('dbshield.count_rows()'), 24),
                     ('dbshield_truncate', pg_catalog.to_regprocedure('dbshield.refuse_truncate()'), 34)
                 )
         ) < 2
     order by c.oid"""
-"""What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it."""
+"""What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it. It wants `PINNED`: what a trigger's
+condition calls is printed without its schema where that is the first in the path."""
+PINNED: Final = "set local search_path = pg_catalog, pg_temp"
+"""So that no name means something else to whoever verifies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +97,14 @@ def verify(conn: Connection) -> tuple[Problem, ...]:
     What a role without a superuser's rights could not install is a problem as well: it is open.
     """
     server = server_of(conn)
-    version = installed_version(conn)
-    if version is None:
-        return (Problem(what=f"the guard is not installed in {server.database}", mend="Run `dbshield guard install`."),)
-    problems = [] if version == VERSION else [Problem(what=f"version {version} is installed, {VERSION} is shipped", mend=AGAIN)]
-    for check in (_roles, _identity, _schema, _functions, _event_triggers, _tables):
-        problems += check(conn, server)
+    with conn.transaction():
+        conn.execute(PINNED)
+        version = installed_version(conn)
+        if version is None:
+            return (Problem(what=f"the guard is not installed in {server.database}", mend="Run `dbshield guard install`."),)
+        problems = [] if version == VERSION else [Problem(what=f"version {version} is installed, {VERSION} is shipped", mend=OLD)]
+        for check in (_roles, _identity, _schema, _functions, _event_triggers, _tables):
+            problems += check(conn, server)
     return tuple(problems)
 
 
