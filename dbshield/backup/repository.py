@@ -1,0 +1,346 @@
+"""Snapshots at a destination: `<environment>/<snapshot>/<member>`, with `claim` written first and `manifest.json` last.
+
+Laws:
+- A snapshot without a manifest is none. The manifest is written when every member is there and durable.
+- Who writes has claimed the prefix: of two with the same id one is refused before anything is written.
+- What is read is believed only after its size and SHA-256 are those of a manifest that a known key signed.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Lock
+
+from dbshield.backup import keys, manifest, sealing
+from dbshield.backup.damage import Absent, Damaged, WrongKey
+from dbshield.backup.keys import Signature, SigningKey
+from dbshield.backup.manifest import CLAIM, MANIFEST, SIGNATURE, Manifest, Member
+from dbshield.backup.store import Folder, Sink, Source, Store
+from dbshield.config import BackupConfig
+from dbshield.errors import BackupError
+
+OWN = frozenset({MANIFEST, SIGNATURE, CLAIM})
+"""Objects of a snapshot that are no members."""
+SIGNATURE_BYTES = 1024
+"""Of the small JSON object with the signature."""
+ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def open_store(plan: BackupConfig) -> Store:
+    """The store of a plan. Raises ConfigError where it is described wrongly; it is not asked yet."""
+    if plan.folder is not None:
+        return Folder(plan.folder)
+    from dbshield.backup.objects import Objects  # noqa: PLC0415  (a tenth of a second that a folder does not need)
+
+    return Objects.of(plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A snapshot at a destination, as its folder shows it: nothing in it was checked. `modified` is the store's own time."""
+
+    environment: str
+    snapshot: str
+    complete: bool
+    objects: int
+    stored: int
+    modified: datetime
+
+
+class Repository:
+    """All snapshots at one destination."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @classmethod
+    def of(cls, plan: BackupConfig) -> Repository:
+        return cls(open_store(plan))
+
+    def begin(self, environment: str, now: datetime, *, recipients: Sequence[str], level: int) -> Writer:
+        """Claim a new snapshot. Raises BackupError where the destination cannot be written, ConfigError for a recipient."""
+        to = sealing.recipients(recipients)
+        snapshot = manifest.snapshot_id(now, "".join(secrets.choice(ALPHABET) for _ in range(8)))
+        claim = json.dumps({"snapshot": snapshot, "began": manifest.moment(now), "nonce": secrets.token_hex(16)})
+        self.store.put_new(f"{environment}/{snapshot}/{CLAIM}", claim.encode())
+        return Writer(self.store, environment, snapshot, recipients=tuple(recipients), to=to, level=level)
+
+    def open(self, environment: str, snapshot: str, trusted: Mapping[str, bytes]) -> Reader:
+        """A snapshot whose manifest was signed by one of the trusted public keys (by name). Raises Absent, Damaged."""
+        prefix = f"{environment}/{snapshot}"
+        text = self._small(f"{prefix}/{MANIFEST}", manifest.MAX_BYTES)
+        signature = _signature(self._small(f"{prefix}/{SIGNATURE}", SIGNATURE_BYTES))
+        keys.check(signature, keys.PURPOSE_MANIFEST, text, trusted, what=f"the manifest of {snapshot}")
+        found = manifest.parse(text)
+        if (found.environment, found.snapshot) != (environment, snapshot):
+            raise Damaged(
+                f"{prefix} holds the manifest of {found.environment}/{found.snapshot}",
+                hint="Somebody moved snapshots at the destination; use another one.",
+            )
+        return Reader(self.store, found, signature)
+
+    def list(self, environment: str | None = None) -> tuple[Found, ...]:
+        """What lies there, the oldest id first. What is no snapshot is left out."""
+        grouped: dict[tuple[str, str], list[tuple[str, int, datetime]]] = {}
+        for item in self.store.list(f"{environment}/" if environment else ""):
+            where, _, rest = item.key.partition("/")
+            snapshot, _, name = rest.partition("/")
+            if manifest.SNAPSHOT_ID.fullmatch(snapshot) and name:
+                grouped.setdefault((where, snapshot), []).append((name, item.size, item.modified))
+        return tuple(
+            Found(
+                environment=where,
+                snapshot=snapshot,
+                complete=any(name == MANIFEST for name, _, _ in objects),
+                objects=len(objects),
+                stored=sum(size for _, size, _ in objects),
+                modified=max(modified for _, _, modified in objects),
+            )
+            for (where, snapshot), objects in sorted(grouped.items(), key=lambda item: item[0][1])
+        )
+
+    def remove(self, environment: str, snapshot: str) -> int:
+        """Remove a snapshot, its manifest first, so that what is half removed is none. The objects that went."""
+        prefix = f"{environment}/{snapshot}"
+        if manifest.SNAPSHOT_ID.fullmatch(snapshot) is None:
+            raise BackupError(f"{snapshot!r} is no snapshot")
+        there = [item.key for item in self.store.list(prefix + "/")]
+        for key in sorted(there, key=lambda key: (key != f"{prefix}/{MANIFEST}", key)):
+            self.store.delete(key)
+        return len(there)
+
+    def _small(self, key: str, limit: int) -> bytes:
+        with self.store.open(key) as source:
+            text = b""
+            while len(text) <= limit and (data := source.read(limit + 1 - len(text))):
+                text += data
+        if len(text) > limit:
+            raise Damaged(f"{key} is longer than anything that dbshield writes there")
+        return text
+
+
+class Writer:
+    """A snapshot under way. Members may be added from several threads; it is a snapshot only after `finish`."""
+
+    def __init__(
+        self,
+        store: Store,
+        environment: str,
+        snapshot: str,
+        *,
+        recipients: tuple[str, ...],
+        to: Sequence[sealing.Recipient],
+        level: int,
+    ) -> None:
+        self.environment = environment
+        self.snapshot = snapshot
+        self.recipients = recipients
+        self._store = store
+        self._to = to
+        self._level = level
+        self._lock = Lock()
+        self._members: dict[str, Member | None] = {}
+
+    @property
+    def encrypted(self) -> bool:
+        return bool(self._to)
+
+    def add(self, name: str, source: Source, *, expected: int = 0, passed: Callable[[int], None] | None = None) -> Member:
+        """Compress, seal and write one member from a stream; bounded memory. `expected` are the bytes that are likely to come.
+
+        Raises BackupError where the destination fails, and what `source` raises; there is no such member then.
+        """
+        manifest.check_name(name)
+        with self._lock:
+            if name in self._members:
+                raise ValueError(f"the member {name} is there already")
+            self._members[name] = None
+        with self._store.create(f"{self.environment}/{self.snapshot}/{name}", expected=expected) as sink:
+            hashed = _Hashed(sink)
+            read = sealing.seal(source, hashed, to=self._to, level=self._level, passed=passed)
+        member = Member(name=name, bytes=read, stored=hashed.count, sha256=hashed.digest.hexdigest())
+        with self._lock:
+            self._members[name] = member
+        return member
+
+    def add_file(self, name: str, path: Path, *, passed: Callable[[int], None] | None = None) -> Member:
+        with path.open("rb") as stream:
+            return self.add(name, stream, expected=os.fstat(stream.fileno()).st_size, passed=passed)
+
+    def finish(self, facts: Callable[[tuple[Member, ...]], Manifest], key: SigningKey) -> tuple[Manifest, Signature]:
+        """Write signature and manifest. `facts` makes the manifest of all members, sorted by name."""
+        with self._lock:
+            unfinished = [name for name, member in self._members.items() if member is None]
+            members = tuple(member for _, member in sorted(self._members.items()) if member is not None)
+        if unfinished or not members:
+            raise BackupError(f"the snapshot {self.snapshot} is not whole: {', '.join(unfinished) or 'nothing is in it'}")
+        made = facts(members)
+        if (made.snapshot, made.environment, made.members) != (self.snapshot, self.environment, members):
+            raise ValueError("the manifest is that of another snapshot")
+        signature = key.sign(keys.PURPOSE_MANIFEST, made.text())
+        written = {"key": signature.key, "signature": base64.b64encode(signature.value).decode("ascii")}
+        prefix = f"{self.environment}/{self.snapshot}"
+        self._store.put_new(f"{prefix}/{SIGNATURE}", json.dumps(written).encode())
+        self._store.put_new(f"{prefix}/{MANIFEST}", made.text())
+        return made, signature
+
+    def abandon(self) -> str:
+        """Remove what was written, as far as that is allowed; what went wrong with that, or nothing."""
+        try:
+            Repository(self._store).remove(self.environment, self.snapshot)
+        except BackupError as error:
+            return error.message
+        return ""
+
+
+class Reader:
+    """A snapshot whose manifest is believed."""
+
+    def __init__(self, store: Store, found: Manifest, signature: Signature) -> None:
+        self.manifest = found
+        self.signature = signature
+        self._store = store
+
+    def extract(self, name: str, sink: Sink, identities: Sequence[sealing.Identity]) -> None:
+        """Write one member, unpacked, to `sink`. Only when this returns is what was written what was backed up.
+
+        Raises Absent, Damaged, WrongKey, and what the sink raises.
+        """
+        member = self.manifest.member(name)
+        with self._source(member) as source:
+            try:
+                sealing.unseal(source, sink, encrypted=self.manifest.encrypted, keys=identities, expected=member.bytes, name=name)
+            except (Damaged, WrongKey):
+                # What was changed may look like another key; the hash tells.
+                source.finish()
+                raise
+            source.finish()
+
+    def extract_file(self, name: str, target: Path, identities: Sequence[sealing.Identity]) -> None:
+        """The same into a new file, which has its name only when it is whole."""
+        half = target.with_name(f".half-{secrets.token_hex(8)}")
+        try:
+            try:
+                with half.open("xb") as stream:
+                    half.chmod(0o600)
+                    self.extract(name, stream, identities)
+                half.rename(target)
+            except OSError as error:
+                raise BackupError(
+                    f"{target} cannot be written: {error.strerror or error}",
+                    hint="Look at that disk; nothing there is to be used.",
+                ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                half.unlink(missing_ok=True)
+
+    def read(self, name: str, identities: Sequence[sealing.Identity], *, limit: int = 256 << 20) -> bytes:
+        """A small member. Raises Damaged beyond `limit` bytes."""
+        if self.manifest.member(name).bytes > limit:
+            raise Damaged(f"{name} has more than {limit} bytes, which is not what it is")
+        whole = _Whole()
+        self.extract(name, whole, identities)
+        return bytes(whole.data)
+
+    def check(self, member: Member, identities: Sequence[sealing.Identity] | None = None) -> None:
+        """Read a member back: its size, its SHA-256, and with identities that it opens. Raises Absent, Damaged, WrongKey."""
+        if identities is not None:
+            self.extract(member.name, _Nowhere(), identities)
+            return
+        with self._source(member) as source:
+            while source.read(sealing.CHUNK):
+                pass
+            source.finish()
+
+    def unknown(self) -> tuple[str, ...]:
+        """Objects below the snapshot that are neither members nor its own."""
+        prefix = f"{self.manifest.environment}/{self.manifest.snapshot}/"
+        known = OWN | {member.name for member in self.manifest.members}
+        return tuple(sorted(name for item in self._store.list(prefix) if (name := item.key.removeprefix(prefix)) not in known))
+
+    @contextlib.contextmanager
+    def _source(self, member: Member) -> Iterator[_Checked]:
+        key = f"{self.manifest.environment}/{self.manifest.snapshot}/{member.name}"
+        try:
+            with self._store.open(key) as source:
+                yield _Checked(source, member)
+        except Absent as error:
+            raise Absent(f"{member.name} of {self.manifest.snapshot} is not there", hint="Use another snapshot.") from error
+
+
+class _Hashed:
+    """A sink that counts and hashes what goes through."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.count = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes, /) -> int:
+        self._sink.write(data)
+        self.digest.update(data)
+        self.count += len(data)
+        return len(data)
+
+
+class _Checked:
+    """A source that is compared with the manifest while it is read."""
+
+    def __init__(self, source: Source, member: Member) -> None:
+        self._source = source
+        self._member = member
+        self._count = 0
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._source.read(size if size >= 0 else self._member.stored + 1)
+        self._digest.update(data)
+        self._count += len(data)
+        return data
+
+    def finish(self) -> None:
+        """Read what is left, and raise Damaged unless all of it was what was written."""
+        while self._count <= self._member.stored and self.read(sealing.CHUNK):
+            pass
+        if self._count != self._member.stored:
+            raise Damaged(
+                f"{self._member.name} has {'more than' if self._count > self._member.stored else 'only'}"
+                f" {min(self._count, self._member.stored)} of {self._member.stored} bytes",
+                hint="It was changed at the destination; use another snapshot.",
+            )
+        if self._digest.hexdigest() != self._member.sha256:
+            raise Damaged(
+                f"{self._member.name} is not what was written: its SHA-256 differs",
+                hint="It was changed at the destination; use another snapshot.",
+            )
+
+
+class _Nowhere:
+    def write(self, data: bytes, /) -> int:
+        return len(data)
+
+
+class _Whole:
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes, /) -> int:
+        self.data += data
+        return len(data)
+
+
+def _signature(text: bytes) -> Signature:
+    try:
+        tree = json.loads(text)
+        return Signature(key=str(tree["key"]), value=base64.b64decode(tree["signature"], validate=True))
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged("the signature of the manifest cannot be read", hint="Use another snapshot.") from error
