@@ -20,6 +20,7 @@ from dbshield.config.backup import BackupConfig
 from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath, WithPassword
 from dbshield.config.executor import ExecutorConfig
 from dbshield.config.policy import PolicyConfig
+from dbshield.config.roles import RolesConfig
 from dbshield.config.secret import read_secret
 from dbshield.errors import ConfigError
 from dbshield.model import Upstream
@@ -143,7 +144,7 @@ class ProxyConfig(Section):
         return ListenAddress.parse(self.advertise) if self.advertise else self.addresses[0]
 
 
-class EnvironmentConfig(PolicyConfig, ApprovalsConfig, ExecutorConfig, WithPassword):
+class EnvironmentConfig(PolicyConfig, ApprovalsConfig, ExecutorConfig, RolesConfig, WithPassword):
     """[environments.NAME]: one protected cluster."""
 
     upstream: str = Field(repr=False, description="the protected server: postgresql://USER@HOST:PORT/DATABASE or key=value text")
@@ -179,9 +180,22 @@ class EnvironmentConfig(PolicyConfig, ApprovalsConfig, ExecutorConfig, WithPassw
 
 
 class AuditConfig(Section):
-    """[audit]: one line for every statement. It cannot be switched off."""
+    """[audit]: every connection, statement and decision, in the control database and in a file. It cannot be switched off."""
 
     file: str = Field(default="", description='file of JSON lines; empty: audit.jsonl in the state folder; "-": standard output')
+    statements: Literal["redacted", "none", "full"] = Field(
+        default="redacted",
+        description="redacted: statements without their constants; none: what they do, not how; full: as they were sent",
+    )
+    retention_days: int = Field(default=400, ge=1, le=36_500, description="days that the control database keeps entries at least")
+    when_away: Literal["read", "stop", "spool"] = Field(
+        default="read",
+        description="while the control database is away: read: agents read and write nothing; stop: sessions end; "
+        "spool: agents write too, once the entry is on this machine's disk",
+    )
+    spool_max_bytes: int = Field(
+        default=256 << 20, ge=1 << 16, description="bytes of entries that a worker keeps on disk meanwhile; then sessions end"
+    )
 
 
 class LogConfig(Section):

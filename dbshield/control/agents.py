@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
 from dbshield.config import EnvironmentConfig, check_name
+from dbshield.control.audit_store import Entry, append
 from dbshield.control.issuing import IssuedToken, Living, Tokens, issue
 from dbshield.control.tokens import ITERATIONS, new_salt
 from dbshield.control.vault import Vault, password_identity
@@ -27,6 +28,7 @@ from dbshield.store.schema import agents, environments, tokens
 __all__ = ["Agent", "Agents", "IssuedToken", "register_environments"]
 
 DUPLICATE_OBJECT = "42710"
+UNDEFINED_OBJECT = "42704"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +76,16 @@ class Agents(Tokens):
         role: str | None = None,
         role_password: str | None = None,
         owner: str | None = None,
+        agent_id: UUID | None = None,
     ) -> IssuedToken:
-        """A new agent with its first token; `owner` is the person who answers for it.
+        """A new agent with its first token; `owner` is the person who answers for it, `agent_id` its id where it has one already.
 
         Without a role it logs in with the environment's own. Raises Refused where a living agent has the name or the lifetime
         is too long, ConfigError where the name has no proper form or the environment is not configured.
         """
         _checked(name)
         lifetime = self._lifetime(environment, ttl)
-        agent, salt = uuid4(), new_salt()
+        agent, salt = agent_id or uuid4(), new_salt()
         sealed = None
         if role_password is not None:
             sealed = self._open_vault().seal(role_password, identity=password_identity(agent))
@@ -107,11 +110,42 @@ class Agents(Tokens):
         except IntegrityError as error:
             if "agents_living_name_idx" not in str(error.orig):
                 raise
-            raise Refused(
-                f"there is an agent {name} in {environment} already",
-                sqlstate=DUPLICATE_OBJECT,
-                hint=f"`dbshield token issue {name} --environment {environment}` gives it another token.",
-            ) from error
+            raise _duplicate(name, environment) from error
+
+    def require_new(self, *, name: str, environment: str, now: datetime) -> None:
+        """Refused where a living agent has the name; asked before anything is done elsewhere for the new one."""
+        _checked(name)
+        if any(agent.name == name for agent in self.list_agents(now=now, environment=environment)):
+            raise _duplicate(name, environment)
+
+    def find(self, *, name: str, environment: str, now: datetime) -> Agent:
+        """The living agent. Refused where there is none."""
+        for agent in self.list_agents(now=now, environment=environment):
+            if agent.name == name:
+                return agent
+        raise Refused(
+            f"there is no agent {name} in {environment}",
+            sqlstate=UNDEFINED_OBJECT,
+            hint="`dbshield agent list` shows those that there are.",
+        )
+
+    def change_role_password(self, agent: Agent, password: str, *, now: datetime, by: str) -> bytes | None:
+        """Seals another password for the agent's role; the sealed one that it had. Every proxy knows it within a second."""
+        sealed = self._open_vault().seal(password, identity=password_identity(agent.id))
+        return self._exchange(agent, sealed, now=now, by=by, kind="role-password-changed")
+
+    def restore_role_password(self, agent: Agent, sealed: bytes | None, *, now: datetime, by: str) -> None:
+        """Puts back what `change_role_password` gave, because the server did not take the new password."""
+        self._exchange(agent, sealed, now=now, by=by, kind="role-password-restored")
+
+    def _exchange(self, agent: Agent, sealed: bytes | None, *, now: datetime, by: str, kind: str) -> bytes | None:
+        with self._database.transaction() as connection:
+            living = self._living(connection, agent.name, agent.environment)
+            before = connection.scalar(select(agents.c.sealed_password).where(agents.c.id == living.id))
+            connection.execute(update(agents).where(agents.c.id == living.id).values(sealed_password=sealed))
+            fields = {"environment": agent.environment, "agent": agent.name, "role": agent.role, "person": by}
+            append(connection, [Entry(at=now, kind=kind, fields=fields)])
+        return bytes(before) if before is not None else None
 
     def list_agents(self, *, now: datetime, environment: str | None = None) -> list[Agent]:
         """The living agents, of one environment or of all."""
@@ -157,6 +191,14 @@ class Agents(Tokens):
                 update(tokens).where(tokens.c.agent == agent.id, tokens.c.revoked_at.is_(None)).values(revoked_at=now)
             )
             return revoked.rowcount
+
+
+def _duplicate(name: str, environment: str) -> Refused:
+    return Refused(
+        f"there is an agent {name} in {environment} already",
+        sqlstate=DUPLICATE_OBJECT,
+        hint=f"`dbshield token issue {name} --environment {environment}` gives it another token.",
+    )
 
 
 def _checked(name: str) -> str:
