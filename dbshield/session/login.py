@@ -134,9 +134,9 @@ class ClientLogin:
             return self._take_initial(SASLInitialResponse.decode(frame.payload))
         return self._take_final(SASLResponse.decode(frame.payload), now)
 
-    def _fail(self, error: ProtocolError | Refused, reason: str = "") -> Fail:
+    def _fail(self, error: ProtocolError | Refused, reason: str = "", *, guessed: bool = False) -> Fail:
         self._state = _State.FAILED
-        return Fail(data=ErrorResponse.fatal(error).encode(), reason=reason or error.message)
+        return Fail(data=ErrorResponse.fatal(error).encode(), reason=reason or error.message, guessed=guessed)
 
     # The start-up packet
 
@@ -220,7 +220,7 @@ class ClientLogin:
                 sqlstate=INVALID_PASSWORD,
                 hint="The user is <agent>.<environment>, the password is the agent's token; it may have been revoked.",
             )
-        return self._fail(error, reason)
+        return self._fail(error, reason, guessed=not expired)
 
     def _admit(self, login: AgentLogin, token: TokenVerifier) -> Authenticated | Fail:
         database = self._startup.get("database") or self.user

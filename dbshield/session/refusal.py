@@ -42,19 +42,24 @@ def refusal(judgement: Judgement, advice: str = "") -> bytes:
             raise ValueError("an allowed statement has no refusal")
         case never:
             assert_never(never)
-    spoken = _spoken(judgement)
-    rules = dict.fromkeys(finding.rule for finding in ((spoken,) if spoken else ()) + judgement.findings)
+    finding = spoken(judgement)
     return ErrorResponse.of(
         "ERROR",
-        SQLSTATES.get(spoken.rule if spoken else "", INSUFFICIENT_PRIVILEGE),
-        short(f"dbshield {what}: {spoken.message}" if spoken else f"dbshield {what}"),
-        detail=f"rule={','.join([*rules][:MAX_RULES]) or 'DS900'} name={spoken.name if spoken else 'unnamed'} "
-        f"verdict={judgement.verdict.word}",
-        hint=" ".join(filter(None, (spoken.hint if spoken else "", advice))),
+        SQLSTATES.get(finding.rule if finding else "", INSUFFICIENT_PRIVILEGE),
+        short(f"dbshield {what}: {finding.message}" if finding else f"dbshield {what}"),
+        detail=f"{rules(judgement)} verdict={judgement.verdict.word}",
+        hint=" ".join(filter(None, (finding.hint if finding else "", advice))),
     ).encode()
 
 
-def _spoken(judgement: Judgement) -> Finding | None:
+def rules(judgement: Judgement) -> str:
+    """The rules that spoke, as DETAIL begins."""
+    first = spoken(judgement)
+    named = dict.fromkeys(finding.rule for finding in ((first,) if first else ()) + judgement.findings)
+    return f"rule={','.join([*named][:MAX_RULES]) or 'DS900'} name={first.name if first else 'unnamed'}"
+
+
+def spoken(judgement: Judgement) -> Finding | None:
     """The finding that the agent reads: the first of the hardest.
 
     Where objects would be destroyed that is said, and not that another access level is needed: it would be held there too, and
