@@ -185,7 +185,8 @@ class Judgement:
     `counted` names, in order, the statements that a Limit is about; it is empty for every other verdict. `resets` is true when
     the text takes back what the session itself has set or prepared (RESET ALL, DISCARD ALL, DEALLOCATE ALL). `prepares` has the
     names that PREPARE gives to statements in the text. `observed` is set where the policy only observes: what it would have said,
-    while `verdict` is Allow.
+    while `verdict` is Allow. `writes` is false only where it is certain that the text changes nothing: no rows, no definitions,
+    no numbers of sequences.
     """
 
     verdict: Verdict
@@ -198,6 +199,7 @@ class Judgement:
     resets: bool = False
     prepares: tuple[str, ...] = ()
     observed: Verdict | None = None
+    writes: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

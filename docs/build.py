@@ -30,6 +30,7 @@ FAMILIES = {
     "DS4": "Tampers with a guard",
     "DS5": "Hurts availability",
     "DS6": "Hides what it does",
+    "DS7": "Cannot be audited",
     "DS9": "Cannot be read",
 }
 

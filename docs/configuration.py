@@ -42,7 +42,8 @@ file.
 **Functions** that the shield does not know, or that may change rows, are held; one that stands in `functions_allowed` passes, and
 the rows that it changes are counted. Functions that reach files, programs or other servers are not let through this way.
 
-**observe** lets everything pass and writes down what would have been said. A freeze holds all the same.
+**observe** lets everything pass and writes down what would have been said. A freeze holds all the same, and so does what stops
+writes that cannot be audited (DS701).
 """
 
 OVERRIDES = """\
@@ -50,7 +51,7 @@ As many as are needed, each a table of its own. The overrides of an agent's sect
 environment, in the order in which they are written; the first that has something to say about a finding speaks. Where an
 unbounded DELETE or UPDATE, or a function, is let through, the rows that it changes are counted nevertheless.
 
-DS210, DS22x, DS301, DS303, DS304, DS307, DS313, DS4xx and DS9xx are never loosened
+DS210, DS22x, DS301, DS303, DS304, DS307, DS313, DS4xx, DS7xx and DS9xx are never loosened
 (docs/decisions/0010-overrides.md): only `deny` may be said of them.
 
 ```toml

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import structlog
 
-from dbshield.errors import ConfigError
+from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import Judgement
 from dbshield.store.frozen import Freeze
 
@@ -138,10 +138,15 @@ class AuditLog:
         self._pending.append((now, f'Z","event":"policy-changed",{fields}}}\n', None))
 
     def event(self, now: float, kind: str, /, **fields: Any) -> None:
-        """Anything else that happened, such as "approval-requested" or "executed"; `fields` are what JSON knows. What stands under
-        `environment`, `agent`, `database`, `session`, `person`, `verdict` and `rules` can be searched for quickly."""
+        """Anything else that happened, such as "approval-requested" or "executed"; `fields` are what JSON knows. What stands
+        under `environment`, `agent`, `database`, `session`, `person`, `verdict` and `rules` can be searched for quickly."""
         text = json.dumps(fields, separators=(",", ":"), default=str)[1:]
         self._pending.append((now, f'Z","event":{_quoted(kind)}{"," if fields else ""}{text}\n', None))
+
+    def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
+        """Calls `told` when all that was recorded up to now is kept for good, or with the error where it cannot be."""
+        self.flush()
+        told(None)
 
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""

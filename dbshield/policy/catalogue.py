@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dbshield.policy.rules.audit import Unaudited
 from dbshield.policy.rules.availability import AdvisoryLock, HeavyLock, OtherSessions, PreparedTransaction, RewriteTable
 from dbshield.policy.rules.base import Rule
 from dbshield.policy.rules.control import (
@@ -99,6 +100,7 @@ EFFECT_RULES: tuple[Rule, ...] = (
     Replication(),
     DefinedBehaviour(),
     Frozen(),
+    Unaudited(),
     EventTrigger(),
     TableTriggers(),
     RowSecurity(),

@@ -35,8 +35,9 @@ DEALLOCATES_ALL = "deallocate all"
 PREPARES = "prepare"
 PINNED = frozenset({"client_encoding", "standard_conforming_strings"})
 """Settings without which the session cannot go on, whatever the policy."""
-ALWAYS_STOPPED = frozenset({"DS313", "DS905"})
-"""Frozen is a human's word, not a judgement; and the text of what is too long was never taken in."""
+ALWAYS_STOPPED = frozenset({"DS313", "DS701", "DS905"})
+"""Frozen is a human's word, not a judgement; what is not audited cannot be observed; and the text of what is too long was never
+taken in."""
 
 
 def count(place: int, kind: str, effects: Sequence[Effect], loosened: Sequence[Finding], given: Given) -> Counted | None:

@@ -7,7 +7,7 @@ why that is safe, stands in docs/decisions/0006-verdict-cache.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from dbshield.model import (
@@ -29,6 +29,7 @@ from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import Function, FunctionCatalogue, created_in, harder, redefines
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
+from dbshield.policy.rules.frozen import writes
 from dbshield.policy.settings import KNOWN_TEXTS
 from dbshield.sqltext import normal
 from dbshield.sqltext.agreement import agree, needs_second_reader
@@ -269,11 +270,16 @@ class Judge:
             counted=tuple(counted),
             resets=counting.resets(effects),
             prepares=counting.prepares(effects),
+            writes=self._writes(effects),
         )
 
     def _final(self, judgement: Judgement) -> Judgement:
         """What leaves the judge. The one place where a policy that only observes comes in."""
         return counting.observed(judgement) if self.policy.observes else judgement
+
+    def _writes(self, effects: Iterable[Effect]) -> bool:
+        context = Context(policy=self.policy, functions=self.functions)
+        return any(writes(effect, context) for effect in effects)
 
     def _row_calls(self, statement: Statement) -> tuple[Effect, ...]:
         """`row.name` is a call where a function of that name takes such a row, and so are syntax that the server does not know,

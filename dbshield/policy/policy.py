@@ -86,8 +86,8 @@ class Policy:
 
     `max_rows` bounds the rows that one transaction may change, `max_rows_per_hour` those of one table in an hour (0: no bound).
     `overrides` stand in the order in which they are asked, `protected` are the tables that nobody writes without a human,
-    `frozen` stops every write and `freeze_reason` is what the agent reads of it, `functions_allowed` has the functions that a
-    human lets through by name.
+    `frozen` stops every write and `freeze_reason` is what the agent reads of it, `unaudited` stops every write while there is no
+    audit, `functions_allowed` has the functions that a human lets through by name.
     """
 
     access: AccessLevel
@@ -98,6 +98,7 @@ class Policy:
     protected: tuple[ObjectPattern, ...] = ()
     frozen: bool = False
     freeze_reason: str = ""
+    unaudited: bool = False
     functions_allowed: frozenset[ObjectName] = frozenset()
 
     @property

@@ -1,6 +1,9 @@
 """The two ends of a session that stands: what one peer sends goes through the Relay to the other. The hot path.
 
 A slow peer stops the reading from the other one, so neither can make memory grow. Nothing here awaits.
+
+Law: bytes with a statement in them that may write reach the server only when the audit has it for good. Until then they are
+withheld, and the client is not read from, so what it sends behind them comes behind them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dbshield.errors import DbshieldError, Refused
-from dbshield.model import Judgement
+from dbshield.model import Allow, Judgement, Limit
 from dbshield.session.handlers import IDLE
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import ErrorResponse
@@ -33,6 +36,14 @@ Record = Callable[[float, Judgement], None]
 Changed = Callable[[float, Mapping[str, int]], None]
 """Where the rows go that a transaction has changed, by table."""
 
+Durable = Callable[["DbshieldError | None"], None]
+WhenDurable = Callable[[Durable], None]
+"""Calls back, perhaps at once, when all that was recorded is in the audit for good; with an error where it cannot be."""
+
+SERVER_IS_SLOW, WITHHELD = 1, 2
+"""Why the client is not read from; bits."""
+PASSES = (Allow, Limit)
+
 
 class Pair:
     """One session: its relay, its two transports, and how it ends.
@@ -40,12 +51,16 @@ class Pair:
     `on_end` is called once, with the reason in words for the log.
     """
 
-    __slots__ = ("_on_end", "active", "changed", "client", "draining", "record", "relay", "server")
+    __slots__ = ("_on_end", "active", "changed", "client", "draining", "paused", "record", "relay", "server", "when_durable")
 
-    def __init__(self, relay: Relay, record: Record, changed: Changed, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self, relay: Relay, record: Record, changed: Changed, on_end: Callable[[str], None], when_durable: WhenDurable
+    ) -> None:
         self.relay = relay
         self.record = record
         self.changed = changed
+        self.when_durable = when_durable
+        self.paused = 0
         self._on_end: Callable[[str], None] | None = on_end
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
@@ -96,6 +111,21 @@ class Pair:
                 self.changed(now, outcome)
         self.relay.outcomes.clear()
 
+    def pause_client(self, why: int) -> None:
+        """Read nothing from the client until `resume_client` was called for each reason."""
+        if not self.paused and self.client and not self.client.is_closing():
+            self.client.pause_reading()
+        self.paused |= why
+
+    def resume_client(self, why: int) -> None:
+        before, self.paused = self.paused, self.paused & ~why
+        if before and not self.paused and self.client and not self.client.is_closing():
+            self.client.resume_reading()
+
+    @property
+    def over(self) -> bool:
+        return self._on_end is None
+
     @property
     def in_transaction(self) -> bool:
         return self.relay.status != IDLE
@@ -110,7 +140,7 @@ def _close(transport: asyncio.Transport) -> None:
 class ClientEnd(asyncio.Protocol):
     """What the client sends, on its way to the server."""
 
-    __slots__ = ("_from_client", "_judged", "_pair", "_record", "_server", "_write")
+    __slots__ = ("_early", "_from_client", "_judged", "_pair", "_record", "_server", "_withheld", "_write")
 
     def __init__(self, pair: Pair, server: asyncio.Transport) -> None:
         self._pair = pair
@@ -119,16 +149,25 @@ class ClientEnd(asyncio.Protocol):
         self._from_client = pair.relay.from_client
         self._judged = pair.relay.judged
         self._record = pair.record
+        self._withheld = b""
+        self._early: list[bytes] = []
 
     def data_received(self, data: bytes) -> None:
         pair = self._pair
         pair.active = True
+        if pair.paused & WITHHELD:
+            # A transport may have had it in its hands when it was paused.
+            self._early.append(data)
+            return
+        writes = False
         try:
             forward = self._from_client(data)
             if self._judged:
                 now = time.time()
                 for judgement in self._judged:
                     self._record(now, judgement)
+                    if judgement.writes and type(judgement.verdict) in PASSES:
+                        writes = True
                 self._judged.clear()
         except DbshieldError as error:
             # What was judged before the message that ends the session was attempted all the same.
@@ -140,8 +179,30 @@ class ClientEnd(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug must stop the session, not let it pass
             pair.end(f"bug in the relay: {error!r}", Refused("dbshield failed to read this message"), sqlstate=INTERNAL)
             return
-        if forward:
+        if writes and forward:
+            self._withheld = forward
+            pair.pause_client(WITHHELD)
+            pair.when_durable(self._release)
+        elif forward:
             self._write(forward)
+
+    def _release(self, error: DbshieldError | None) -> None:
+        """What was withheld is in the audit, or cannot be."""
+        pair = self._pair
+        forward, self._withheld = self._withheld, b""
+        early, self._early = b"".join(self._early), []
+        if pair.over:
+            return
+        if error is not None:
+            pair.end(error.message, error, sqlstate=INTERNAL)
+            return
+        self._write(forward)
+        pair.paused &= ~WITHHELD
+        if early:
+            self.data_received(early)
+        if not pair.paused & WITHHELD:
+            pair.paused |= WITHHELD
+            pair.resume_client(WITHHELD)
 
     def eof_received(self) -> bool:
         return False
@@ -160,11 +221,10 @@ class ClientEnd(asyncio.Protocol):
 class ServerEnd(asyncio.Protocol):
     """What the server sends, on its way to the client."""
 
-    __slots__ = ("_client", "_from_server", "_outcomes", "_pair", "_write")
+    __slots__ = ("_from_server", "_outcomes", "_pair", "_write")
 
     def __init__(self, pair: Pair, client: asyncio.Transport) -> None:
         self._pair = pair
-        self._client = client
         self._write = client.write
         self._from_server = pair.relay.from_server
         self._outcomes = pair.relay.outcomes
@@ -196,11 +256,10 @@ class ServerEnd(asyncio.Protocol):
             self._pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
 
     def pause_writing(self) -> None:
-        self._client.pause_reading()
+        self._pair.pause_client(SERVER_IS_SLOW)
 
     def resume_writing(self) -> None:
-        if not self._client.is_closing():
-            self._client.resume_reading()
+        self._pair.resume_client(SERVER_IS_SLOW)
 
 
 def fatal(error: DbshieldError, *, sqlstate: str = INTERNAL) -> bytes:

@@ -52,7 +52,7 @@ class Frozen(Rule):
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         policy = context.policy
-        if not policy.frozen or not _writes(effect, context):
+        if not policy.frozen or not writes(effect, context):
             return None
         why = f" ({policy.freeze_reason})" if policy.freeze_reason else ""
         return self.finding(
@@ -60,9 +60,11 @@ class Frozen(Rule):
         )
 
 
-def _writes(effect: Effect, context: Context) -> bool:
+def writes(effect: Effect, context: Context) -> bool:
     """Whether an effect may write anything, as far as anybody can tell before it runs."""
     match effect.operation:
+        case Operation.READ:
+            return False
         case Operation.CALL:
             functions = context.functions.named(effect.name.schema, effect.name.name)
             return not functions or any(map(_function_writes, functions))

@@ -29,12 +29,13 @@ TEXTS = tuple(
 EVERYTHING_ALLOWED = tuple(Override(rule=family, verdict=OverrideVerdict.ALLOW) for family in FAMILIES)
 SHOP = ObjectPattern.parse("shop.*")
 HARDER: dict[str, Mapping[str, Any]] = {
-    **{f"{family} denied": {"overrides": (Override(rule=family, verdict=OverrideVerdict.DENY),)} for family in FAMILIES[:-1]},
+    **{f"{family} denied": {"overrides": (Override(rule=family, verdict=OverrideVerdict.DENY),)} for family in FAMILIES[:-2]},
     "shop denied": {
         "overrides": (Override(rule="DS2xx", verdict=OverrideVerdict.DENY, objects=(ObjectPattern.parse("shop.*"),)),)
     },
     "protected": {"protected": (SHOP, ObjectPattern.parse("*.orders"))},
     "frozen": {"frozen": True},
+    "unaudited": {"unaudited": True},
 }
 CHANGES = {Operation.UPDATE, Operation.DELETE}
 

@@ -54,8 +54,17 @@ def test_ids_and_names_are_used_once() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_every_rule_is_documented(rule: Rule) -> None:
-    families = {"1": "objects", "2": "rows", "3": "control", "4": "guard", "5": "availability", "6": "hidden", "9": "unreadable"}
-    assert re.fullmatch(r"DS[1-69]\d\d", rule.id)
+    families = {
+        "1": "objects",
+        "2": "rows",
+        "3": "control",
+        "4": "guard",
+        "5": "availability",
+        "6": "hidden",
+        "7": "audit",
+        "9": "unreadable",
+    }
+    assert re.fullmatch(r"DS[1-79]\d\d", rule.id)
     assert rule.name.startswith(f"{families[rule.id[2]]}.")
     shown = examples(type(rule))
     assert shown.summary

@@ -48,7 +48,7 @@ async def test_functions_are_unknown_when_nobody_could_read_them_for_long(
     judges.learn(login, "shop", [ROW])
     judge = await judges.judge(login, "shop", None)  # type: ignore[arg-type]
     relay = Relay(judge=judge, marker="dbshield_test")
-    pair = Pair(relay, lambda _, judgement: None, lambda _, rows: None, lambda _: None)
+    pair = Pair(relay, lambda _, judgement: None, lambda _, rows: None, lambda _: None, lambda told: told(None))
     sessions.append(Session(number=1, login=login, database="shop", client="here", pair=pair))
     assert relay.judge.judge(b"select shop.f()").verdict.word == "allow"
     with structlog.testing.capture_logs() as lines:

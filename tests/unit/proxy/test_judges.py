@@ -56,7 +56,7 @@ class Worker:
         judge = await self.judges.judge(login, "shop", None)  # type: ignore[arg-type]
         relay = Relay(judge=judge, marker="dbshield_test")
         number = len(self.sessions)
-        pair = Pair(relay, lambda _, judgement: None, lambda _, rows: None, self.reasons.append)
+        pair = Pair(relay, lambda _, judgement: None, lambda _, rows: None, self.reasons.append, lambda told: told(None))
         session = Session(number=number, login=login, database="shop", client="here", pair=pair)
         self.sessions.append(session)
         return session

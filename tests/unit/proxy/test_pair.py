@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import uvloop
 
+from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AccessLevel, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy import pair as pair_module
 from dbshield.proxy.inbox import Inbox
-from dbshield.proxy.pair import Pair
+from dbshield.proxy.pair import Pair, WhenDurable
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import DataRow, ErrorResponse
 from dbshield.wire.frontend import Query
@@ -57,7 +58,7 @@ def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 @asynccontextmanager
-async def ends() -> AsyncIterator[Ends]:
+async def ends(when_durable: WhenDurable = lambda told: told(None)) -> AsyncIterator[Ends]:
     loop = asyncio.get_running_loop()
     judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin())
     client, client_near = socket.socketpair()
@@ -67,7 +68,7 @@ async def ends() -> AsyncIterator[Ends]:
     reasons: list[str] = []
     judged: list[Judgement] = []
     relay = Relay(judge=judge, marker="dbshield_test")
-    pair = Pair(relay, lambda _, judgement: judged.append(judgement), lambda _, rows: None, reasons.append)
+    pair = Pair(relay, lambda _, judgement: judged.append(judgement), lambda _, rows: None, reasons.append, when_durable)
     near = [(await loop.connect_accepted_socket(Inbox, sock))[0] for sock in (client_near, server_near)]
     pair.join(near[0], near[1], max_pending=1 << 16)
     try:
@@ -131,3 +132,130 @@ async def test_regression_what_was_tried_before_a_broken_message_is_recorded() -
         await until(lambda: both.reasons)
         assert [judgement.verdict.word for judgement in both.judged] != ["allow"]
         assert len(both.judged) == 1
+
+
+class Audit:
+    """Says that it has everything when the test lets it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[DbshieldError | None], None]] = []
+
+    def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
+        self.waiting.append(told)
+
+    def tell(self, error: DbshieldError | None = None) -> None:
+        waiting, self.waiting = self.waiting, []
+        for told in waiting:
+            told(error)
+
+
+async def reads(sock: socket.socket, count: int = 1 << 16) -> bytes:
+    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, count), 10)
+
+
+def nothing_there(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+
+
+@on_uvloop
+async def test_a_write_waits_for_the_audit_and_what_comes_behind_it_waits_too() -> None:
+    audit = Audit()
+    insert, select = Query(query=b"insert into orders values (1)").encode(), Query(query=b"select 1").encode()
+    async with ends(audit.when_durable) as both:
+        both.client.send(select)
+        assert await reads(both.server) == select
+        for _ in range(2):
+            both.client.send(insert)
+            await until(lambda: audit.waiting)
+            both.client.send(select)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert nothing_there(both.server)
+            assert len(audit.waiting) == 1
+            audit.tell()
+            assert await reads(both.server, len(insert)) == insert
+            assert await reads(both.server, len(select)) == select
+        assert len(both.judged) == 5
+        assert not both.reasons
+
+
+@on_uvloop
+async def test_writes_in_one_segment_wait_once_and_each_further_segment_again() -> None:
+    audit = Audit()
+    insert = Query(query=b"insert into orders values (1)").encode()
+    async with ends(audit.when_durable) as both:
+        both.client.send(insert * 3)
+        await until(lambda: audit.waiting)
+        # What a transport had in its hands when it was paused.
+        end = both.pair.client.get_protocol()  # type: ignore[union-attr]
+        assert isinstance(end, asyncio.Protocol)
+        end.data_received(insert)
+        audit.tell()
+        assert await reads(both.server) == insert * 3
+        assert len(audit.waiting) == 1
+        assert nothing_there(both.server)
+        audit.tell()
+        assert await reads(both.server) == insert
+
+
+@on_uvloop
+async def test_a_write_that_the_audit_does_not_take_ends_the_session_and_never_reaches_the_server() -> None:
+    audit = Audit()
+    async with ends(audit.when_durable) as both:
+        both.client.send(Query(query=b"insert into orders values (1)").encode())
+        await until(lambda: audit.waiting)
+        audit.tell(Refused("the audit is away", sqlstate="57P03", hint="Later."))
+        told = await both.client_reads_all()
+        error = ErrorResponse.decode(told[5:])
+        assert (error.severity, error.sqlstate, error.message) == ("FATAL", "57P03", "dbshield: the audit is away")
+        assert await reads(both.server) == b""
+        assert both.reasons == ["the audit is away"]
+
+
+@on_uvloop
+async def test_a_session_that_ended_meanwhile_sends_nothing() -> None:
+    audit = Audit()
+    async with ends(audit.when_durable) as both:
+        both.client.send(Query(query=b"insert into orders values (1)").encode())
+        await until(lambda: audit.waiting)
+        both.server.close()
+        await until(lambda: both.reasons)
+        audit.tell()
+        assert both.reasons == ["the server closed the connection"]
+
+
+@on_uvloop
+async def test_what_is_refused_and_what_reads_does_not_wait() -> None:
+    audit = Audit()
+    async with ends(audit.when_durable) as both:
+        for text in (b"drop table shop.orders", b"delete from orders", b"select * from orders", b"begin", b"commit", b"no sql"):
+            both.client.send(Query(query=text).encode())
+            assert await reads(both.server)
+        assert audit.waiting == []
+
+
+@on_uvloop
+async def test_a_slow_server_does_not_release_what_is_withheld() -> None:
+    audit = Audit()
+    select = Query(query=b"select 1").encode()
+    async with ends(audit.when_durable) as both:
+        both.client.send(Query(query=b"insert into orders values (1)").encode())
+        await until(lambda: audit.waiting)
+        end = both.pair.server.get_protocol()  # type: ignore[union-attr]
+        end.pause_writing()
+        end.resume_writing()
+        both.client.send(select)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert nothing_there(both.server)
+        end.pause_writing()
+        audit.tell()
+        assert await reads(both.server)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert nothing_there(both.server)
+        end.resume_writing()
+        assert await reads(both.server) == select
