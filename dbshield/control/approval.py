@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from dbshield.control.asking import Parameter, digest, read_parameters
-from dbshield.model import AccessLevel
+from dbshield.model import AccessLevel, Flag, Operation
 
 
 @unique
@@ -30,6 +30,22 @@ class State(StrEnum):
 
 OPEN: Final = frozenset({State.WAITING, State.APPROVED})
 """The states that an approval expires in."""
+
+KEEPS_DATA: Final = frozenset(
+    {
+        Operation.READ,
+        Operation.INSERT,
+        Operation.CREATE,
+        Operation.SET,
+        Operation.LOCK,
+        Operation.GRANT,
+        Operation.TRANSACTION,
+        Operation.CURSOR,
+        Operation.NOTIFY,
+        Operation.MAINTAIN,
+    }
+)
+"""Operations that take no data away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +104,11 @@ class Approval:
         return State.EXPIRED if self.state in OPEN and now >= self.expires_at else self.state
 
     @property
+    def destructive(self) -> bool:
+        """Whether data may be gone or overwritten afterwards. What is not known to be harmless counts as destructive."""
+        return not self.effects or not all(_keeps_data(effect) for effect in self.effects)
+
+    @property
     def approved_by(self) -> tuple[str, ...]:
         """The people whose approval counts."""
         return tuple(decision.person for decision in self.decisions if decision.approves and decision.counts)
@@ -103,6 +124,11 @@ class Approval:
             parameters=self.parameters,
         )
         return hmac.compare_digest(fresh, self.digest)
+
+
+def _keeps_data(effect: str) -> bool:
+    """By the words of an effect: its operation first, its flags last."""
+    return effect.partition(" ")[0] in KEEPS_DATA and not effect.endswith(f" {Flag.REWRITE}")
 
 
 def read_approval(row: Mapping[str, Any], decisions: Iterable[Decision] = ()) -> Approval:

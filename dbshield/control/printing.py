@@ -1,0 +1,104 @@
+"""A held statement as a human reads it.
+
+Law: what is printed is what would run. The exact text is always shown, with everything escaped that a terminal obeys or hides.
+The readable form is made by sqlglot from the text that PostgreSQL's grammar prints, and is shown only if PostgreSQL's grammar then
+reads it as that same text again: sqlglot takes some statements for others, and a human decides on what they see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from dbshield.control.asking import Parameter
+from dbshield.errors import DbshieldError
+from dbshield.sqltext import native, postgres
+
+PRETTY_MOST: Final = 64 << 10
+"""Characters; longer texts are shown as they are, since sqlglot would take seconds."""
+VALUE_MOST: Final = 400
+"""Characters of a parameter that people are shown; `--json` has them all."""
+
+
+def readable(statement: str) -> str | None:
+    """The statement laid out over lines, without its comments; None where that cannot be had without a doubt."""
+    if len(statement) > PRETTY_MOST or "\0" in statement:
+        return None
+    try:
+        # refuses what is so deep that printing it would end the process
+        postgres.read(statement.encode())
+        canonical = native.deparse(native.parse_protobuf(statement.encode()))
+        laid_out = _laid_out(canonical.decode())
+        same = native.deparse(native.parse_protobuf(laid_out.encode())) == canonical
+    except (DbshieldError, native.GrammarError, ValueError, RecursionError):
+        return None
+    return laid_out if same else None
+
+
+def visible_lines(statement: str) -> list[str]:
+    """The exact text by lines, with everything escaped that a terminal obeys or hides."""
+    return ["".join(_visible(sign) for sign in line) for line in statement.split("\n")]
+
+
+def print_parameter(parameter: Parameter) -> str:
+    """`7 (int4)`; bytes in hexadecimal where the type is not known."""
+    if parameter.value is None:
+        return f"NULL{_type(parameter)}"
+    if parameter.format == 0:
+        text = repr(parameter.value.decode("utf-8", "backslashreplace"))
+    else:
+        text = _decoded(parameter) or f"0x{parameter.value.hex()}"
+    shown = "".join(_visible(sign) for sign in text)
+    if len(shown) > VALUE_MOST:
+        shown = f"{shown[:VALUE_MOST]}… ({len(parameter.value)} bytes)"
+    return shown + _type(parameter)
+
+
+def print_parameters(parameters: Sequence[Parameter] | None) -> list[str]:
+    """One line a parameter; none for a simple query."""
+    return [f"${number} = {print_parameter(parameter)}" for number, parameter in enumerate(parameters or (), start=1)]
+
+
+def _laid_out(canonical: str) -> str:
+    import sqlglot  # noqa: PLC0415  (a fifth of a second that most commands do not need)
+    from sqlglot import exp  # noqa: PLC0415
+
+    from dbshield.sqltext import glot  # noqa: PLC0415
+
+    try:
+        trees = [tree for tree in sqlglot.parse(canonical, read="postgres") if tree is not None]
+        if any(isinstance(tree, exp.Command) for tree in trees):
+            return canonical
+        return ";\n".join(tree.sql(dialect="postgres", pretty=True, comments=False) for tree in trees)
+    except glot.FAILURES:
+        return canonical
+
+
+def _visible(sign: str) -> str:
+    if sign.isprintable() or sign == "\t":
+        return sign
+    return sign.encode("unicode_escape").decode()
+
+
+def _type(parameter: Parameter) -> str:
+    if parameter.type == 0:
+        return ""
+    from psycopg import adapters  # noqa: PLC0415  (loaded where a control database is; not for what is pure here)
+
+    found = adapters.types.get(parameter.type)
+    return f" ({found.name if found is not None else f'type {parameter.type}'})"
+
+
+def _decoded(parameter: Parameter) -> str | None:
+    """A binary value as psycopg reads it; None where it does not."""
+    from psycopg import adapters  # noqa: PLC0415
+    from psycopg.adapt import Transformer  # noqa: PLC0415
+    from psycopg.pq import Format  # noqa: PLC0415
+
+    if adapters.types.get(parameter.type) is None or parameter.value is None:
+        return None
+    try:
+        value: Any = Transformer().get_loader(parameter.type, Format.BINARY).load(parameter.value)
+    except Exception:  # noqa: BLE001  (bytes of an agent, read by many loaders: whatever they raise, the bytes are shown)
+        return None
+    return repr(value) if isinstance(value, str | bytes) else str(value)
