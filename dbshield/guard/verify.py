@@ -44,8 +44,8 @@ UNGUARDED: Final = """
                 )
         ) < 2
     order by c.oid"""
-"""What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it. It wants `PINNED`: what a trigger's
-condition calls is printed without its schema where that is the first in the path."""
+"""What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it. It wants `PINNED`: what the
+condition of a trigger calls is printed without its schema where that is the first in the path."""
 PINNED: Final = "set local search_path = pg_catalog, pg_temp"
 """So that no name means something else to whoever verifies."""
 
