@@ -161,11 +161,11 @@ class Holding:
 def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
     """A Query that is held: what the server gets in its place."""
     holding = _of(relay)
-    relay._cycles.append(QUERY)
     text = data[pos + HEADER : end - 1]
     advice = _objection(relay, judgement) or ("" if answer(text, judgement.effects) else OF_SESSION)
     if relay._unsynced:
         advice = ALONE
+    relay._cycles.append(QUERY)
     if advice:
         return relay.refuse(judgement, extended=False, advice=advice)
     token = _send(relay, holding, HeldStatement(text=text, judgement=judgement))

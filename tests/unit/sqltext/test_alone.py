@@ -1,0 +1,58 @@
+"""Which statements somebody else than their session can run."""
+
+from __future__ import annotations
+
+import pytest
+
+from dbshield.model import AccessLevel
+from dbshield.policy.functions import FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
+from dbshield.sqltext.alone import Answer, answer
+
+JUDGE = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin())
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("drop table orders cascade", Answer.TAG),
+        ("truncate orders", Answer.TAG),
+        ("delete from orders", Answer.TAG),
+        ("delete from orders returning id", Answer.ROWS),
+        ("with gone as (delete from orders returning id) update items set n = 0", Answer.TAG),
+        ("insert into orders select 1 on conflict do nothing returning *", Answer.ROWS),
+        ("merge into orders using items on true when matched then delete returning *", Answer.ROWS),
+        ("merge into orders using items on true when matched then delete", Answer.TAG),
+        ("do $$ begin delete from orders; end $$", Answer.TAG),
+        ("select purge()", Answer.ROWS),
+        ("call purge()", Answer.ROWS),
+        ("explain analyze delete from orders", Answer.ROWS),
+        ("create table kept as select 1", Answer.TAG),
+        ("alter table orders drop column note;", Answer.TAG),
+        # what only the session knows
+        ("execute p", None),
+        ("explain analyze execute p", None),
+        ("create table kept as execute p", None),
+        ("prepare p as delete from orders", None),
+        ("declare c cursor for select 1", None),
+        ("explain declare c cursor for select 1", None),
+        ("fetch all from c", None),
+        ("copy orders from stdin", None),
+        ("copy (delete from orders returning id) to stdout", None),
+        ("begin", None),
+        ("commit", None),
+        ("set role postgres", None),
+        ("lock table orders", None),
+        ("discard all", None),
+        ("drop table pg_temp.orders", None),
+        # not one statement
+        ("", None),
+        ("delete from orders; select 1", None),
+        ("delete frm orders", None),
+        ("(" * 5_000, None),
+    ],
+)
+def test_each(text: str, expected: Answer | None) -> None:
+    effects = JUDGE.judge(text.encode()).effects
+    assert answer(text.encode(), effects) is expected
