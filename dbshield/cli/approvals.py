@@ -75,7 +75,7 @@ def list_(
             one.agent,
             one.environment,
             "destroys" if one.destructive else "-",
-            _short(one.normal),
+            _short(one.normal or one.statement),
         )
         for one in listed
     ]
@@ -288,10 +288,10 @@ def _show(one: Approval, moment: datetime) -> None:
     for said in one.decisions:
         word = "approved by" if said.approves else "denied by"
         rest = "" if said.counts else ", which no longer counts: removed, or with a new secret since"
-        say(f"{word:<12} {said.person}, {date(said.at)}{f': {said.reason}' if said.reason else ''}{rest}")
-    say(
-        f"needed       {one.needed} {'person' if one.needed == 1 else 'people'}{', without an undo point' if one.without_undo else ''}"
-    )
+        why = f": {said.reason}" if said.reason else ""
+        say(f"{word:<12} {said.person}, {date(said.at)}{why}{rest}")
+    without = ", without an undo point" if one.without_undo else ""
+    say(f"needed       {one.needed} {'person' if one.needed == 1 else 'people'}{without}")
     _outcome(one)
 
 

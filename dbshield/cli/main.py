@@ -58,6 +58,13 @@ COMMANDS = (
     Command(name="policy", module="dbshield.cli.policy", attribute="app", summary="Show what holds for an agent, and test it."),
     Command(name="agent", module="dbshield.cli.agent", attribute="app", summary="Create, list and remove agents."),
     Command(name="token", module="dbshield.cli.token", attribute="app", summary="Issue, list and revoke tokens."),
+    Command(name="user", module="dbshield.cli.user", attribute="app", summary="Add and remove the people who decide."),
+    Command(
+        name="approvals",
+        module="dbshield.cli.approvals",
+        attribute="app",
+        summary="List, show, approve and deny held statements.",
+    ),
     Command(
         name="environment",
         module="dbshield.cli.environment",

@@ -127,8 +127,8 @@ class Approval:
 
 
 def _keeps_data(effect: str) -> bool:
-    """By the words of an effect: its operation first, its flags last."""
-    return effect.partition(" ")[0] in KEEPS_DATA and not effect.endswith(f" {Flag.REWRITE}")
+    """By the words of an effect: its operation first, its flags at the end."""
+    return effect.partition(" ")[0] in KEEPS_DATA and f" {Flag.REWRITE}" not in effect
 
 
 def read_approval(row: Mapping[str, Any], decisions: Iterable[Decision] = ()) -> Approval:
