@@ -256,7 +256,7 @@ class TestOneGo:
 
     def test_the_server_gets_an_empty_statement(self) -> None:
         talk = Waiting()
-        heard = talk.client(
+        sent = talk.client(
             Parse(query=DELETE_VALUES, parameter_types=(25,)), Bind(parameters=(b"gone",)), PORTAL, Execute(), Sync()
         )
         assert sent == [Parse(query=b"", parameter_types=(25,)), STAND_IN_PARSE, Sync()]
