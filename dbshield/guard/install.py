@@ -14,6 +14,7 @@ import psycopg
 from psycopg import errors, sql
 
 from dbshield.errors import ConfigError, Refused
+from dbshield.guard.identity import mark
 from dbshield.guard.steps import AGENTS, EVENT_TRIGGERS, EVERY_SCHEMA, OLDEST, OWNER, SCHEMA, VERSION, Step, shipped
 
 LOCK_TIMEOUT: Final = "10s"
@@ -203,7 +204,9 @@ def _settings(options: Options) -> str:
             "insert into dbshield.installation (version, environment, system_identifier)\n"
             "select {version}, {environment}, system_identifier from pg_catalog.pg_control_system()\n"
             "on conflict (one) do update set version = excluded.version, environment = excluded.environment,\n"
-            "    system_identifier = excluded.system_identifier, installed_by = session_user, installed_at = pg_catalog.now();"
+            "    system_identifier = excluded.system_identifier, installed_by = session_user, installed_at = pg_catalog.now();\n"
+            # What the proxy asks as an agent's role, which reads nothing else here.
+            "comment on schema dbshield is {comment};"
         )
         .format(
             schemas=sql.SQL(", ").join(sql.SQL("({})").format(schema) for schema in options.schemas),
@@ -212,6 +215,7 @@ def _settings(options: Options) -> str:
             ),
             version=VERSION,
             environment=options.environment,
+            comment=mark(options.environment),
         )
         .as_string()
     )

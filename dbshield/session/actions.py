@@ -49,8 +49,8 @@ class Authenticated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
-    """Send `data`, an ErrorResponse, and close. `reason` is for the log: it may say more than the client is told. `guessed` is true
-    where the client proved no token at all."""
+    """Send `data`, an ErrorResponse, and close. `reason` is for the log: it may say more than the client is told. `guessed` is
+    true where the client proved no token at all."""
 
     data: bytes
     reason: str
