@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli import agent_roles
+from dbshield.cli.agent_roles import DsnOption, PasswordEnvOption, PasswordFileOption
+from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import (
     AgentArgument,
     AnyEnvironmentOption,
@@ -19,7 +21,7 @@ from dbshield.cli.options import (
     person,
     read_settings,
 )
-from dbshield.cli.output import answer, date, say, table, timestamp
+from dbshield.cli.output import answer, date, remark, say, table, timestamp
 from dbshield.config import Config
 from dbshield.config.secret import read_secret
 from dbshield.control.agents import IssuedToken
@@ -27,9 +29,12 @@ from dbshield.control.dsn import agent_dsn
 from dbshield.control.people import check_person
 from dbshield.control.tokens import parse_duration
 from dbshield.errors import ConfigError
+from dbshield.guard.roles import Made
 from dbshield.model import AccessLevel
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Create, list and remove agents.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Create, list, rotate and remove agents."
+)
 
 
 @app.command()
@@ -41,12 +46,18 @@ def create(
         AccessLevel, typer.Option("--access", "-a", help="read: queries; write: rows; migrate: additive schema changes.")
     ],
     role: Annotated[
-        str | None, typer.Option("--role", help="Its own role on the server; without one, the role in upstream.")
+        str | None, typer.Option("--role", help="A role that is there already; else one is made, or upstream's is used.")
     ] = None,
     role_password_file: Annotated[
         Path | None, typer.Option("--role-password-file", metavar="FILE", help="The role's password.")
     ] = None,
     role_password_env: Annotated[str, typer.Option("--role-password-env", metavar="VARIABLE", help="The role's password.")] = "",
+    dsn: DsnOption = None,
+    password_env: PasswordEnvOption = "",
+    password_file: PasswordFileOption = None,
+    schemas: Annotated[
+        str, typer.Option("--schemas", metavar="A,B", help="Give its role rights on these schemas; else as role_schemas says.")
+    ] = "",
     ttl: TtlOption = None,
     owner: Annotated[str | None, typer.Option("--owner", metavar="PERSON", help="Who answers for it.")] = None,
     json: JsonOption = False,
@@ -54,9 +65,13 @@ def create(
 ) -> None:
     """Create an agent and show its connection string, this once.
 
+    With an administrator's connection (--dsn, or administrator in dbshield.toml) it gets a role of least privilege of its own,
+    and what could not be closed is listed. Without one it logs in with --role, or with the role in upstream.
+
     \b
     Examples:
       dbshield agent create claude --environment staging --access write
+      dbshield agent create claude -e staging -a write --dsn postgresql://postgres@db.example.com/shop --password-env ADMIN
       dbshield agent create claude -e production -a read --role claude_ro --role-password-env PGPASS --ttl 7d --json
     """
     if role is None and (role_password_file is not None or role_password_env):
@@ -65,6 +80,28 @@ def create(
         raise ConfigError("--role-password-file and --role-password-env are both given", hint="Keep one.")
     settings = read_settings(config)
     lifetime = parse_duration(ttl) if ttl is not None else None
+    admin = agent_roles.administrator(find_environment(settings, environment), dsn, password_env, password_file)
+    if role is not None and dsn is not None:
+        raise ConfigError("--role and --dsn are both given", hint="--role names a role that is there; --dsn makes one.")
+    responsible = check_person(owner) if owner is not None else None
+    wanted = tuple(dict.fromkeys(part.strip() for part in schemas.split(",") if part.strip()))
+    if admin is not None and role is None:
+        new = agent_roles.NewAgent(
+            name=name,
+            environment=environment,
+            access=access,
+            now=now(),
+            by=person(),
+            ttl=lifetime,
+            owner=responsible,
+            schemas=wanted,
+        )
+        with open_agents(settings) as agents:
+            issued, made = agent_roles.create(agents, settings, admin, new)
+        show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json, made=made)
+        return
+    if wanted:
+        raise ConfigError("--schemas was given, and no role is made", hint="Name an administrator by --dsn, without --role.")
     password = read_secret("--role-password", file=role_password_file, variable=role_password_env)
     with open_agents(settings) as agents:
         issued = agents.create(
@@ -76,7 +113,7 @@ def create(
             ttl=lifetime,
             role=role,
             role_password=password,
-            owner=check_person(owner) if owner is not None else None,
+            owner=responsible,
         )
     show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json)
 
@@ -119,28 +156,89 @@ def list_(environment: AnyEnvironmentOption = None, json: JsonOption = False, co
 @app.command()
 def remove(
     name: AgentArgument,
+    *,
     environment: EnvironmentOption,
+    dsn: DsnOption = None,
+    password_env: PasswordEnvOption = "",
+    password_file: PasswordFileOption = None,
+    heir: Annotated[str | None, typer.Option("--heir", metavar="ROLE", help="Who shall own what its role owns.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove an agent and revoke its tokens.
+    """Remove an agent, revoke its tokens, and drop the role that dbshield made for it, as an administrator.
 
     \b
-    Example:
+    Examples:
       dbshield agent remove claude --environment staging
+      dbshield agent remove claude -e staging --dsn postgresql://postgres@db.example.com/shop --heir shop_owner
     """
     settings = read_settings(config)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError("nobody is here to be asked", hint="Say --yes.")
         typer.confirm(f"Remove {name} from {environment}, and revoke its tokens?", abort=True, err=True)
+    admin = agent_roles.administrator(find_environment(settings, environment), dsn, password_env, password_file)
+    if heir is not None and admin is None:
+        raise ConfigError("--heir was given without an administrator", hint="Give --dsn as well.")
     with open_agents(settings) as agents:
-        revoked = agents.remove(name=name, environment=environment, now=now())
+        agent = agents.find(name=name, environment=environment, now=now())
+        if admin is not None and agent.role:
+            revoked, dropped = agent_roles.remove(agents, admin, agent, now=now(), heir=heir)
+        else:
+            revoked, dropped = agents.remove(name=name, environment=environment, now=now()), False
     if json:
-        answer({"agent": name, "environment": environment, "revoked_tokens": revoked})
-    else:
-        say(f"Agent {name} is gone from {environment}, and {revoked} token{'' if revoked == 1 else 's'} with it.")
+        answer(
+            {
+                "agent": name,
+                "environment": environment,
+                "revoked_tokens": revoked,
+                "dropped_role": agent.role if dropped else None,
+            }
+        )
+        return
+    say(f"Agent {name} is gone from {environment}, and {revoked} token{'' if revoked == 1 else 's'} with it.")
+    if dropped:
+        say(f"Its role {agent.role} is dropped.")
+    elif agent.role:
+        remark(f"The role {agent.role} stays on the server: dbshield did not make it, or no administrator was named.")
+
+
+@app.command()
+def rotate(
+    name: AgentArgument,
+    *,
+    environment: EnvironmentOption,
+    dsn: DsnOption = None,
+    password_env: PasswordEnvOption = "",
+    password_file: PasswordFileOption = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Give an agent's role a new password, and put its rights and settings back as they belong.
+
+    Nobody notices: sessions go on, the agent's token stays, and a login in that moment waits. It also gives the role its rights
+    on schemas and tables that are new, and says again what is open. Only roles that dbshield made are touched.
+
+    \b
+    Example:
+      dbshield agent rotate claude --environment staging --dsn postgresql://postgres@db.example.com/shop --password-env ADMIN
+    """
+    settings = read_settings(config)
+    admin = agent_roles.administrator(find_environment(settings, environment), dsn, password_env, password_file)
+    if admin is None:
+        raise ConfigError(
+            "no administrator is named, and nobody else may change a role's password",
+            hint="Give --dsn, or set administrator of the environment in dbshield.toml.",
+        )
+    with open_agents(settings) as agents:
+        agent = agents.find(name=name, environment=environment, now=now())
+        made = agent_roles.rotate(agents, settings, admin, agent, now=now(), by=person())
+    if json:
+        answer({"agent": name, "environment": environment, **agent_roles.as_json(made)})
+        return
+    say(f"The role {made.role} of {name} has a new password, which the proxies know already.")
+    agent_roles.show(made)
 
 
 WORDS = {
@@ -150,11 +248,15 @@ WORDS = {
 }
 
 
-def show_token(settings: Config, issued: IssuedToken, sentence: str, *, json: bool) -> None:
-    """The only moment at which a token is seen."""
+def show_token(settings: Config, issued: IssuedToken, sentence: str, *, json: bool, made: Made | None = None) -> None:
+    """The only moment at which a token is seen; `made` is the role that was made for the agent."""
     dsn = agent_dsn(issued, settings.environments[issued.environment], settings.proxy)
     if json:
-        answer({"agent": issued.agent, "dsn": dsn, "token_id": issued.token.id, "expires_at": timestamp(issued.expires_at)})
+        token = {"agent": issued.agent, "dsn": dsn, "token_id": issued.token.id, "expires_at": timestamp(issued.expires_at)}
+        answer(token | (agent_roles.as_json(made) if made is not None else {}))
         return
     say(f"{sentence} until {date(issued.expires_at)}. Its connection string, shown this once:\n\n  {dsn}\n")
     say(f"The token's id is {issued.token.id}; `dbshield token revoke {issued.token.id}` ends it.")
+    if made is not None:
+        say(f"It has the role {made.role} on the server, with a password that only the proxy knows.")
+        agent_roles.show(made)
