@@ -21,6 +21,7 @@ from dbshield.control.audit import AuditLog
 from dbshield.control.budget import RowBudget
 from dbshield.control.changes import FreezeAudit
 from dbshield.control.directory import Directory
+from dbshield.control.notes import Notes
 from dbshield.control.policies import policy_at
 from dbshield.control.vault import Vault
 from dbshield.errors import DbshieldError, Refused
@@ -99,7 +100,12 @@ class Proxy:
     async def _serve(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> None:
         config = self._config
         proxy = config.proxy
-        directory = Directory(control_dsn=self._control_dsn, environments=config.environments, vault=vault)
+        directory = Directory(
+            control_dsn=self._control_dsn,
+            environments=config.environments,
+            vault=vault,
+            grace=config.control.logins_from_memory_minutes * 60,
+        )
         audit = AuditLog(config.audit_file)
         FreezeAudit(directory, audit)
         state = WorkerState(
@@ -115,6 +121,7 @@ class Proxy:
             ),
             sessions=Sessions(limit=proxy.max_connections, limit_per_agent=proxy.max_connections_per_agent),
             cancel_keys=CancelKeys(number, config.state / "run"),
+            notes=Notes(self._control_dsn),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             mock_secret=vault.derive("salts of users that do not exist"),
         )

@@ -4,7 +4,8 @@ One connection listens for the notices that the control database's triggers send
 one load of everything. A login therefore never waits for the control database.
 
 Laws:
-- While the connection is lost, nobody is found: `find` raises. Who was revoked meanwhile cannot be known, so no login is let in.
+- While the connection is lost, agents are found as they were known last, for `grace` seconds and no longer; then `find` raises.
+  Who was revoked meanwhile cannot be known. A token that expires is over all the same: whoever checks a proof reads the clock.
 - A load of agents is one query in one snapshot, and replaces what was known in one step.
 - What was frozen stays frozen while the connection is lost, even past its end: a longer freeze may have come meanwhile.
 - An agent whose password cannot be read is not found, under a log line of its own; the others are.
@@ -15,6 +16,7 @@ Source: PostgreSQL manual, LISTEN and NOTIFY (a listener that starts first and r
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -29,10 +31,10 @@ from psycopg.rows import class_row, scalar_row
 from dbshield.config import EnvironmentConfig
 from dbshield.control.vault import Vault, password_identity
 from dbshield.errors import DbshieldError, StoreError
-from dbshield.model import AccessLevel, AgentLogin, TokenVerifier, Upstream
+from dbshield.model import AccessLevel, AgentLogin, TokenScope, TokenVerifier, Upstream
 from dbshield.store.database import REVISION_QUERY, Revision
 from dbshield.store.frozen import UNLIFTED_FREEZES, Freeze, longest
-from dbshield.store.living import LIVING_AGENTS, LivingRow
+from dbshield.store.living import LIVING_AGENTS, PINNED_CLUSTERS, LivingRow
 from dbshield.store.schema import CHANNEL
 
 APPLICATION_NAME = "dbshield directory"
@@ -66,7 +68,10 @@ log = structlog.get_logger(__name__)
 
 
 class Directory:
-    """Finds the agent behind a login's user name. One for each process; `start` and `stop` in that process's event loop."""
+    """Finds the agent behind a login's user name. One for each process; `start` and `stop` in that process's event loop.
+
+    `grace` is for how many seconds agents are still found after the control database went away.
+    """
 
     def __init__(
         self,
@@ -74,13 +79,19 @@ class Directory:
         control_dsn: str,
         environments: Mapping[str, EnvironmentConfig],
         vault: Vault,
+        grace: float = 0.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._dsn = control_dsn
         self._clock = clock
         self._environments = environments
         self._vault = vault
+        self._grace = grace
+        self._lost_at: float | None = None
         self._logins: dict[str, AgentLogin] = {}
+        self._tokens: dict[str, TokenVerifier] = {}
+        self._agents: dict[str, AccessLevel] = {}
+        self._pins: dict[str, int] = {}
         self._unreadable: dict[str, str] = {}
         self._rows: list[LivingRow] = []
         self._freezes: list[Freeze] = []
@@ -97,11 +108,36 @@ class Directory:
 
     def find(self, user: str) -> AgentLogin | None:
         """The agent that logs in as `agent.environment`; nothing where there is none. StoreError while nothing can be known."""
-        if not self._available:
+        if not self._available and not self._remembers:
             raise StoreError(
                 "the control database does not answer", hint="Try again in a moment; no agent can log in until it is back."
             )
         return self._logins.get(user)
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether what was known last is still believed."""
+        return self._lost_at is not None and time.monotonic() - self._lost_at < self._grace
+
+    def token(self, token_id: str) -> TokenVerifier | None:
+        """A token that nobody has revoked, of an agent that is there, in an environment that is configured; it may have expired.
+
+        Never raises: while the connection is lost it says what was known last.
+        """
+        return self._tokens.get(token_id)
+
+    def access(self, user: str) -> AccessLevel | None:
+        """The level of the agent that logs in under this name; nothing where it is there no more. Never raises, as `token`."""
+        return self._agents.get(user)
+
+    def serves(self, environment: str) -> bool:
+        """Whether an environment is configured here."""
+        return environment in self._environments
+
+    @property
+    def pins(self) -> Mapping[str, int]:
+        """The system identifier of the cluster that each environment was seen to be; replaced, never changed."""
+        return self._pins
 
     def frozen(self, environment: str) -> Freeze | None:
         """The freeze that a human put on an environment, the one that holds longest of several; nothing where there is none.
@@ -142,6 +178,7 @@ class Directory:
             await asyncio.wait([task])
         await self._close()
         self._set_available(False)
+        self._lost_at = None
 
     async def _stay(self) -> None:
         """Follows the connection, and finds a new one whenever it is lost, until the task is cancelled."""
@@ -214,6 +251,9 @@ class Directory:
         async with connection.cursor(row_factory=class_row(Freeze), binary=True) as cursor:
             await cursor.execute(UNLIFTED_FREEZES)
             self._freeze(await cursor.fetchall())
+        async with connection.cursor(binary=True) as pinned:
+            await pinned.execute(PINNED_CLUSTERS)
+            self._pins = dict(await pinned.fetchall())
         async with connection.cursor(row_factory=class_row(LivingRow), binary=True) as cursor:
             await cursor.execute(LIVING_AGENTS)
             self._publish(await cursor.fetchall())
@@ -222,6 +262,8 @@ class Directory:
         """Replaces what is known, in one step."""
         self._rows = rows
         logins: dict[str, AgentLogin] = {}
+        tokens: dict[str, TokenVerifier] = {}
+        agents: dict[str, AccessLevel] = {}
         unreadable: dict[str, str] = {}
         upstreams = {name: _Upstreams(environment, self._vault) for name, environment in self._environments.items()}
         for _, group in groupby(rows, key=lambda row: row.id):
@@ -230,17 +272,20 @@ class Directory:
             if first.environment not in upstreams:
                 continue
             user = f"{first.name}.{first.environment}"
+            agents[user] = AccessLevel(first.access)
+            of_this = _tokens(of_agent)
+            tokens.update((token.token_id, token) for token in of_this)
             try:
                 upstream = upstreams[first.environment].of(first)
             except DbshieldError as error:
                 unreadable[user] = error.message
                 continue
-            logins[user] = _login(of_agent, self._environments[first.environment], upstream)
+            logins[user] = _login(first, of_this, self._environments[first.environment], upstream)
         for user, reason in unreadable.items():
             if self._unreadable.get(user) != reason:
                 log.error("directory.agent_left_out", user=user, reason=reason)
-        changed = logins != self._logins
-        self._logins, self._unreadable = logins, unreadable
+        changed = logins != self._logins or tokens != self._tokens
+        self._logins, self._unreadable, self._tokens, self._agents = logins, unreadable, tokens, agents
         if changed:
             self._tell()
 
@@ -263,12 +308,13 @@ class Directory:
 
     def _lost(self, reason: str) -> None:
         if self._available:
-            log.error("directory.lost", reason=reason)
+            log.error("directory.lost", reason=reason, logins_from_memory_for=f"{self._grace:g} s")
         self._set_available(False)
 
     def _set_available(self, available: bool) -> None:
         if available != self._available:
             self._available = available
+            self._lost_at = None if available else time.monotonic()
             self._tell()
 
     def _tell(self) -> None:
@@ -296,20 +342,34 @@ class _Upstreams:
         return self._shared
 
 
-def _login(rows: list[LivingRow], environment: EnvironmentConfig, upstream: Upstream) -> AgentLogin:
-    first = rows[0]
-    tokens = tuple(
-        TokenVerifier(token_id=row.token_id, stored_key=row.stored_key, server_key=row.server_key, expires_at=row.expires_at)
+def _tokens(rows: list[LivingRow]) -> tuple[TokenVerifier, ...]:
+    """The tokens in the rows of one agent."""
+    return tuple(
+        TokenVerifier(
+            token_id=row.token_id,
+            stored_key=row.stored_key,
+            server_key=row.server_key,
+            expires_at=row.expires_at,
+            scope=TokenScope(
+                access=AccessLevel(row.token_access) if row.token_access is not None else None,
+                databases=tuple(row.databases or ()),
+                networks=tuple(row.networks or ()),
+                hours=row.hours or "",
+            ),
+        )
         for row in rows
         if row.token_id is not None and row.stored_key is not None and row.server_key is not None and row.expires_at is not None
     )
+
+
+def _login(row: LivingRow, tokens: tuple[TokenVerifier, ...], environment: EnvironmentConfig, upstream: Upstream) -> AgentLogin:
     return AgentLogin(
-        agent=first.name,
-        environment=first.environment,
-        access=AccessLevel(first.access),
+        agent=row.name,
+        environment=row.environment,
+        access=AccessLevel(row.access),
         databases=environment.databases,
-        salt=first.salt,
-        iterations=first.iterations,
+        salt=row.salt,
+        iterations=row.iterations,
         tokens=tokens,
         upstream=upstream,
     )

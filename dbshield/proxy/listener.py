@@ -163,5 +163,10 @@ def peer_name(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def source(sock: socket.socket) -> str:
+    """Where a connection comes from, without what differs from one to the next: an address, or `[local] uid=…`."""
+    return peer_name(sock) if is_local(sock) else str(sock.getpeername()[0])
+
+
 _CREDENTIALS = Struct("3i")
 """struct ucred (unix(7)): process, user and group id."""

@@ -6,23 +6,28 @@ Until the token proves right nothing is sent to any server.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import assert_never, cast
 
+from dbshield.control import scopes
 from dbshield.control.budget import RowBudget
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.proxy import listener, upstream
+from dbshield.proxy import identity, listener, upstream
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
-from dbshield.proxy.sessions import Place, Session
+from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
 from dbshield.proxy.state import WorkerState
+from dbshield.proxy.throttle import Proceed, TooMany
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
 from dbshield.session.counting import RowCounter
 from dbshield.session.login import ClientLogin
@@ -43,30 +48,29 @@ class _Gone(Exception):
 
 async def serve(sock: socket.socket, state: WorkerState) -> None:
     """Log one client in and start its relay. Never raises; every failure is logged and ends the connection."""
-    peer = ""
+    client = Client(name="", source="", local=False)
     inbox = Inbox()
     transport: asyncio.Transport | None = None
     try:
-        peer = listener.peer_name(sock)
+        client = Client(name=listener.peer_name(sock), source=listener.source(sock), local=listener.is_local(sock))
         async with asyncio.timeout(state.config.proxy.login_timeout):
             transport = await listener.accept(sock, state.tls, inbox)
-            await _Login(state, transport, inbox, peer, local=listener.is_local(sock)).run()
+            await _Login(state, transport, inbox, client).run()
     except _Gone:
         pass
     except TimeoutError:
         _refuse(transport, Refused("the login took too long", sqlstate=LOGIN_TIMED_OUT, hint="Reconnect."))
-        state.log.info("login timed out", client=peer)
+        state.log.info("login timed out", client=client.name)
     except asyncio.CancelledError:
-        state.log.info("the client went away during its login", client=peer)
+        state.log.info("the client went away during its login", client=client.name)
     except (ConnectionError, OSError) as error:
-        state.log.debug("connection lost during a login", client=peer, why=str(error))
+        state.log.debug("connection lost during a login", client=client.name, why=str(error))
     except DbshieldError as error:
         _refuse(transport, error)
-        state.log.warning("login failed", client=peer, why=error.message)
-        state.audit.connection_refused(time.time(), client=peer, user="", why=error.message)
+        _tell_refused(state, client, "", error.message)
     except Exception:
         _refuse(transport, Refused("the login failed inside dbshield", sqlstate="XX000"))
-        state.log.exception("bug in a login", client=peer)
+        state.log.exception("bug in a login", client=client.name)
     else:
         return
     if transport is not None:
@@ -79,25 +83,53 @@ def _refuse(transport: asyncio.Transport | None, error: DbshieldError) -> None:
         transport.write(fatal(error))
 
 
+def _tell_refused(state: WorkerState, client: Client, user: str, why: str, token_id: str = "") -> None:
+    """Of a login that failed, in the log and the audit."""
+    state.log.warning("login failed", client=client.name, user=user, why=why)
+    state.login_refused(time.time(), source=client.source, client=client.name, user=user, why=why, token_id=token_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Where a client comes from: `name` is for people, `source` is without what differs from one connection to the next."""
+
+    name: str
+    source: str
+    local: bool
+
+    @property
+    def address(self) -> str:
+        """What a token's networks are compared with."""
+        return scopes.SOCKET if self.local else self.source
+
+
 class _Login:
     """One login on a transport that is encrypted, or is not going to be."""
 
-    def __init__(self, state: WorkerState, transport: asyncio.Transport, inbox: Inbox, peer: str, *, local: bool) -> None:
+    def __init__(self, state: WorkerState, transport: asyncio.Transport, inbox: Inbox, client: Client) -> None:
         self.state = state
         self.transport = transport
         self.inbox = inbox
-        self.peer = peer
+        self.client = client
         self.user = ""
         self.machine = ClientLogin(
             nonce=secrets.token_urlsafe(24),
             mock_secret=state.mock_secret,
-            encrypted=local or transport.get_extra_info("ssl_object") is not None,
+            encrypted=client.local or transport.get_extra_info("ssl_object") is not None,
             tls_required=state.config.proxy.tls_required,
         )
 
     async def run(self) -> None:
         """Returns when the relay has taken over. Raises what ends the connection."""
         who = await self._authenticate()
+        try:
+            await self._enter(self._scoped(who))
+        except DbshieldError as error:
+            _refuse(self.transport, error)
+            _tell_refused(self.state, self.client, self.user, error.message, who.token_id)
+            raise _Gone from error
+
+    async def _enter(self, who: Authenticated) -> None:
         self._stop_when_the_client_goes()
         self._require_audit()
         place = self.state.sessions.admit(who.login)
@@ -106,6 +138,13 @@ class _Login:
         except BaseException:
             place.release()
             raise
+        self.state.notes.used(who.token_id, self.client.source, time.time())
+
+    def _scoped(self, who: Authenticated) -> Authenticated:
+        """The agent as its token makes it. Raises Refused where the token is not for this database, place or hour."""
+        (scope,) = (token.scope for token in who.login.tokens if token.token_id == who.token_id)
+        scopes.check_use(scope, token_id=who.token_id, source=self.client.address, database=who.database, now=datetime.now(UTC))
+        return replace(who, login=scopes.narrowed(who.login, scope))
 
     def _stop_when_the_client_goes(self) -> None:
         """From here on the server is waited for. Not before: a client may send a cancel request and close at once."""
@@ -135,25 +174,47 @@ class _Login:
                         self.transport.write(data)
                     case Lookup(user=user):
                         self.user = printable(user)
+                        await self._throttled()
                         actions += self.machine.found(self.state.directory.find(user), now=time.time())
                     case Cancel(process_id=process_id, secret_key=key):
                         await self.state.cancel_keys.cancel(process_id, key)
                         raise _Gone
-                    case Fail(data=data, reason=reason):
+                    case Fail(data=data, reason=reason, guessed=guessed):
+                        if guessed:
+                            self.state.throttle.failed(self.client.source, self.user, time.monotonic())
                         self.transport.write(data)
-                        self.state.log.warning("login failed", client=self.peer, user=self.user, why=reason)
-                        self.state.audit.connection_refused(time.time(), client=self.peer, user=self.user, why=reason)
+                        _tell_refused(self.state, self.client, self.user, reason)
                         raise _Gone
                     case Authenticated():
+                        self.state.throttle.succeeded(self.client.source, self.user, time.monotonic())
                         return action
                     case never:
                         assert_never(never)
+
+    async def _throttled(self) -> None:
+        """Waits, or raises Refused, where too many wrong tokens came before this login; whether there is such an agent or not."""
+        match self.state.throttle.judge(self.client.source, self.user, time.monotonic()):
+            case Proceed(wait=wait):
+                if wait:
+                    await asyncio.sleep(wait)
+            case TooMany(retry_after=seconds, why=why):
+                _refuse(
+                    self.transport,
+                    Refused(
+                        why, sqlstate=TOO_MANY_CONNECTIONS, hint=f"Try again in {math.ceil(seconds)} seconds, with the token."
+                    ),
+                )
+                _tell_refused(self.state, self.client, self.user, f"throttled: {why}")
+                raise _Gone
+            case never:
+                assert_never(never)
 
     async def _open(self, who: Authenticated, place: Place) -> None:
         """Reach the server as the agent's role, tell the client that it is in, and let the bytes flow."""
         state = self.state
         server = await upstream.connect(who.login.upstream, database=who.database, settings=who.settings)
         try:
+            state.identities.check(who.login.environment, await identity.ask(server))
             judge = await state.judges.judge(who.login, who.database, server)
             check_taken(who.settings, judge.functions.taken)
             self._warn_of_superuser(who.login, server)
@@ -208,7 +269,7 @@ class _Login:
             environment=who.login.environment,
             database=who.database,
             session=number,
-            client=self.peer,
+            client=self.client.name,
             token_id=who.token_id,
             application_name=who.settings.get("application_name", ""),
         )
@@ -236,7 +297,8 @@ class _Login:
             number=number,
             login=who.login,
             database=who.database,
-            client=self.peer,
+            client=self.client.name,
+            token_id=who.token_id,
             pair=Pair(relay, audited.statement, changed, ended, state.audit.when_durable),
         )
         state.sessions.add(session)

@@ -18,13 +18,14 @@ IDLE_SESSION_TIMEOUT: Final = "57P05"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One client that is connected."""
+    """One client that is connected, as its token makes it: `login` has the token's level where that is below the agent's."""
 
     number: int
     login: AgentLogin
     database: str
     client: str
     pair: Pair
+    token_id: str = ""
 
 
 class Place:

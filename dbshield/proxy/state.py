@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,13 @@ from dbshield.config import Config
 from dbshield.control.audit import AuditLog
 from dbshield.control.budget import RowBudget
 from dbshield.control.directory import Directory
+from dbshield.control.notes import FIRST_USE, Notes
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.catalogue import Watchers
+from dbshield.proxy.identity import Identities
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.sessions import Sessions
+from dbshield.proxy.throttle import RefusedLines, Throttle
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class WorkerState:
     judges: Judges
     sessions: Sessions
     cancel_keys: CancelKeys
+    notes: Notes
     log: Any
     warned: set[str] = field(default_factory=set)
     """The agents whose role was found to be a superuser, so that the log says it once."""
@@ -42,9 +47,45 @@ class WorkerState:
     """What goes on behind the end of a session."""
     mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     watchers: Watchers = field(init=False)
+    identities: Identities = field(init=False)
+    throttle: Throttle = field(init=False)
+    refused_lines: RefusedLines = field(init=False)
 
     def __post_init__(self) -> None:
+        proxy = self.config.proxy
         self.watchers = Watchers(self.judges, self.log)
+        self.identities = Identities(lambda: self.directory.pins, self._first_use)
+        self.throttle = Throttle(limit=proxy.login_failures, window=proxy.login_failure_window)
+        self.refused_lines = RefusedLines(window=proxy.login_failure_window)
+
+    def _first_use(self, environment: str, system_identifier: int) -> None:
+        now = time.time()
+        self.log.warning(
+            "an environment is pinned to the cluster that was found at its address first",
+            environment=environment,
+            system_identifier=system_identifier,
+        )
+        # In words: JSON's readers elsewhere cut a number of 64 bits.
+        self.audit.event(
+            now, "environment-pinned", environment=environment, system_identifier=str(system_identifier), person=FIRST_USE
+        )
+        self.notes.pin(environment, system_identifier, now)
+
+    def login_refused(self, now: float, *, source: str, client: str, user: str, why: str, token_id: str = "") -> None:
+        """Write a refused login into the audit, where not too many were; `source` is the client's address without its port, and
+        `token_id` the token that was proved, if one was."""
+        if not self.refused_lines.take(source, now):
+            return
+        if token_id:
+            self.audit.event(now, "refused", user=user, client=client, reason=why, token=token_id)
+        else:
+            self.audit.connection_refused(now, client=client, user=user, why=why)
+
+    def say_left_out(self, now: float, *, everything: bool = False) -> None:
+        """Write how many refused logins got no line."""
+        left = self.refused_lines.drain() if everything else self.refused_lines.left_out(now)
+        for source, count in left:
+            self.audit.event(now, "refused-left-out", client=source or "others", logins=count)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this beside everything else. The event loop alone would forget it."""

@@ -13,12 +13,14 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from dbshield.config import Config
 from dbshield.control.changes import audit_policies
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login
+from dbshield.proxy.ending import end_untrusted
 from dbshield.proxy.memory import release_free_memory
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.tls import forget_contexts, server_context
@@ -31,7 +33,10 @@ GIVE_BACK: Final = 5.0
 CROWD: Final = 500
 """Sessions that end before their memory is worth a walk through the heap."""
 FOLLOW: Final = 0.5
-"""Seconds between two looks whether another policy holds now; what is changed by somebody is followed at once."""
+"""Seconds between two looks whether another policy holds now, or a token is over; what is changed by somebody is followed at
+once."""
+NOTE: Final = 5.0
+"""Seconds between two looks whether there is something to write back to the control database."""
 ACCEPTS_AT_ONCE: Final = 64
 """Connections taken in one turn of the loop, so that sessions that stand get theirs."""
 AT_START: Final = ("listen", "workers", "idle_timeout")
@@ -58,6 +63,7 @@ class Worker:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         state.directory.on_change(state.judges.follow)
+        state.directory.on_change(self._end_untrusted)
         await state.directory.start()
         await state.budget.start()
         await state.cancel_keys.start()
@@ -65,6 +71,7 @@ class Worker:
             asyncio.create_task(_every(AUDIT_FLUSH, self._flush, state.log)),
             asyncio.create_task(_every(GIVE_BACK, self._give_back, state.log)),
             asyncio.create_task(_every(FOLLOW, self._follow, state.log)),
+            asyncio.create_task(_every(NOTE, self._note, state.log)),
         ]
         if state.config.proxy.idle_timeout:
             # Two rounds of silence make one timeout at the least.
@@ -128,6 +135,7 @@ class Worker:
         state.config, state.tls = config, tls
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent
+        state.throttle.limit, state.throttle.window = proxy.login_failures, proxy.login_failure_window
         state.judges.renew(proxy.max_statement_bytes)
         forget_contexts()
         state.audit.reopen()
@@ -137,8 +145,17 @@ class Worker:
         self._state.audit.flush()
 
     async def _follow(self) -> None:
-        """Freezes in the configuration end by the clock."""
+        """Freezes in the configuration end by the clock, and so do tokens."""
         self._state.judges.follow()
+        self._end_untrusted()
+
+    def _end_untrusted(self) -> None:
+        end_untrusted(self._state.sessions, self._state.directory, datetime.now(UTC))
+
+    async def _note(self) -> None:
+        now = time.time()
+        self._state.say_left_out(now)
+        await self._state.notes.flush(now)
 
     async def _give_back(self) -> None:
         """Return to the system what a crowd of sessions held. TLS leaves holes in the heap that the allocator keeps otherwise:
@@ -167,6 +184,8 @@ class Worker:
         await asyncio.gather(*timers, *self._logins, *state.tasks, return_exceptions=True)
         await state.cancel_keys.stop()
         await state.budget.stop()
+        state.say_left_out(time.time(), everything=True)
+        await state.notes.flush(time.time(), everything=True)
         await state.directory.stop()
         state.audit.close()
 

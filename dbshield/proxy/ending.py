@@ -1,0 +1,56 @@
+"""Ends the sessions whose token is good no more: revoked, expired, outside its hours, or of an agent that was removed or lowered.
+
+Called at every change that the directory hears of, and twice a second for what the clock alone changes; it reads memory, so an
+expiry ends sessions while the control database is away too. A session whose environment is not configured any more is ended by
+`Judges.follow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from dbshield.control import scopes
+from dbshield.control.directory import Directory
+from dbshield.errors import DbshieldError, Refused
+from dbshield.proxy.sessions import Session
+
+ENDED: Final = "57P01"
+"""admin_shutdown: the session is over by somebody's decision, and a driver's pool may connect anew."""
+
+
+def end_untrusted(sessions: Iterable[Session], directory: Directory, now: datetime) -> None:
+    """End every session that would not be let in now. `now` has a zone. Never raises."""
+    for session in list(sessions):
+        try:
+            check_standing(session, directory, now)
+        except DbshieldError as error:
+            session.pair.end(error.message, error, sqlstate=ENDED)
+        except Exception as error:  # noqa: BLE001 - a bug must end the session, not leave it to whoever was revoked
+            session.pair.end(f"bug in looking after a token: {error!r}", _over("the token cannot be checked"), sqlstate=ENDED)
+
+
+def check_standing(session: Session, directory: Directory, now: datetime) -> None:
+    """Raises Refused where the token of a session that stands is good no more."""
+    login = session.login
+    if not directory.serves(login.environment):
+        return
+    access = directory.access(login.user)
+    token = directory.token(session.token_id)
+    if access is None:
+        raise _over(f"the agent {login.user} was removed")
+    if token is None:
+        raise _over(f"token {session.token_id} was revoked")
+    if token.expires_at <= now.timestamp():
+        raise _over(f"token {session.token_id} expired")
+    if scopes.ORDER.index(access) < scopes.ORDER.index(login.access):
+        raise _over(f"the agent {login.user} may do less than when this session began", hint="Reconnect.")
+    try:
+        scopes.check_hours(token.scope, token_id=session.token_id, now=now)
+    except Refused as error:
+        raise _over(error.message, hint=error.hint) from error
+
+
+def _over(message: str, hint: str = "Ask for a new one: dbshield token issue.") -> Refused:
+    return Refused(f"{message}, so this session is over", sqlstate=ENDED, hint=hint)
