@@ -1,8 +1,8 @@
 """A held statement as a human reads it.
 
 Law: what is printed is what would run. The exact text is always shown, with everything escaped that a terminal obeys or hides.
-The readable form is made by sqlglot from the text that PostgreSQL's grammar prints, and is shown only if that grammar then reads it
-as the same text again: sqlglot takes some statements for others, and a human decides on what they see.
+The readable form is made by sqlglot from what PostgreSQL's grammar prints, and is shown only if that grammar then reads it as the
+same text again: sqlglot takes some statements for others, and a human decides on what they see.
 """
 
 from __future__ import annotations
