@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from dbshield.guard.install import Connection, installed_version, server_of
 from dbshield.guard.steps import AGENTS, LOGIN_SINCE
-from dbshield.guard.verify import PINNED, UNGUARDED, Problem, verify
+from dbshield.guard.verify import PINNED, SWITCHED_OFF, UNGUARDED, Problem, verify
 
 NOTHING: Final = "nothing"
+OWN_AFFAIRS: Final = "an agent's own password, settings, sessions, locks and prepared transactions"
 PRIVILEGE: Final = "privilege"
 
 _AGENT: Final = (
@@ -29,6 +30,23 @@ _OWNS: Final = (
 )
 _OWNS_ANYTHING: Final = _OWNS.format(more="")
 _OWNS_RELATION: Final = _OWNS.format(more=" and d.classid = 'pg_catalog.pg_class'::regclass")
+_MEMBER: Final = (
+    "exists (select from pg_catalog.pg_roles s where s.rolname in ({roles}) and pg_catalog.pg_has_role(a.oid, s.oid, 'member'))"
+)
+_OWNS_DATABASE: Final = (
+    "exists (select from pg_catalog.pg_database d where {which} and pg_catalog.pg_has_role(a.oid, d.datdba, 'member'))"
+)
+_MAINTAINS: Final = (
+    # The privilege MAINTAIN and the role are of 17; the owner of a database may VACUUM FULL what is in it.
+    "exists (select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) e where c.oid >= 16384 and"
+    " e.privilege_type = 'MAINTAIN' and (e.grantee = 0 or pg_catalog.pg_has_role(a.oid, e.grantee, 'member')))"
+    " or "
+    + _MEMBER.format(roles="'pg_maintain'")
+    + " or "
+    + _OWNS_DATABASE.format(which="d.datname = pg_catalog.current_database()")
+)
+_PROVIDERS: Final = "'rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'neon_superuser', 'supabase_admin'"
+"""Whom managed services let do more than PostgreSQL lets one who is no superuser."""
 _SERVER_ROLES: Final = "'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'"
 
 
@@ -62,23 +80,25 @@ DANGERS: Final = (
     Danger(name="rewriting a table", who=_OWNS_RELATION, events=("dbshield_rewritten",)),
     Danger(name="GRANT and REVOKE, rules, triggers", who=_OWNS_ANYTHING, events=("dbshield_ddl_start",)),
     Danger(name="taking off the guard's triggers", who=_OWNS_RELATION, events=("dbshield_ddl_start", "dbshield_ddl_end")),
+    Danger(
+        name="subscriptions that write here", who=_MEMBER.format(roles="'pg_create_subscription'"), events=("dbshield_ddl_start",)
+    ),
+    Danger(name="event triggers themselves", who=_MEMBER.format(roles=_PROVIDERS)),
     Danger(name="REASSIGN OWNED", who=_OWNS_ANYTHING),
     Danger(name="roles: CREATE, ALTER, DROP, GRANT", who="a.rolcreaterole"),
     Danger(name="databases: CREATE", who="a.rolcreatedb"),
+    Danger(name="databases: DROP and ALTER", who=_OWNS_DATABASE.format(which="true")),
     Danger(
-        name="databases: DROP and ALTER",
-        who="exists (select from pg_catalog.pg_database d where pg_catalog.pg_has_role(a.oid, d.datdba, 'member'))",
+        name="tablespaces: DROP and ALTER",
+        who="exists (select from pg_catalog.pg_tablespace t where pg_catalog.pg_has_role(a.oid, t.spcowner, 'member'))",
     ),
     Danger(
         name="ALTER SYSTEM and settings of a superuser",
         who="exists (select from pg_catalog.pg_parameter_acl p, pg_catalog.aclexplode(p.paracl) e where e.grantee = 0 or"
         " pg_catalog.pg_has_role(a.oid, e.grantee, 'member'))",
     ),
-    Danger(
-        name="files and programs of the server",
-        who=f"exists (select from pg_catalog.pg_roles s where s.rolname in ({_SERVER_ROLES})"
-        " and pg_catalog.pg_has_role(a.oid, s.oid, 'member'))",
-    ),
+    Danger(name="files and programs of the server", who=_MEMBER.format(roles=_SERVER_ROLES)),
+    Danger(name="ending other roles' sessions", who=_MEMBER.format(roles="'pg_signal_backend'")),
     Danger(name="replication: slots and copies of everything", who="a.rolreplication"),
     Danger(name="rows that row security hides", who="a.rolbypassrls"),
     Danger(
@@ -92,7 +112,7 @@ DANGERS: Final = (
         " pg_catalog.pg_has_role(a.oid, l.lomowner, 'member') or exists (select from pg_catalog.aclexplode(l.lomacl) e"
         " where e.privilege_type = 'UPDATE' and (e.grantee = 0 or pg_catalog.pg_has_role(a.oid, e.grantee, 'member'))))",
     ),
-    Danger(name="VACUUM FULL, CLUSTER, REINDEX", who=_OWNS_RELATION),
+    Danger(name="VACUUM FULL, CLUSTER, REINDEX", who=f"{_OWNS_RELATION} or {_MAINTAINS}"),
     Danger(
         name="writing a foreign table",
         who="exists (select from pg_catalog.pg_class c where c.relkind = 'f' and"
@@ -109,8 +129,8 @@ def status(conn: Connection) -> tuple[tuple[Line, ...], tuple[Problem, ...]]:
     works = {
         name for (name,) in conn.execute("select evtname from pg_catalog.pg_event_trigger where evtenabled = 'A'").fetchall()
     }
-    if any("dbshield." in problem.what for problem in problems):
-        # A function that was changed closes nothing.
+    if any("dbshield." in problem.what or problem.what.startswith(SWITCHED_OFF) for problem in problems):
+        # A function that was changed closes nothing, nor does one that is not called.
         works = set()
     lines = [*_rows(conn, installed=version is not None)]
     lines += [_line(conn, danger, works) for danger in DANGERS]
@@ -126,7 +146,7 @@ def status(conn: Connection) -> tuple[tuple[Line, ...], tuple[Problem, ...]]:
                 detail=f"from {', '.join(addresses)} alone" if closed and addresses else "name --proxy-address",
             )
         )
-    lines.append(Line(danger="an agent's own password, settings and locks", layer=NOTHING, detail="no server can refuse them"))
+    lines.append(Line(danger=OWN_AFFAIRS, layer=NOTHING, detail="no server can refuse them"))
     return tuple(lines), problems
 
 

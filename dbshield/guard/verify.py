@@ -17,6 +17,7 @@ from dbshield.guard.steps import AGENTS, EVENT_TRIGGERS, OWNER, SCHEMA, VERSION,
 
 AGAIN: Final = "Find out who did it, then run `dbshield guard install` again."
 OLD: Final = "Run `dbshield guard install` again: it brings an older guard to this version in one transaction."
+SWITCHED_OFF: Final = "all event triggers are switched off for"
 TABLES: Final = ("installation", "protected", "limits", "addresses", "changing", "working")
 
 _FUNCTION: Final = re.compile(
@@ -103,7 +104,7 @@ def verify(conn: Connection) -> tuple[Problem, ...]:
         if version is None:
             return (Problem(what=f"the guard is not installed in {server.database}", mend="Run `dbshield guard install`."),)
         problems = [] if version == VERSION else [Problem(what=f"version {version} is installed, {VERSION} is shipped", mend=OLD)]
-        for check in (_roles, _identity, _schema, _functions, _event_triggers, _tables):
+        for check in (_roles, _identity, _schema, _functions, _settings, _event_triggers, _tables):
             problems += check(conn, server)
     return tuple(problems)
 
@@ -151,20 +152,29 @@ def _identity(conn: Connection, server: Server) -> Iterator[Problem]:
 
 def _schema(conn: Connection, server: Server) -> Iterator[Problem]:
     owner = _expected_owner(conn)
-    for kind, name, found, rights in conn.execute(
+    for kind, name, found, rights, altered in conn.execute(
         "select 'the schema', nspname, nspowner::regrole::text, exists (select from pg_catalog.aclexplode(nspacl)"
-        " where grantee <> nspowner) from pg_catalog.pg_namespace where nspname = %(schema)s"
+        " where grantee <> nspowner), false from pg_catalog.pg_namespace where nspname = %(schema)s"
         " union all select 'the table', nspname || '.' || relname, relowner::regrole::text,"
         " exists (select from pg_catalog.aclexplode(relacl) where grantee <> relowner)"
-        " or exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attacl is not null)"
+        " or exists (select from pg_catalog.pg_attribute where attrelid = c.oid and attacl is not null),"
+        " relkind in ('r', 'p') and (relhastriggers or relhasrules or relrowsecurity or relforcerowsecurity)"
         " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = relnamespace"
         " where nspname = %(schema)s and relkind not in ('i', 'c')",
         {"schema": SCHEMA},
     ).fetchall():
+        if kind == "the table" and name.removeprefix(f"{SCHEMA}.") not in TABLES:
+            yield Problem(what=f"{name} is none of dbshield's", mend="Look at it, then drop it.")
+            continue
         if found != owner:
             yield Problem(what=f"{kind} {name} belongs to {found} instead of {owner}")
         if rights:
             yield Problem(what=f"others have rights on {kind} {name}", mend=f"Revoke them all from {kind} {name}.")
+        if altered:
+            yield Problem(
+                what=f"{kind} {name} has been given triggers, rules or row security",
+                mend=f"They decide what the guard remembers. Look at them (\\d {name} in psql), then drop them.",
+            )
     for table in TABLES:
         if conn.execute("select pg_catalog.to_regclass(%s)::oid", [f"{SCHEMA}.{table}"]).fetchone() == (None,):
             yield Problem(what=f"the table {SCHEMA}.{table} is missing")
@@ -177,7 +187,7 @@ def _functions(conn: Connection, server: Server) -> Iterator[Problem]:
         row = conn.execute(
             "select prosrc, l.lanname, prosecdef, provolatile, proconfig, proowner::regrole::text, rolsuper,"
             " exists (select from pg_catalog.aclexplode(coalesce(proacl, pg_catalog.acldefault('f', proowner)))"
-            " where grantee <> proowner)"
+            " where grantee <> proowner), proisstrict or prosupport <> 0"
             " from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = prolang"
             " join pg_catalog.pg_roles r on r.oid = proowner where p.oid = pg_catalog.to_regprocedure(%s)",
             [function.signature],
@@ -185,10 +195,10 @@ def _functions(conn: Connection, server: Server) -> Iterator[Problem]:
         if row is None:
             yield Problem(what=f"the function {function.signature} is missing")
             continue
-        source, language, definer, volatility, settings, found, superuser, rights = row
+        source, language, definer, volatility, settings, found, superuser, rights, strange = row
         if source != function.body:
             yield Problem(what=f"the body of {function.signature} was changed")
-        if (language, definer, volatility) != (function.language, function.definer, function.volatility):
+        if strange or (language, definer, volatility) != (function.language, function.definer, function.volatility):
             yield Problem(what=f"the function {function.signature} was altered")
         if settings != ["search_path=pg_catalog, pg_temp"]:
             yield Problem(what=f"the settings of {function.signature} were changed")
@@ -206,6 +216,24 @@ def _functions(conn: Connection, server: Server) -> Iterator[Problem]:
         [SCHEMA, [function.signature for function in known]],
     ).fetchall():
         yield Problem(what=f"the function {name} is none of dbshield's", mend=f"Look at it, then: drop function {name};")
+
+
+def _settings(conn: Connection, server: Server) -> Iterator[Problem]:
+    """PostgreSQL 17 and later can switch all event triggers off, for one role, one database or everybody."""
+    for who, mend in conn.execute(
+        "select 'everybody', 'alter system reset event_triggers; select pg_reload_conf();' from pg_catalog.pg_settings"
+        " where name = 'event_triggers' and setting = 'off' and source = 'configuration file'"
+        " union all"
+        " select concat_ws(' in ', coalesce(r.rolname, 'everybody'), d.datname),"
+        " pg_catalog.concat('alter ', case when r.oid is null then pg_catalog.format('database %I', d.datname)"
+        " else pg_catalog.concat('role ', case when s.setrole = 0 then 'all' else pg_catalog.quote_ident(r.rolname) end,"
+        " ' in database ' || pg_catalog.quote_ident(d.datname)) end, ' reset event_triggers;')"
+        " from pg_catalog.pg_db_role_setting s left join pg_catalog.pg_roles r on r.oid = s.setrole"
+        " left join pg_catalog.pg_database d on d.oid = s.setdatabase"
+        " where pg_catalog.array_to_string(s.setconfig, ' ') ~ '\\mevent_triggers=(off|false|no|0)'"
+        " and (s.setdatabase = 0 or d.datname = pg_catalog.current_database())"
+    ).fetchall():
+        yield Problem(what=f"{SWITCHED_OFF} {who}", mend=str(mend))
 
 
 def _event_triggers(conn: Connection, server: Server) -> Iterator[Problem]:
