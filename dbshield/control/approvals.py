@@ -186,6 +186,9 @@ class Approvals:
             found = load(connection, approval_id)
             if not changed.rowcount:
                 raise wrong_state(found, "is not running")
+            if "finished_at" in values:
+                fields = {"tag": found.tag, "error": found.error, "undo": found.undo, "transaction": found.transaction_id}
+                append(connection, [approval_entry("executed", found, values["finished_at"], **fields)])
             return found
 
     @staticmethod
