@@ -7,8 +7,11 @@ same text again: sqlglot takes some statements for others, and a human decides o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import struct
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
 
 from dbshield.control.asking import Parameter
 from dbshield.errors import DbshieldError
@@ -18,6 +21,12 @@ PRETTY_MOST: Final = 64 << 10
 """Characters; longer texts are shown as they are, since sqlglot would take seconds."""
 VALUE_MOST: Final = 400
 """Characters of a parameter that people are shown; `--json` has them all."""
+
+NUMBERS: Final[Mapping[int, str]] = MappingProxyType({16: "!?", 20: "!q", 21: "!h", 23: "!i", 26: "!I", 700: "!f", 701: "!d"})
+"""How bool, int8, int2, int4, oid, float4 and float8 are sent (their oids are fixed, see pg_type.dat)."""
+TEXTS: Final = frozenset({18, 19, 25, 114, 142, 705, 1042, 1043})
+"""char, name, text, json, xml, unknown, bpchar, varchar: the binary form is the text."""
+UUID_OID: Final = 2950
 
 
 def readable(statement: str) -> str | None:
@@ -90,15 +99,16 @@ def _type(parameter: Parameter) -> str:
 
 
 def _decoded(parameter: Parameter) -> str | None:
-    """A binary value as psycopg reads it; None where it does not."""
-    from psycopg import adapters  # noqa: PLC0415
-    from psycopg.adapt import Transformer  # noqa: PLC0415
-    from psycopg.pq import Format  # noqa: PLC0415
+    """A binary value of the commonest types; None for any other, and for bytes of another length than the type's.
 
-    if adapters.types.get(parameter.type) is None or parameter.value is None:
+    Not by the driver's loaders: those of psycopg 3.3 read an integer's bytes without asking how many there are.
+    """
+    value = parameter.value or b""
+    if parameter.type in TEXTS:
+        return repr(value.decode("utf-8", "backslashreplace"))
+    if parameter.type == UUID_OID and len(value) == 16:
+        return str(UUID(bytes=value))
+    form = NUMBERS.get(parameter.type)
+    if form is None or struct.calcsize(form) != len(value):
         return None
-    try:
-        value: Any = Transformer().get_loader(parameter.type, Format.BINARY).load(parameter.value)
-    except Exception:  # noqa: BLE001  (bytes of an agent, read by many loaders: whatever they raise, the bytes are shown)
-        return None
-    return repr(value) if isinstance(value, str | bytes) else str(value)
+    return str(struct.unpack(form, value)[0])
