@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbshield.backup import manifest as manifests
+from dbshield.backup import sealing
 from dbshield.backup.damage import Absent, Damaged, Taken, WrongKey
 from dbshield.backup.keys import SigningKey
 from dbshield.backup.manifest import Manifest, Member, Server
 from dbshield.backup.repository import Reader, Repository, Writer
-from dbshield.backup.sealing import identities
 from dbshield.backup.store import Folder
 from dbshield.errors import BackupError, ConfigError
 
@@ -248,7 +248,7 @@ import io, os, resource, sys
 from datetime import datetime, UTC
 from pathlib import Path
 from dbshield.backup.repository import Repository
-from dbshield.backup.sealing import identities
+from dbshield.backup import sealing
 from dbshield.backup.store import Folder
 from dbshield.errors import BackupError
 writer = Repository(Folder(Path(sys.argv[1]))).begin("staging", datetime.now(UTC), recipients=[sys.argv[2]], level=1)
@@ -301,11 +301,11 @@ def test_an_identity_file_is_read_as_age_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "identity"
     path.write_text(f"# created: today\n# public key: {RECIPIENT}\n{IDENTITY}\n")
     path.chmod(0o600)
-    assert [str(found.to_public()) for found in identities(path)] == [RECIPIENT]
+    assert [str(found.to_public()) for found in sealing.identities(path)] == [RECIPIENT]
     path.write_text("AGE-SECRET-KEY-1NONSENSE\n")
     with pytest.raises(ConfigError, match="something else") as caught:
-        identities(path)
+        sealing.identities(path)
     assert "NONSENSE" not in str(caught.value)
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="open to others"):
-        identities(path)
+        sealing.identities(path)

@@ -1,0 +1,111 @@
+"""PostgreSQL's programs, run so that they end with us and say what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Event, Thread
+
+from dbshield.backup.work import Work
+from dbshield.errors import BackupError
+
+LAST_LINES = 5
+"""Of what a program said before it failed."""
+END_TIMEOUT = 30.0
+"""Seconds that a program gets after SIGTERM."""
+
+
+class Command:
+    """A program that runs. Its standard error goes to a file in the work folder, since a pipe that nobody reads fills up."""
+
+    def __init__(
+        self, arguments: Sequence[str | Path], *, work: Work, variables: Mapping[str, str], output: Path | None = None
+    ) -> None:
+        self._name = Path(arguments[0]).name
+        self._said = work.folder / f"{self._name}-{id(self):x}.log"
+        with contextlib.ExitStack() as stack:
+            said = stack.enter_context(self._said.open("wb"))
+            out = stack.enter_context(output.open("wb")) if output is not None else said
+            try:
+                self._process = subprocess.Popen(
+                    list(arguments),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=said,
+                    env=dict(variables),
+                    cwd=work.folder,
+                    pass_fds=(work.lock,),
+                )
+            except OSError as error:
+                raise BackupError(f"{self._name} does not run: {error.strerror}", hint=f"Look at {arguments[0]}.") from error
+
+    def wait(self) -> None:
+        """Until it ends. Raises BackupError with its last lines."""
+        status = self._process.wait()
+        if status:
+            raise BackupError(f"{self._name} failed ({_status(status)}): {self.last_lines()}", hint="Mend what it names.")
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def end(self) -> None:
+        """Stop it, if it still runs."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def last_lines(self) -> str:
+        lines = self._said.read_text("utf-8", "replace").strip().splitlines()[-LAST_LINES:]
+        return " / ".join(line.strip() for line in lines) or "it said nothing"
+
+
+@contextlib.contextmanager
+def running(
+    arguments: Sequence[str | Path], *, work: Work, variables: Mapping[str, str], failed: Callable[[], None] | None = None
+) -> Iterator[Command]:
+    """A program beside the block: waited for at its end, stopped where the block raises. `failed` is called when it fails before.
+
+    Raises BackupError where the program fails, whatever the block raised because of it.
+    """
+    command = Command(arguments, work=work, variables=variables)
+    over = Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if command.poll():
+                if failed is not None:
+                    failed()
+                return
+
+    watcher = Thread(target=watch, name="watch-program", daemon=True)
+    watcher.start()
+    try:
+        yield command
+        command.wait()
+    except Exception:
+        if command.poll():
+            command.wait()
+        raise
+    finally:
+        over.set()
+        watcher.join()
+        command.end()
+
+
+def run(arguments: Sequence[str | Path], *, work: Work, variables: Mapping[str, str], output: Path | None = None) -> None:
+    """A program until it ends. Raises BackupError with its last lines."""
+    command = Command(arguments, work=work, variables=variables, output=output)
+    try:
+        command.wait()
+    finally:
+        command.end()
+
+
+def _status(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exit code {status}"
