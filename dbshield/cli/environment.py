@@ -1,25 +1,30 @@
-"""`dbshield environment`: the protected databases, and the code freezes that a human puts on them."""
+"""`dbshield environment`: the protected databases, the clusters that they are, and the freezes that a human puts on them."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dbshield.cli.guard import DsnOption, PasswordOption, connections, told
 from dbshield.cli.judging import ConfigOption, JsonOption
 from dbshield.cli.options import agents_in, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, say, table
 from dbshield.config import EnvironmentConfig
 from dbshield.control.freezes import Freezes
+from dbshield.control.pins import Pin, Pins
 from dbshield.control.tokens import parse_duration
-from dbshield.errors import ConfigError
+from dbshield.errors import ConfigError, Refused
+from dbshield.guard.identity import IDENTITY_QUERY, Identity, read_identity
 from dbshield.store.frozen import Freeze
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, freeze and thaw the protected databases."
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, pin, freeze and thaw protected databases."
 )
 
 EnvironmentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The environment, as in dbshield.toml.")]
@@ -27,7 +32,7 @@ EnvironmentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The en
 
 @app.callback()
 def group() -> None:
-    """List, freeze and thaw the protected databases."""
+    """List, pin, freeze and thaw protected databases."""
 
 
 @app.command("list")
@@ -43,8 +48,9 @@ def list_(json: JsonOption = False, config: ConfigOption = None) -> None:
     with open_database(settings) as database:
         counted = Counter(agent.environment for agent in agents_in(database, settings).list_agents(now=moment))
         freezes = Freezes(database, settings.environments).in_force(moment)
+        pins = Pins(database, settings.environments).all()
     found = [
-        _entry(name, environment, counted[name], freezes.get(name, ()), frozen=environment.is_frozen(moment))
+        _entry(name, environment, counted[name], freezes.get(name, ()), pins.get(name), frozen=environment.is_frozen(moment))
         for name, environment in settings.environments.items()
     ]
     if json:
@@ -117,6 +123,91 @@ def thaw(name: EnvironmentArgument, json: JsonOption = False, config: ConfigOpti
         say(f"{name} is thawed: {lifted} freeze{' is' if lifted == 1 else 's are'} lifted.")
 
 
+@app.command()
+def pin(
+    name: EnvironmentArgument,
+    *,
+    dsn: DsnOption = None,
+    password_env: PasswordOption = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Say that the server at the environment's address now is the one that is meant. Proxies refuse every other one.
+
+    An environment is pinned to the first cluster that is seen at its address. This is for when it was exchanged on purpose:
+    restored, upgraded, moved. A promoted standby is the same cluster and needs nothing.
+
+    \b
+    Example:
+      dbshield environment pin staging
+    """
+    settings = read_settings(config)
+    found = _identity(config, name, dsn, password_env)
+    with open_database(settings) as database:
+        pins = Pins(database, settings.environments)
+        pinned = pins.all()
+        before = pinned.get(name)
+        same = before is not None and before.system_identifier == found.system_identifier
+        others = [other for other, held in pinned.items() if other != name and held.system_identifier == found.system_identifier]
+        if not json:
+            _show_pin(name, before, found, others)
+        if not same:
+            if (before is not None or others) and not yes:
+                _ask(name)
+            pins.pin(name, system_identifier=found.system_identifier, by=person(), now=now())
+    if json:
+        answer(
+            {
+                "environment": name,
+                "system_identifier": str(found.system_identifier),
+                "before": str(before.system_identifier) if before is not None else None,
+                "guard": found.environment or None,
+                "shared_with": others,
+                "changed": not same,
+            }
+        )
+    elif not same:
+        say(f"{name} is pinned to {found.system_identifier}.")
+
+
+def _identity(config: Path | None, name: str, dsn: str | None, password_env: str) -> Identity:
+    """Which cluster is at the environment's address. Raises Refused where a guard there is another environment's."""
+    found: Identity | None = None
+    for conn in connections(config, name, dsn, password_env):
+        with told(), conn:
+            identity = read_identity(conn.execute(IDENTITY_QUERY).fetchall())
+            database = conn.info.dbname
+        if identity.environment not in {"", name}:
+            raise Refused(
+                f"the guard in {database} was installed for {identity.environment}",
+                hint=f"Correct upstream of [environments.{name}]; if it is a copy: dbshield guard install --environment {name}",
+            )
+        if found is not None and found.system_identifier != identity.system_identifier:
+            raise Refused("the databases of this environment are in different clusters", hint="Look at what is at the address.")
+        found = identity
+    assert found is not None, "an environment has a database"
+    return found
+
+
+def _show_pin(name: str, before: Pin | None, found: Identity, others: Sequence[str]) -> None:
+    if before is None:
+        say(f"{name} was not pinned before.")
+    else:
+        since = f" since {date(before.pinned_at)}, by {before.pinned_by}" if before.pinned_at is not None else ""
+        say(f"{name} is pinned to the cluster {before.system_identifier}{since}.")
+    guard = f", and its guard says {found.environment}" if found.environment else ""
+    say(f"At its address is the cluster {found.system_identifier}{guard}.")
+    if others:
+        say(f"That cluster is {' and '.join(others)} too.")
+
+
+def _ask(name: str) -> None:
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is here to be asked", hint="Look at both identifiers, and say --yes.")
+    typer.confirm(f"Let the agents of {name} into this cluster from now on?", abort=True, err=True)
+
+
 def _frozen(environment: EnvironmentConfig, entry: dict[str, Any]) -> Iterator[str]:
     if entry["frozen_in_configuration"]:
         until = environment.frozen_until
@@ -125,7 +216,9 @@ def _frozen(environment: EnvironmentConfig, entry: dict[str, Any]) -> Iterator[s
         yield f"{_until(freeze['until'])}: {freeze['reason']}"
 
 
-def _entry(name: str, environment: EnvironmentConfig, agents: int, freezes: Sequence[Freeze], *, frozen: bool) -> dict[str, Any]:
+def _entry(
+    name: str, environment: EnvironmentConfig, agents: int, freezes: Sequence[Freeze], pin: Pin | None, *, frozen: bool
+) -> dict[str, Any]:
     """`frozen` is whether the configuration freezes it."""
     return {
         "environment": name,
@@ -135,6 +228,8 @@ def _entry(name: str, environment: EnvironmentConfig, agents: int, freezes: Sequ
         "databases": environment.databases,
         "max_rows": environment.max_rows,
         "agents": agents,
+        # In words: JSON's readers elsewhere cut a number of 64 bits.
+        "system_identifier": str(pin.system_identifier) if pin is not None else None,
         "frozen": frozen or bool(freezes),
         "frozen_in_configuration": frozen,
         "freezes": [_freeze(freeze) for freeze in freezes],

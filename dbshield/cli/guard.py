@@ -77,7 +77,7 @@ def install_(
     if environment is None:
         raise ConfigError("--environment is missing: the guard writes down what it protects", hint="Add --environment NAME.")
     done: list[dict[str, Any]] = []
-    for conn in _connections(config, environment, dsn, password_env):
+    for conn in connections(config, environment, dsn, password_env):
         with told(), conn:
             if dry:
                 say(dry_run(conn, options).rstrip())
@@ -116,7 +116,7 @@ def status_(
       dbshield guard status --environment staging
     """
     found: list[dict[str, Any]] = []
-    for conn in _connections(config, environment, dsn, password_env):
+    for conn in connections(config, environment, dsn, password_env):
         with told(), conn:
             lines, problems = status(conn)
             database = conn.info.dbname
@@ -152,7 +152,7 @@ def verify_(
       dbshield guard verify --environment production --json
     """
     found: list[tuple[str, tuple[Problem, ...]]] = []
-    for conn in _connections(config, environment, dsn, password_env):
+    for conn in connections(config, environment, dsn, password_env):
         with told(), conn:
             found.append((conn.info.dbname, verify(conn)))
     if json:
@@ -188,7 +188,7 @@ def uninstall_(
       dbshield guard uninstall --environment staging
     """
     found: list[dict[str, Any]] = []
-    for conn in _connections(config, environment, dsn, password_env):
+    for conn in connections(config, environment, dsn, password_env):
         with told(), conn:
             stays = uninstall(conn)
             found.append({"database": conn.info.dbname, "stays": stays})
@@ -200,7 +200,7 @@ def uninstall_(
         answer(found)
 
 
-def _connections(config: Any, environment: str | None, dsn: str | None, password_env: str) -> Iterator[Connection]:
+def connections(config: Any, environment: str | None, dsn: str | None, password_env: str) -> Iterator[Connection]:
     """A connection to each database that is meant: the one in --dsn, else all of the environment."""
     if dsn is None and environment is None:
         raise ConfigError("neither --environment nor --dsn is given", hint="Say which database: --environment NAME or --dsn DSN.")

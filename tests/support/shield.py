@@ -72,6 +72,10 @@ class Shield:
         )
         if environment == ENVIRONMENT:
             self._dsn[name] = made["dsn"]
+        else:
+            for shared in (ENVIRONMENT, environment):
+                # Every environment here is on one server, which no proxy believes by itself.
+                self.cli("environment", "pin", shared, "--yes", "--json", "--dsn", self.server.dsn(self.database))
         assert isinstance(made, dict)
         return made
 
