@@ -29,6 +29,7 @@ from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
+from dbshield.proxy.approvals import WorkerApprovals
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.listener import listen
@@ -121,6 +122,7 @@ class Proxy:
             ),
             sessions=Sessions(limit=proxy.max_connections, limit_per_agent=proxy.max_connections_per_agent),
             cancel_keys=CancelKeys(number, config.state / "run"),
+            approvals=WorkerApprovals(self._control_dsn),
             notes=Notes(self._control_dsn),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             mock_secret=vault.derive("salts of users that do not exist"),

@@ -28,6 +28,7 @@ from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.throttle import Proceed, TooMany
+from dbshield.proxy.waiting import Waiting, can_ask
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
 from dbshield.session.counting import RowCounter
 from dbshield.session.login import ClientLogin
@@ -254,12 +255,15 @@ class _Login:
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
             counter=_counter(who, judge.policy, state.budget),
+            asks=lambda: can_ask(state.config.environments.get(who.login.environment)),
             max_message=state.config.proxy.max_message_bytes,
             max_statement=state.config.proxy.max_statement_bytes,
         )
 
         async def cancel() -> None:
-            if relay.busy:
+            if waiting.active:
+                waiting.cancel()
+            elif relay.busy:
                 await _cancel(who.login, server, state)
 
         number, key = state.cancel_keys.register(cancel, long=who.protocol >= LONG_KEYS_SINCE)
@@ -284,6 +288,7 @@ class _Login:
             if untold := relay.untold:
                 changed(time.time(), untold)
             leave()
+            waiting.gone()
             if relay.busy and not relay.terminated and not server.transport.is_closing():
                 # Nobody waits for it any more, and a server at work does not look at its connection until it has an answer.
                 state.spawn(_cancel(who.login, server, state))
@@ -293,16 +298,32 @@ class _Login:
             audited.ended(time.time(), reason)
             state.log.debug("session ended", agent=who.login.user, session=number, why=reason)
 
+        pair = Pair(relay, audited.statement, changed, ended, state.audit.when_durable)
+        pair.waiting = waiting = self._waiting(who, pair, number)
         session = Session(
             number=number,
             login=who.login,
             database=who.database,
             client=self.client.name,
             token_id=who.token_id,
-            pair=Pair(relay, audited.statement, changed, ended, state.audit.when_durable),
+            pair=pair,
         )
         state.sessions.add(session)
         return session, key
+
+    def _waiting(self, who: Authenticated, pair: Pair, number: int) -> Waiting:
+        state = self.state
+        return Waiting(
+            approvals=state.approvals,
+            pair=pair,
+            login=who.login,
+            database=who.database,
+            session=number,
+            application=who.settings.get("application_name", ""),
+            settings=lambda: state.config.environments.get(who.login.environment),
+            spawn=state.spawn,
+            log=state.log,
+        )
 
     def _join(self, pair: Pair, server: upstream.Server) -> None:
         """From here on the relay has both transports; what came early goes through it first."""

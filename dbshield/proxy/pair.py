@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Allow, Judgement, Limit
+from dbshield.session import held
 from dbshield.session.handlers import IDLE
+from dbshield.session.held import HeldStatement, Phase
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import ErrorResponse
 
@@ -40,18 +43,44 @@ Durable = Callable[["DbshieldError | None"], None]
 WhenDurable = Callable[[Durable], None]
 """Calls back, perhaps at once, when all that was recorded is in the audit for good; with an error where it cannot be."""
 
-SERVER_IS_SLOW, WITHHELD = 1, 2
+SERVER_IS_SLOW, WITHHELD, MUCH_KEPT = 1, 2, 4
 """Why the client is not read from; bits."""
 PASSES = (Allow, Limit)
+
+
+class HumanWaiter(Protocol):
+    """Who asks a human for a held statement and calls `Pair.answer` in the end; `dbshield.proxy.waiting.Waiting` is one."""
+
+    active: bool
+
+    def begin(self, statement: HeldStatement) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def flood(self) -> None: ...
 
 
 class Pair:
     """One session: its relay, its two transports, and how it ends.
 
-    `on_end` is called once, with the reason in words for the log.
+    `on_end` is called once, with the reason in words for the log. `waiting` is given by whoever lets the relay hold statements.
     """
 
-    __slots__ = ("_on_end", "active", "changed", "client", "draining", "paused", "record", "relay", "server", "when_durable")
+    __slots__ = (
+        "_client_end",
+        "_max_kept",
+        "_on_end",
+        "active",
+        "changed",
+        "client",
+        "draining",
+        "paused",
+        "record",
+        "relay",
+        "server",
+        "waiting",
+        "when_durable",
+    )
 
     def __init__(
         self, relay: Relay, record: Record, changed: Changed, on_end: Callable[[str], None], when_durable: WhenDurable
@@ -66,13 +95,18 @@ class Pair:
         self.server: asyncio.Transport | None = None
         self.active = True
         self.draining = False
+        self.waiting: HumanWaiter | None = None
+        self._client_end: ClientEnd | None = None
+        self._max_kept = 0
 
     def join(self, client: asyncio.Transport, server: asyncio.Transport, *, max_pending: int) -> None:
         """Let the bytes flow. What came before is fed by the caller, in order."""
         self.client, self.server = client, server
         client.set_write_buffer_limits(high=max_pending)
         server.set_write_buffer_limits(high=max_pending)
-        client.set_protocol(ClientEnd(self, server))
+        self._max_kept = max_pending
+        self._client_end = ClientEnd(self, server)
+        client.set_protocol(self._client_end)
         server.set_protocol(ServerEnd(self, client))
         if opening := self.relay.opening():
             server.write(opening)
@@ -95,6 +129,8 @@ class Pair:
     def drain(self) -> None:
         """End as soon as nothing runs and no transaction is open."""
         self.draining = True
+        if self.waits and self.waiting:
+            self.waiting.drain()
         self.end_if_drained()
 
     def end_if_drained(self) -> None:
@@ -107,9 +143,68 @@ class Pair:
         for outcome in self.relay.outcomes:
             if isinstance(outcome, Judgement):
                 self.record(now, outcome)
+            elif isinstance(outcome, HeldStatement):
+                # When what the server said before it has gone out.
+                asyncio.get_running_loop().call_soon(self._hold, outcome)
             else:
                 self.changed(now, outcome)
         self.relay.outcomes.clear()
+
+    # A statement that waits for a human
+
+    @property
+    def waits(self) -> bool:
+        return self.waiting is not None and self.waiting.active
+
+    def say(self, notice: bytes) -> None:
+        """A word to the client while its statement waits."""
+        if self.waits and not self.over and self.client and not self.client.is_closing():
+            self.client.write(notice)
+
+    def answer(self, answer: bytes) -> None:
+        """The statement that waited has this answer; what the client has sent behind it is read now."""
+        holding = self.relay.holding
+        if self.over or holding is None or self.client is None:
+            return
+        self.client.write(answer + holding.ready)
+        self._go_on()
+
+    def _hold(self, statement: HeldStatement) -> None:
+        """The server has come to the place of a held statement, or has passed it by for an error before it."""
+        holding = self.relay.holding
+        if self.over or holding is None:
+            return
+        if holding.phase is Phase.SKIPPED:
+            self._go_on()
+        elif self.waiting is None:
+            self.end("a held statement that nobody waits for", Refused("dbshield cannot ask a human here"), sqlstate=INTERNAL)
+        else:
+            self.active = True
+            self.waiting.begin(statement)
+            if self.draining:
+                self.waiting.drain()
+            self.look_at_kept()
+
+    def _go_on(self) -> None:
+        kept = held.release(self.relay)
+        self.active = True
+        if kept and self._client_end:
+            self._client_end.data_received(kept)
+        if not self.over:
+            self.resume_client(MUCH_KEPT)
+        if self.draining:
+            self.end_if_drained()
+
+    def look_at_kept(self) -> None:
+        """What the client sent while its statement is held: a good-bye ends the session, and too much ends the waiting."""
+        if self.relay.terminated:
+            self.end("the client said good-bye")
+        elif held.kept(self.relay) > self._max_kept:
+            if self.waits and self.waiting:
+                self.waiting.flood()
+            self.pause_client(MUCH_KEPT)
+
+    # Reading from the client
 
     def pause_client(self, why: int) -> None:
         """Read nothing from the client until `resume_client` was called for each reason."""
@@ -185,6 +280,8 @@ class ClientEnd(asyncio.Protocol):
             pair.when_durable(self._release)
         elif forward:
             self._write(forward)
+        elif pair.relay.keeps:
+            pair.look_at_kept()
 
     def _release(self, error: DbshieldError | None) -> None:
         """What was withheld is in the audit, or cannot be."""

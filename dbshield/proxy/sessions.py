@@ -100,7 +100,7 @@ class Sessions:
         """End every session that was silent since the last call, unless the server is still at work for it."""
         for session in list(self._open.values()):
             pair = session.pair
-            if not pair.active and not pair.relay.busy:
+            if not (pair.active or pair.relay.busy or pair.relay.keeps):
                 pair.end(
                     "idle too long",
                     Refused("the connection was idle too long", sqlstate=IDLE_SESSION_TIMEOUT, hint="Reconnect."),

@@ -15,6 +15,7 @@ from dbshield.control.audit import AuditLog
 from dbshield.control.budget import RowBudget
 from dbshield.control.directory import Directory
 from dbshield.control.notes import FIRST_USE, Notes
+from dbshield.proxy.approvals import WorkerApprovals
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.catalogue import Watchers
 from dbshield.proxy.identity import Identities
@@ -39,6 +40,7 @@ class WorkerState:
     judges: Judges
     sessions: Sessions
     cancel_keys: CancelKeys
+    approvals: WorkerApprovals
     notes: Notes
     log: Any
     warned: set[str] = field(default_factory=set)

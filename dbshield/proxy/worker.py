@@ -67,6 +67,7 @@ class Worker:
         await state.directory.start()
         await state.budget.start()
         await state.cancel_keys.start()
+        await state.approvals.start()
         timers = [
             asyncio.create_task(_every(AUDIT_FLUSH, self._flush, state.log)),
             asyncio.create_task(_every(GIVE_BACK, self._give_back, state.log)),
@@ -183,6 +184,7 @@ class Worker:
             timer.cancel()
         await asyncio.gather(*timers, *self._logins, *state.tasks, return_exceptions=True)
         await state.cancel_keys.stop()
+        await state.approvals.stop()
         await state.budget.stop()
         state.say_left_out(time.time(), everything=True)
         await state.notes.flush(time.time(), everything=True)

@@ -305,25 +305,30 @@ def is_held(relay: Relay, data: bytes, pos: int) -> bool:
 
 def keep(relay: Relay, holding: Holding, data: bytes) -> None:
     """Keep what the client sends while it waits, and look for its good-bye."""
-    kept = relay._client_held
-    kept += data
-    while holding.scanned + HEADER <= len(kept):
-        if kept[holding.scanned] == TERMINATE:
+    sent = relay._client_held
+    sent += data
+    while holding.scanned + HEADER <= len(sent):
+        if sent[holding.scanned] == TERMINATE:
             relay.terminated = True
             return
-        holding.scanned += max(HEADER, _declared(kept, holding.scanned))
+        holding.scanned += max(HEADER, _declared(sent, holding.scanned))
+
+
+def kept(relay: Relay) -> int:
+    """The bytes that are kept."""
+    return max(0, len(relay._client_held) - len(KEPT))
 
 
 def release(relay: Relay) -> bytes:
     """What the client has sent meanwhile, which is to be read now. The statement is over."""
     holding = _of(relay)
-    kept = bytes(relay._client_held[len(KEPT) :])
+    sent = bytes(relay._client_held[len(KEPT) :])
     relay._client_held = bytearray()
     holding.phase = Phase.NONE
     holding.statement = holding.bound = None
     holding.ready = b""
     relay.choose_server_handlers()
-    return kept
+    return sent
 
 
 # What the server may send.

@@ -72,7 +72,15 @@ def failed(error: Mapping[str, object], approval: str) -> bytes:
     ).encode()
 
 
-def stopped(statement: HeldStatement, what: str, *, hint: str, approval: str = "", state: str = "") -> bytes:
+def stopped(
+    statement: HeldStatement,
+    what: str,
+    *,
+    hint: str,
+    approval: str = "",
+    state: str = "",
+    sqlstate: str = INSUFFICIENT_PRIVILEGE,
+) -> bytes:
     """The refusal of a held statement: what became of it, and what the agent can do. DETAIL is for machines."""
     words = [rules(statement.judgement), f"verdict={'deny' if state == 'denied' else 'hold'}"]
     if approval:
@@ -81,9 +89,9 @@ def stopped(statement: HeldStatement, what: str, *, hint: str, approval: str = "
         words.append(f"state={state}")
     first = spoken(statement.judgement)
     why = f" ({first.message})" if first else ""
-    return ErrorResponse.of("ERROR", INSUFFICIENT_PRIVILEGE, f"dbshield {what}{why}", detail=" ".join(words), hint=hint).encode()
+    return ErrorResponse.of("ERROR", sqlstate, f"dbshield {what}{why}", detail=" ".join(words), hint=hint).encode()
 
 
 def notice(text: str, *, approval: str) -> bytes:
     """A word to a client that waits."""
-    return NoticeResponse.of("NOTICE", "00000", f"dbshield: {text}", detail=f"approval={approval} state=waiting").encode()
+    return NoticeResponse.of("NOTICE", "00000", f"dbshield: {text}", detail=f"approval={approval}").encode()

@@ -179,6 +179,11 @@ class Relay:
         return self.status == IDLE and not (self.busy or self._client_held or self._client_rest)
 
     @property
+    def keeps(self) -> bool:
+        """Whether a held statement keeps from the server what the client sends."""
+        return self.holding is not None and self.holding.keeps
+
+    @property
     def in_answer(self) -> bool:
         """Whether the client was sent a part of a message, so that anything put behind it would be taken for the rest."""
         return bool(self._server_rest)
