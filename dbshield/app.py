@@ -18,6 +18,7 @@ import uvloop
 
 from dbshield.config import Config
 from dbshield.control.audit import AuditLog
+from dbshield.control.audit_shipping import Shipping
 from dbshield.control.budget import RowBudget
 from dbshield.control.changes import FreezeAudit
 from dbshield.control.directory import Directory
@@ -107,7 +108,8 @@ class Proxy:
             vault=vault,
             grace=config.control.logins_from_memory_minutes * 60,
         )
-        audit = AuditLog(config.audit_file)
+        shipping = Shipping(control_dsn=self._control_dsn, folder=config.state / "audit", config=config.audit)
+        audit = AuditLog(config.audit_file, shipping, statements=config.audit.statements != "none")
         FreezeAudit(directory, audit)
         state = WorkerState(
             config=config,
@@ -117,7 +119,9 @@ class Proxy:
             budget=RowBudget(control_dsn=self._control_dsn),
             judges=Judges(
                 lambda policy, functions: make_judge(state.config, policy, functions),
-                lambda login: policy_of(state.config, login, directory.frozen(login.environment), datetime.now(UTC)),
+                lambda login: shipping.applied(
+                    policy_of(state.config, login, directory.frozen(login.environment), datetime.now(UTC))
+                ),
                 lambda: state.sessions,
             ),
             sessions=Sessions(limit=proxy.max_connections, limit_per_agent=proxy.max_connections_per_agent),
@@ -127,6 +131,7 @@ class Proxy:
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             mock_secret=vault.derive("salts of users that do not exist"),
         )
+        shipping.on_change(state.judges.follow)
         await Worker(state, sockets, self._load).run()
 
 

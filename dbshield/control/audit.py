@@ -7,23 +7,26 @@ Laws:
   is the same for a connection is rendered once a connection, what is the same for a shape of statements once a shape.
 - Nothing here raises into the proxy. What cannot be written is kept, up to a limit, in order; what was lost beyond it leaves a
   line of its own that says how many. `healthy` says whether the last write succeeded, and the proxy decides what follows.
+- The database is the audit that counts: `when_durable` and `durable` are about it. The file is for whoever reads lines.
 - Lines of several workers go to one file: it is opened for appending, and a batch is one write.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
+from dbshield.control.audit_shipping import Shipping
 from dbshield.errors import ConfigError, DbshieldError
-from dbshield.model import Judgement
+from dbshield.model import Allow, Judgement
 from dbshield.store.frozen import Freeze
 
 BATCH: Final = 2_000
@@ -38,6 +41,9 @@ STDOUT: Final = 1
 
 THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
 """Looking digits up costs half of what formatting them does."""
+
+STAMP: Final = slice(len('{"ts":"'), len('{"ts":"2026-05-03T03:09:37.123456Z'))
+"""Where a line has its time."""
 
 Record = Callable[[float, Judgement], None]
 
@@ -65,13 +71,16 @@ class AuditedSession:
 
 
 class AuditLog:
-    """The audit of one worker, in a file of its own or shared with others; without a path, on standard output.
+    """The audit of one worker, in a file of its own or shared with others; without a path, on standard output. What goes there
+    goes to the control database as well, by `shipping`. Without `statements` only what they do is written, not their text.
 
     Raises ConfigError where the file cannot be opened: a proxy without an audit does not start.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, shipping: Shipping | None = None, *, statements: bool = True) -> None:
         self._path = path
+        self._shipping = shipping
+        self._statements = statements
         self._pending: list[_Event] = []
         self._buffer = b""
         self._torn = b""
@@ -146,7 +155,33 @@ class AuditLog:
     def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
         """Calls `told` when all that was recorded up to now is kept for good, or with the error where it cannot be."""
         self.flush()
-        told(None)
+        if self._shipping is None:
+            told(None)
+        else:
+            self._shipping.when_durable(told)
+
+    async def durable(self) -> None:
+        """Returns when all that was recorded up to now is kept for good. Raises Refused where it cannot be."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(error: DbshieldError | None) -> None:
+            if not future.done():
+                future.set_result(None) if error is None else future.set_exception(error)
+
+        self.when_durable(told)
+        await future
+
+    async def start(self) -> None:
+        """Raises StoreError where the control database is away."""
+        if self._shipping is not None:
+            await self._shipping.start()
+
+    async def stop(self) -> None:
+        """Brings what was recorded to where it is kept. What comes later is in the file alone."""
+        self.flush()
+        shipping, self._shipping = self._shipping, None
+        if shipping is not None:
+            await shipping.stop()
 
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""
@@ -197,17 +232,20 @@ class AuditLog:
             ) from error
 
     def _take(self, events: list[_Event]) -> None:
-        """Renders events behind what is still to be written, unless that has grown too long already."""
+        """Renders events, for the database and behind what is still to be written, unless that has grown too long already."""
+        lines = self._render(events)
+        if self._shipping is not None:
+            self._shipping.take(runs(events, lines))
         if len(self._buffer) >= KEPT_BYTES:
             self._lost += len(events)
             return
         if self._lost:
             gap = f'Z","event":"audit-gap","lost":{self._lost}}}\n'
-            events = [(events[0][0], gap, None), *events]
+            lines = self._render([(events[0][0], gap, None)]) + lines
             self._lost = 0
-        self._buffer += self._render(events).encode("ascii")
+        self._buffer += "".join(lines).encode("ascii")
 
-    def _render(self, events: list[_Event]) -> str:
+    def _render(self, events: list[_Event]) -> list[str]:
         lines: list[str] = []
         add = lines.append
         rendered = self._rendered.get
@@ -225,10 +263,10 @@ class AuditLog:
             entry = rendered(id(judgement))
             tail = entry[1] if entry is not None else self._render_judgement(judgement)
             add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}{tail}")
-        return "".join(lines)
+        return lines
 
     def _render_judgement(self, judgement: Judgement) -> str:
-        text = judgement_fields(judgement)
+        text = judgement_fields(judgement, statement=self._statements)
         if self._rendered_characters > CACHED_CHARACTERS:
             self._rendered.clear()
             self._rendered_characters = 0
@@ -261,6 +299,28 @@ class AuditLog:
         self._buffer = self._buffer[written:]
 
 
+def runs(events: Sequence[_Event], lines: Sequence[str]) -> list[str]:
+    """The lines for the database, without their ends. Where a session repeats a statement that only reads, with nothing else of
+    its own in between, they become one line: it has the first one's time, `repeats`, how many they are, and `until`, the last
+    one's time. So a loop of a thousand reads costs the database one row; what may write, or was stopped, is a row each."""
+    kept: list[str] = []
+    newest: dict[str, tuple[Judgement, int]] = {}
+    counts: dict[int, tuple[int, str]] = {}
+    for (_, head, judgement), line in zip(events, lines, strict=True):
+        if judgement is not None and not judgement.writes and type(judgement.verdict) is Allow:
+            before = newest.get(head)
+            if before is not None and before[0] is judgement:
+                counts[before[1]] = (counts[before[1]][0] + 1 if before[1] in counts else 2, line)
+                continue
+            newest[head] = (judgement, len(kept))
+        else:
+            newest.pop(head, None)
+        kept.append(line[:-1])
+    for place, (count, last) in counts.items():
+        kept[place] = f'{kept[place][:-1]},"repeats":{count},"until":"{last[STAMP]}"}}'
+    return kept
+
+
 def connection_fields(*, agent: str, environment: str, database: str, session: int, client: str, application_name: str) -> str:
     """What every event of a connection repeats, as a piece of JSON without braces."""
     return (
@@ -269,7 +329,7 @@ def connection_fields(*, agent: str, environment: str, database: str, session: i
     )
 
 
-def judgement_fields(judgement: Judgement) -> str:
+def judgement_fields(judgement: Judgement, *, statement: bool = True) -> str:
     """What an event says of a statement, as a piece of JSON that ends the line."""
     normal = judgement.normal
     cut = ""
@@ -279,7 +339,7 @@ def judgement_fields(judgement: Judgement) -> str:
     effects = [str(effect) for effect in judgement.effects]
     observed = f'"observed":"{judgement.observed.word}",' if judgement.observed is not None else ""
     return (
-        f'"statement":{_quoted(normal)}{cut},"verdict":"{judgement.verdict.word}",{observed}'
+        f'"statement":{_quoted(normal) if statement else "null"}{cut},"verdict":"{judgement.verdict.word}",{observed}'
         f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{json.dumps(effects, separators=(",", ":"))}}}\n'
     )
 

@@ -65,6 +65,7 @@ class Worker:
         state.directory.on_change(state.judges.follow)
         state.directory.on_change(self._end_untrusted)
         await state.directory.start()
+        await state.audit.start()
         await state.budget.start()
         await state.cancel_keys.start()
         await state.approvals.start()
@@ -189,6 +190,7 @@ class Worker:
         state.say_left_out(time.time(), everything=True)
         await state.notes.flush(time.time(), everything=True)
         await state.directory.stop()
+        await state.audit.stop()
         state.audit.close()
 
 

@@ -1,0 +1,447 @@
+"""Brings the audit of one proxy worker to the control database, and says when it is there.
+
+Sessions hand entries over without waiting; a task takes them to the database, several times a second, and at once where a write
+waits for it. Whatever waits meanwhile goes with the next batch, so many writers cost one commit.
+
+Laws:
+- Entries are in the chain in the order in which they were handed over, and each of them once. Each has a number, and the database
+  leaves out what this writer has brought before; so what may or may not have been committed is sent again.
+- While the database is away, entries go to this machine's disk, and from there to the database before anything newer does.
+- Where neither takes them, nothing goes on: `keeping` says so, and every session ends.
+- Nobody is told that an entry is kept who could lose it: without the database that is only so on disk, and only where the
+  configuration counts that ([audit] when_away = "spool").
+
+Entries of the last fifth of a second, of statements that only read, are in this process' memory alone, and die with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import StrEnum, unique
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import psycopg
+import structlog
+
+from dbshield.config import AuditConfig
+from dbshield.control.audit_spool import Spool, SpoolFull
+from dbshield.control.audit_store import APPEND, Entry, takeable
+from dbshield.control.directory import CONNECT_TIMEOUT, KEEPALIVE, POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
+from dbshield.errors import DbshieldError, Refused, StoreError
+from dbshield.policy.policy import Policy
+
+APPLICATION_NAME: Final = "dbshield audit"
+"""What pg_stat_activity shows of the connection."""
+IDLE: Final = 1.0
+"""Seconds between two looks at what else is to be done, while there are no entries."""
+SPOOL: Final = 0.2
+"""Seconds between two looks whether the database is back."""
+AT_ONCE: Final = 1.0
+"""Seconds for finding another connection before writes stop."""
+BATCH: Final = 2_000
+"""Entries that are sent at a time: some twenty milliseconds of the database's work."""
+BEHIND: Final = 200_000
+"""Entries in memory at which a database that answers is taken for one that does not: it does not keep up."""
+KEPT: Final = 50_000
+"""Entries that are kept in memory where neither database nor disk takes them; sessions have ended, so few come."""
+STOP_TIMEOUT: Final = 5.0
+"""Seconds for the last batches."""
+LEFT_OVER: Final = 30.0
+"""Seconds between two looks for the files of dead workers."""
+DAMAGED: Final = ".damaged"
+"""What a spool is called in which somebody has written; for a human to look at."""
+RETENTION: Final = 3600.0
+"""Seconds between two looks for months that are old enough to be dropped."""
+DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(days => %s::integer))"
+SAFE_COMMIT: Final = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'"
+"""A commit that a crash may lose is none for whoever waits; what is stricter than `on` stays."""
+CANNOT_CONNECT_NOW: Final = "57P03"
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Told = Callable[[DbshieldError | None], None]
+
+log = structlog.get_logger(__name__)
+
+
+@unique
+class Keeping(StrEnum):
+    """Where entries are kept now."""
+
+    DATABASE = "database"
+    DISK = "disk"
+    NOWHERE = "nowhere"
+
+
+class Shipping:
+    """One for each worker. `start` and `stop` in its event loop; `folder` is where its spool goes."""
+
+    def __init__(self, *, control_dsn: str, folder: Path, config: AuditConfig) -> None:
+        self._dsn = control_dsn
+        self._folder = folder
+        self._config = config
+        self.writer = uuid4()
+        self._queue: deque[str] = deque()
+        self._first = 1
+        """The number of the first entry in the queue."""
+        self._kept = 0
+        """The number of the newest entry that is kept for good."""
+        self._lost = 0
+        self._waiting: deque[tuple[int, Told]] = deque()
+        self._keeping = Keeping.DATABASE
+        self._callbacks: list[Callable[[], None]] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._spool: Spool | None = None
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._next_look = self._next_retention = 0.0
+
+    @property
+    def keeping(self) -> Keeping:
+        return self._keeping
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Calls back when `keeping` changes."""
+        self._callbacks.append(callback)
+
+    def applied(self, policy: Policy) -> Policy:
+        """The policy with what follows from where entries are kept now. Raises Refused where nothing may go on."""
+        if self._keeping is Keeping.DATABASE:
+            return policy
+        if self._keeping is Keeping.NOWHERE or self._config.when_away == "stop":
+            raise self._refused()
+        return replace(policy, unaudited=True) if self._config.when_away == "read" else policy
+
+    def take(self, lines: list[str]) -> None:
+        """Entries that happened now, in order: JSON objects of one line each."""
+        if self._keeping is Keeping.NOWHERE and len(self._queue) + len(lines) > KEPT:
+            self._lost += len(lines)
+            return
+        self._queue += map(takeable, lines)
+        self._wake.set()
+
+    def when_durable(self, told: Told) -> None:
+        """Calls `told` when everything that was taken is kept for good, perhaps at once; with Refused where it cannot be."""
+        newest = self._first + len(self._queue) - 1
+        if newest <= self._kept:
+            told(None)
+        elif not self._may_wait:
+            told(self._refused())
+        else:
+            self._waiting.append((newest, told))
+            self._wake.set()
+
+    async def start(self) -> None:
+        """Raises StoreError where the control database is away, ConfigError where the spool cannot be made."""
+        self._spool = await asyncio.to_thread(Spool.create, self._folder, self.writer, max_bytes=self._config.spool_max_bytes)
+        try:
+            self._connection = await self._connect()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            self._spool.close()
+            raise StoreError(
+                f"the control database does not answer: {_reason(error)}", hint="Look at [control] url, and at the server."
+            ) from error
+        self._task = asyncio.create_task(self._stay(), name="audit")
+
+    async def stop(self) -> None:
+        """Brings what is left to the database, or else to the disk, where the next worker finds it."""
+        self._stopping = True
+        self._wake.set()
+        task, self._task = self._task, None
+        if task is not None:
+            _, running = await asyncio.wait([task], timeout=STOP_TIMEOUT)
+            for late in running:
+                late.cancel()
+                await asyncio.wait([late])
+        await self._close()
+        if self._spool is not None:
+            try:
+                await self._to_disk()
+            except SpoolFull as error:
+                log.critical("audit.lost", entries=len(self._queue) + self._lost, reason=error.message)
+            self._spool.close()
+            self._spool = None
+        self._fail_waiting()
+
+    # -- the task
+
+    async def _stay(self) -> None:
+        """Follows the connection, and finds a new one whenever it is lost, until it is told to stop."""
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await self._reconnect()
+                await self._drain(self._connection)
+                self._set(Keeping.DATABASE)
+                await self._follow(self._connection)
+            except (psycopg.Error, OSError, TimeoutError, StoreError) as error:
+                await self._close()
+                if isinstance(error, psycopg.OperationalError) and await self._connected_at_once():
+                    continue
+                self._away(_reason(error))
+            except Exception:
+                # A bug. Writes stop, entries go to the disk, and the next round tries again.
+                log.exception("audit.bug")
+                self._away("a bug in dbshield")
+            else:
+                return
+            await self._close()
+            if self._stopping:
+                return
+
+    async def _connect(self) -> Connection:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            connection = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=int(CONNECT_TIMEOUT), **KEEPALIVE
+            )
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                await connection.execute(SAFE_COMMIT)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _connected_at_once(self) -> bool:
+        """Whether only a connection was lost and not the database; for so long writes may wait."""
+        if self._keeping is not Keeping.DATABASE or self._stopping:
+            return False
+        with suppress(psycopg.Error, OSError, TimeoutError):
+            async with asyncio.timeout(AT_ONCE):
+                self._connection = await self._connect()
+        return self._connection is not None
+
+    async def _reconnect(self) -> Connection:
+        """A connection, once there is one; until then entries go to the disk."""
+        trying = asyncio.create_task(self._try_to_connect())
+        try:
+            while not trying.done():
+                await self._keep_on_disk()
+                self._wake.clear()
+                woken = asyncio.create_task(self._wake.wait())
+                await asyncio.wait([trying, woken], timeout=SPOOL, return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                if self._stopping and not trying.done():
+                    raise StoreError("the control database is away")
+            return trying.result()
+        finally:
+            if not trying.done():
+                trying.cancel()
+                await asyncio.wait([trying])
+
+    async def _try_to_connect(self) -> Connection:
+        pause = RETRY_FIRST
+        while True:
+            with suppress(psycopg.Error, OSError, TimeoutError):
+                return await self._connect()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_MOST)
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _drain(self, connection: Connection) -> None:
+        """What lies on the disk, before anything newer; meanwhile newer entries go there too."""
+        spool = self._spool
+        assert spool is not None
+        drained = 0
+        while not spool.empty:
+            drained += await self._bring(connection, spool)
+            await self._keep_on_disk()
+        if drained:
+            log.info("audit.drained", entries=drained)
+
+    async def _bring(self, connection: Connection, spool: Spool) -> int:
+        """The next entries of a spool to the database; how many."""
+        first, entries = await asyncio.to_thread(spool.next)
+        with self._in_time():
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                await connection.execute(APPEND, [spool.writer, first, entries])
+        await asyncio.to_thread(spool.taken)
+        if spool is self._spool:
+            self._tell(first + len(entries) - 1)
+        return len(entries)
+
+    async def _follow(self, connection: Connection) -> None:
+        """Ends with an error, or when it was told to stop and everything is in the database."""
+        spoken = time.monotonic()
+        while True:
+            if self._keeping is not Keeping.DATABASE:
+                raise StoreError("the control database did not answer in time")
+            self._wake.clear()
+            if self._queue:
+                await self._ship(connection)
+                spoken = time.monotonic()
+                if len(self._queue) > BEHIND:
+                    raise StoreError("the control database does not keep up with the audit")
+            elif self._stopping:
+                return
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + LEFT_OVER
+                await self._take_left_over(connection)
+            if now >= self._next_retention:
+                self._next_retention = now + RETENTION
+                await self._drop_old(connection)
+            if now - spoken > POLL:
+                with self._in_time():
+                    async with asyncio.timeout(QUERY_TIMEOUT):
+                        await connection.execute("select")
+                spoken = now
+            if not self._queue:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), IDLE)
+
+    async def _ship(self, connection: Connection) -> None:
+        batch = [self._queue[index] for index in range(min(BATCH, len(self._queue)))]
+        try:
+            await self._append(connection, batch)
+        except psycopg.DataError:
+            # No agent may stop the audit by something that the database cannot read.
+            for line in batch:
+                try:
+                    await self._append(connection, [line])
+                except psycopg.DataError as error:
+                    log.critical("audit.unreadable", reason=_reason(error))
+                    await self._append(connection, [_event("audit-unreadable", line=line)])
+
+    async def _append(self, connection: Connection, batch: list[str]) -> None:
+        with self._in_time():
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                await connection.execute(APPEND, [self.writer, self._first, batch])
+        self._forget(len(batch))
+        self._tell(self._first - 1)
+
+    async def _take_left_over(self, connection: Connection) -> None:
+        for spool in Spool.left_over(self._folder):
+            try:
+                entries = 0
+                while not spool.empty:
+                    entries += await self._bring(connection, spool)
+                if entries:
+                    log.warning("audit.left_over", writer=str(spool.writer), entries=entries)
+            except (ValueError, StoreError, psycopg.DataError) as error:
+                log.critical("audit.spool_damaged", file=spool.path.name, reason=_reason(error))
+                spool.path.rename(spool.path.with_suffix(DAMAGED))
+                self.take([_event("audit-spool-damaged", file=spool.path.name)])
+            finally:
+                spool.close()
+
+    async def _drop_old(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT):
+                cursor = await connection.execute(DROP_BEFORE, [self._config.retention_days])
+                row = await cursor.fetchone()
+        except psycopg.errors.LockNotAvailable:
+            log.info("audit.not_dropped", reason="somebody reads the audit; the next look is in an hour")
+            return
+        if row is not None and row[0]:
+            log.info("audit.dropped", entries=row[0])
+
+    # -- while the database is away
+
+    async def _keep_on_disk(self) -> None:
+        """Whatever waits in memory, to the disk."""
+        try:
+            await self._to_disk()
+        except SpoolFull as error:
+            if self._keeping is not Keeping.NOWHERE:
+                log.critical("audit.nowhere", reason=error.message)
+            self._set(Keeping.NOWHERE)
+            self._fail_waiting()
+            return
+        if self._keeping is not Keeping.NOWHERE:
+            self._set(Keeping.DISK)
+            if self._config.when_away == "spool":
+                self._tell(self._first - 1)
+
+    async def _to_disk(self) -> None:
+        spool = self._spool
+        assert spool is not None
+        while self._queue:
+            batch = [self._queue[index] for index in range(min(BATCH, len(self._queue)))]
+            await asyncio.to_thread(spool.add, self._first, batch)
+            self._forget(len(batch))
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._queue.popleft()
+        self._first += count
+
+    def _away(self, reason: str) -> None:
+        """From now on; who waits is told unless the disk is good enough."""
+        if self._keeping is Keeping.DATABASE:
+            log.error("audit.away", reason=reason, when_away=self._config.when_away)
+            self._set(Keeping.DISK)
+        if not self._may_wait:
+            self._fail_waiting()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Away from the deadline on: psycopg takes its time to cancel a query whose server is gone."""
+        late = asyncio.get_running_loop().call_later(QUERY_TIMEOUT, self._away, "it does not answer in time")
+        try:
+            yield
+        finally:
+            late.cancel()
+
+    # -- what others are told
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether an entry that is taken now may become durable without the database being back."""
+        return self._keeping is Keeping.DATABASE or (self._keeping is Keeping.DISK and self._config.when_away == "spool")
+
+    def _set(self, keeping: Keeping) -> None:
+        before, self._keeping = self._keeping, keeping
+        if before is keeping:
+            return
+        if keeping is Keeping.DATABASE:
+            log.info("audit.back", lost=self._lost)
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                self.take([_event("audit-gap", lost=lost)])
+        for callback in self._callbacks:
+            callback()
+
+    def _tell(self, kept: int) -> None:
+        self._kept = max(self._kept, kept)
+        while self._waiting and self._waiting[0][0] <= kept:
+            self._waiting.popleft()[1](None)
+
+    def _fail_waiting(self) -> None:
+        error = self._refused()
+        while self._waiting:
+            self._waiting.popleft()[1](error)
+
+    def _refused(self) -> Refused:
+        if self._keeping is Keeping.NOWHERE:
+            return Refused(
+                "the audit can be kept nowhere, so no session goes on",
+                sqlstate=CANNOT_CONNECT_NOW,
+                hint="Tell whoever runs dbshield: its control database is away, and the audit's spool or its disk is full.",
+            )
+        return Refused(
+            "the audit's database is away, so what may write was not sent to the server",
+            sqlstate=CANNOT_CONNECT_NOW,
+            hint="Reconnect and look whether your transaction is there: what was not committed is rolled back. Try again later.",
+        )
+
+
+def _event(kind: str, **fields: object) -> str:
+    return Entry(at=datetime.now(UTC), kind=kind, fields=fields).line()
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
