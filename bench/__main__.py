@@ -17,6 +17,8 @@ from bench import machine, report
 from bench.contenders import Contender, Direct, PgBouncer, Shield
 from bench.database import Database
 from bench.goals import outcomes
+from bench.guard import GuardResult, GuardServer, guard_outcomes, guard_rows
+from bench.guard import run as run_guard
 from bench.measure import Neighbours
 from bench.model import BenchError, Name, Result, Row, Run, Setup
 from bench.workloads import rows
@@ -25,6 +27,8 @@ from dbshield.errors import DbshieldError
 
 SECONDS, QUICK_SECONDS = 5, 1
 ROUNDS, QUICK_ROUNDS = 3, 1
+GUARD_ROUNDS = 3
+"""Times as many rounds: what the guard costs is near to what the noise is."""
 BULK_ROWS, QUICK_BULK_ROWS = 1_000_000, 100_000
 IDLE_CONNECTIONS, QUICK_IDLE_CONNECTIONS = 200, 50
 SHAPES, QUICK_SHAPES = 1000, 200
@@ -53,7 +57,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    keys = [row.key for row in rows(BULK_ROWS)]
+    keys = [row.key for row in rows(BULK_ROWS)] + [row.key for row in guard_rows(BULK_ROWS)]
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="dbshield beside a direct connection and PgBouncer, in one table from one run.",
@@ -80,34 +84,57 @@ def _bench(options: argparse.Namespace, arguments: Sequence[str], stack: ExitSta
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     bulk_rows = QUICK_BULK_ROWS if options.quick else BULK_ROWS
     load = machine.load()
-    wanted = [row for row in rows(bulk_rows) if not options.only or row.key in options.only]
+    results: dict[str, Result] = {}
+    absent: Mapping[Name, str] = {}
+    versions: Sequence[str] = []
+    guarded: dict[str, GuardResult] = {}
     with progress.status("starting PostgreSQL") as status:
         folder = temporary_folder("dbshield-bench-")
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        database = Database.in_folder(folder / "server")
-        stack.callback(database.stop)
-        database.start()
-        status.update("filling its tables")
-        database.fill(bulk_rows)
-        setup = Setup(
-            seconds=seconds,
-            bulk_rows=bulk_rows,
-            idle_connections=QUICK_IDLE_CONNECTIONS if options.quick else IDLE_CONNECTIONS,
-            shapes=QUICK_SHAPES if options.quick else SHAPES,
-            binaries=database.cluster.binaries.folder,
-            folder=folder,
-            admin=database.admin,
-        )
-        contenders, absent = _contenders(folder, database, stack, status.update)
-        header = machine.header(arguments, [one.version for one in contenders], seconds=seconds, rounds=rounds, load=load)
         neighbours = Neighbours()
-        results = _run(wanted, contenders, setup, rounds, status.update)
-        header.append(machine.noise(neighbours.share()))
-    reached = outcomes(results)
-    report.print_report(_output(), header, results, absent, reached)
+        wanted = [row for row in rows(bulk_rows) if not options.only or row.key in options.only]
+        if wanted:
+            contenders, absent, setup = _started(options, folder, seconds, bulk_rows, stack, status.update)
+            versions = [one.version for one in contenders]
+            neighbours = Neighbours()
+            results = _run(wanted, contenders, setup, rounds, status.update)
+        of_guard = [row for row in guard_rows(bulk_rows) if not options.only or row.key in options.only]
+        if of_guard:
+            status.update("starting a server with and without the guard")
+            server = GuardServer(folder / "guarded", bulk_rows)
+            stack.callback(server.stop)
+            server.start()
+            versions = versions or [server.version]
+            guarded = run_guard(server, of_guard, seconds=seconds, rounds=rounds * GUARD_ROUNDS, tell=status.update)
+    header = machine.header(arguments, versions, seconds=seconds, rounds=rounds, load=load, contest=bool(results))
+    header.append(machine.noise(neighbours.share()))
+    reached = [*outcomes(results), *guard_outcomes(guarded)]
+    report.print_report(_output(), header, results, absent, reached, guarded)
     if options.json is not None:
-        report.write_json(options.json, header, results, absent, reached)
+        report.write_json(options.json, header, results, absent, reached, guarded)
     return 1 if options.strict and not all(outcome.reached for outcome in reached) else 0
+
+
+def _started(
+    options: argparse.Namespace, folder: Path, seconds: int, bulk_rows: int, stack: ExitStack, tell: Callable[[str], None]
+) -> tuple[list[Contender], Mapping[Name, str], Setup]:
+    """The server with its tables, and the contenders in front of it."""
+    database = Database.in_folder(folder / "server")
+    stack.callback(database.stop)
+    database.start()
+    tell("filling its tables")
+    database.fill(bulk_rows)
+    setup = Setup(
+        seconds=seconds,
+        bulk_rows=bulk_rows,
+        idle_connections=QUICK_IDLE_CONNECTIONS if options.quick else IDLE_CONNECTIONS,
+        shapes=QUICK_SHAPES if options.quick else SHAPES,
+        binaries=database.cluster.binaries.folder,
+        folder=folder,
+        admin=database.admin,
+    )
+    contenders, absent = _contenders(folder, database, stack, tell)
+    return contenders, absent, setup
 
 
 def _output() -> Console:

@@ -12,16 +12,21 @@ from bench.model import Name, Result
 
 @unique
 class Figure(StrEnum):
-    """What is compared with what."""
+    """What is compared with what; the guard's are of bench/guard.py."""
 
     RATE_TO_PGBOUNCER = "rate / PgBouncer"
     CPU_TO_PGBOUNCER = "CPU / PgBouncer"
     RATE_TO_DIRECT = "rate / direct"
+    GUARD_RATE = "rate with / without guard"
+    GUARD_TIME = "time with / without guard"
+
+
+OF_CONTENDERS = (Figure.RATE_TO_PGBOUNCER, Figure.CPU_TO_PGBOUNCER, Figure.RATE_TO_DIRECT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """`bound` is a floor for rates and a ceiling for CPU time."""
+    """`bound` is a floor for rates and a ceiling for CPU time and for the time that something takes."""
 
     row: str
     figure: Figure
@@ -29,7 +34,7 @@ class Goal:
 
     @property
     def ceiling(self) -> bool:
-        return self.figure is Figure.CPU_TO_PGBOUNCER
+        return self.figure in {Figure.CPU_TO_PGBOUNCER, Figure.GUARD_TIME}
 
     def __str__(self) -> str:
         return f"{self.row}: {self.figure} {'≤' if self.ceiling else '≥'} {self.bound:g}"

@@ -16,10 +16,12 @@ QUIET = 0.05
 """The share of the machine that others may take before the report warns; our own choice."""
 
 
-def header(arguments: Sequence[str], versions: Sequence[str], *, seconds: int, rounds: int, load: float) -> list[str]:
-    """Lines for the top of the report."""
+def header(
+    arguments: Sequence[str], versions: Sequence[str], *, seconds: int, rounds: int, load: float, contest: bool = True
+) -> list[str]:
+    """Lines for the top of the report; without `contest` there are only the guard's rows, on a server of their own."""
     settings = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
-    return [
+    lines = [
         f"command   python -m bench {' '.join(arguments)}".rstrip(),
         f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"machine   {os.cpu_count()} cores, {_cpu_name()}, {platform.system()} {platform.release()}, load {load:.1f} before;"
@@ -30,6 +32,7 @@ def header(arguments: Sequence[str], versions: Sequence[str], *, seconds: int, r
         f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
         " medians; ratios are medians of each round's own",
     ]
+    return [line for line in lines if contest or not line.startswith(("server", "way"))]
 
 
 def noise(share: float) -> str:

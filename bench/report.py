@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.goals import Figure, Outcome, figure
+from bench.goals import OF_CONTENDERS, Figure, Outcome, figure
+from bench.guard import GuardResult
 from bench.measure import median
 from bench.model import Name, Result
 
@@ -22,6 +23,13 @@ EXPLANATION = (
     "to …: dbshield's figure divided by the other's. CPU: µs of the proxy's own processes per transaction, connection,"
     " statement or MB. ↓: less is better."
 )
+
+GUARD_HEADINGS = ("without guard", "with guard", "with / without", "rounds from … to", "CPU without", "CPU with", "CPU ratio")
+GUARD_EXPLANATION = (
+    "Two copies of one database on a server with fsync on; durable commits but where it says otherwise. CPU: µs of the server's"
+    " own processes per transaction, or for the one statement. ↓: less is better. The ratios of single rounds show what the noise is."
+)
+EMPTY: Mapping[str, GuardResult] = {}
 
 
 def table(results: Mapping[str, Result], *, terminal: bool) -> Table:
@@ -51,22 +59,68 @@ def table(results: Mapping[str, Result], *, terminal: bool) -> Table:
     return drawn
 
 
+def guard_table(results: Mapping[str, GuardResult], *, terminal: bool) -> Table:
+    """The same work in two databases; medians over the rounds, and of the ratios also the least and the greatest."""
+    drawn = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, pad_edge=not terminal, collapse_padding=terminal)
+    drawn.add_column("row", min_width=20)
+    drawn.add_column("unit", no_wrap=True)
+    for heading in GUARD_HEADINGS:
+        drawn.add_column(heading.replace(" ", "\n", 1) if terminal else heading, justify="right", no_wrap=True)
+    for result in results.values():
+        values = {side: median([run.value for run in runs]) for side, runs in result.runs.items()}
+        cpu = {side: median([run.cpu for run in runs]) for side, runs in result.runs.items()}
+        spread = result.spread
+        drawn.add_row(
+            result.row.label,
+            "s ↓" if result.row.times else "tps",
+            *("failed" if result.failure else _small(values[side]) for side in values),
+            _ratio(result.ratio),
+            NOTHING if spread is None else f"{spread[0]:.2f} … {spread[1]:.2f}",
+            *(NOTHING if result.failure else _small(cpu[side]) for side in cpu),
+            _ratio(result.cpu_ratio),
+        )
+    return drawn
+
+
+def _small(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}" if abs(value) < 10 else _number(value)
+
+
+def _print_guard(console: Console, results: Mapping[str, GuardResult]) -> None:
+    """The guard's own table, and what failed in it."""
+    terminal = console.is_terminal
+    console.print("\nThe guard, straight to the server, for a role that it does not hold", style="bold" if terminal else None)
+    _print_table(console, guard_table(results, terminal=terminal))
+    console.print(GUARD_EXPLANATION, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
+    for key, result in results.items():
+        if result.failure:
+            console.print(f"{key}: {result.failure}", markup=False, highlight=False, soft_wrap=True)
+
+
 def print_report(
-    console: Console, header: Sequence[str], results: Mapping[str, Result], absent: Mapping[Name, str], reached: Sequence[Outcome]
+    console: Console,
+    header: Sequence[str],
+    results: Mapping[str, Result],
+    absent: Mapping[Name, str],
+    reached: Sequence[Outcome],
+    guarded: Mapping[str, GuardResult] = EMPTY,
 ) -> None:
     """Header, table, what failed and why, and the goals."""
     terminal = console.is_terminal
     for line in header:
         console.print(line, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
-    console.print()
-    _print_table(console, table(results, terminal=terminal))
-    console.print(EXPLANATION, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
+    if results:
+        console.print()
+        _print_table(console, table(results, terminal=terminal))
+        console.print(EXPLANATION, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
     for name, reason in absent.items():
         console.print(f"{name} is empty: {reason}", markup=False, highlight=False, soft_wrap=True)
     for key, result in results.items():
         for name, reason in result.failures.items():
             if name not in absent:
                 console.print(f"{key}, {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if guarded:
+        _print_guard(console, guarded)
     if reached:
         console.print("\nGoals", style="bold" if terminal else None)
     for outcome in reached:
@@ -90,7 +144,12 @@ def _print_table(console: Console, drawn: Table) -> None:
 
 
 def write_json(
-    path: Path, header: Sequence[str], results: Mapping[str, Result], absent: Mapping[Name, str], reached: Sequence[Outcome]
+    path: Path,
+    header: Sequence[str],
+    results: Mapping[str, Result],
+    absent: Mapping[Name, str],
+    reached: Sequence[Outcome],
+    guarded: Mapping[str, GuardResult] = EMPTY,
 ) -> None:
     """Every run of every round, so that another reader can take other medians."""
     document: dict[str, Any] = {
@@ -108,9 +167,22 @@ def write_json(
                     for name, runs in result.runs.items()
                 },
                 "failures": {name.value: reason for name, reason in result.failures.items()},
-                "ratios": {which.value: figure(result, which) for which in Figure},
+                "ratios": {which.value: figure(result, which) for which in OF_CONTENDERS},
             }
             for key, result in results.items()
+        ],
+        "guard": [
+            {
+                "key": key,
+                "label": result.row.label,
+                "unit": "s" if result.row.times else "tps",
+                "cpu_unit": "µs per statement" if result.row.times else "µs per transaction",
+                "runs": {side: [{"value": run.value, "cpu": run.cpu} for run in runs] for side, runs in result.runs.items()},
+                "failure": result.failure,
+                "ratio": result.ratio,
+                "cpu_ratio": result.cpu_ratio,
+            }
+            for key, result in guarded.items()
         ],
         "goals": [{"goal": str(outcome.goal), "measured": outcome.measured, "reached": outcome.reached} for outcome in reached],
     }

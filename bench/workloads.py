@@ -91,8 +91,8 @@ def rows(bulk_rows: int) -> tuple[Row, ...]:
     )
 
 
-def _client(command: list[str | Path], address: Address, timeout: float) -> str:
-    """Run one client program to its end; its output.
+def run_client(command: list[str | Path], address: Address, timeout: float, options: str = "") -> str:
+    """Run one client program to its end; its output. `options` are settings of its session, as PGOPTIONS has them.
 
     Raises:
         BenchError: it failed, with its last line of complaint.
@@ -100,7 +100,7 @@ def _client(command: list[str | Path], address: Address, timeout: float) -> str:
     try:
         done = subprocess.run(
             command,
-            env=address.environment(),
+            env=address.environment() | ({"PGOPTIONS": options} if options else {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -120,7 +120,7 @@ def _client(command: list[str | Path], address: Address, timeout: float) -> str:
 def _pgbench(arguments: tuple[str, ...], clients: int, address: Address, _resident: Resident, setup: Setup) -> Sample:
     """Transactions per second of pgbench's own clock, which starts when all clients are connected (but for --connect)."""
     threads = min(2, clients)
-    said = _client(
+    said = run_client(
         [
             setup.binaries / "pgbench",
             *arguments,
@@ -132,6 +132,11 @@ def _pgbench(arguments: tuple[str, ...], clients: int, address: Address, _reside
         address,
         setup.seconds + GRACE,
     )
+    return pgbench_said(said)
+
+
+def pgbench_said(said: str) -> Sample:
+    """The rate and the count in what pgbench printed. BenchError where there are none, or where transactions failed."""
     rate = re.search(r"^tps = ([0-9.]+)", said, re.MULTILINE)
     count = re.search(r"^number of transactions actually processed: (\d+)", said, re.MULTILINE)
     failed = re.search(r"^number of failed transactions: (\d+)", said, re.MULTILINE)
@@ -144,7 +149,7 @@ def _pgbench(arguments: tuple[str, ...], clients: int, address: Address, _reside
 
 def _psql_seconds(command: str, address: Address, setup: Setup) -> float:
     r"""How long psql says that one command took (\timing), without its own start and login."""
-    said = _client(
+    said = run_client(
         [setup.binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", r"\timing on", "-c", command], address, BULK_TIMEOUT
     )
     taken = re.search(r"^Time: ([0-9.]+) ms", said, re.MULTILINE)
