@@ -27,7 +27,7 @@ EXPLANATION = (
 GUARD_HEADINGS = ("without guard", "with guard", "with / without", "rounds from … to", "CPU without", "CPU with", "CPU ratio")
 GUARD_EXPLANATION = (
     "Two copies of one database on a server with fsync on; durable commits but where it says otherwise. CPU: µs of the server's"
-    " own processes per transaction, or for the one statement. ↓: less is better. The ratios of single rounds show what the noise is."
+    " own processes per transaction, or for the one statement. ↓: less is better. Single rounds' ratios show what the noise is."
 )
 EMPTY: Mapping[str, GuardResult] = {}
 
