@@ -11,11 +11,13 @@ import typer
 from psycopg.conninfo import make_conninfo
 
 from dbshield.cli.judging import ConfigOption, JsonOption
-from dbshield.cli.options import AnyEnvironmentOption, read_settings
+from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, headline, remark, say, table
 from dbshield.config import conninfo
 from dbshield.config.secret import read_secret
+from dbshield.control.pins import Pins
 from dbshield.errors import ConfigError, DbshieldError, StoreError
+from dbshield.guard.identity import IDENTITY_QUERY, Identity, read_identity
 from dbshield.guard.install import Connection, Options, dry_run, install, uninstall
 from dbshield.guard.status import NOTHING, status
 from dbshield.guard.steps import EVERY_SCHEMA, VERSION
@@ -77,12 +79,14 @@ def install_(
     if environment is None:
         raise ConfigError("--environment is missing: the guard writes down what it protects", hint="Add --environment NAME.")
     done: list[dict[str, Any]] = []
+    identity: Identity | None = None
     for conn in connections(config, environment, dsn, password_env):
         with told(), conn:
             if dry:
                 say(dry_run(conn, options).rstrip())
                 continue
             made = install(conn, options)
+            identity = read_identity(conn.execute(IDENTITY_QUERY).fetchall())
         done.append(
             {
                 "database": made.database,
@@ -97,6 +101,8 @@ def install_(
             for left in made.open:
                 say(f"  not installed: {left.what} ({left.why})")
                 say(f"    leaves open: {left.leaves}")
+    if identity is not None:
+        _pin(config, environment, identity)
     if json and not dry:
         answer(done)
 
@@ -198,6 +204,25 @@ def uninstall_(
                     say(f"  {sentence}")
     if json:
         answer(found)
+
+
+def _pin(config: Any, environment: str, identity: Identity) -> None:
+    """Pin the environment to this cluster, where it is configured here and nothing is pinned. The guard stands in any case."""
+    try:
+        settings = read_settings(config)
+        if environment not in settings.environments:
+            return
+        with open_database(settings) as database:
+            pins = Pins(database, settings.environments)
+            before = pins.pin(environment, system_identifier=identity.system_identifier, by=person(), now=now(), only_first=True)
+    except DbshieldError as error:
+        remark(f"{environment} was not pinned to this cluster, because {error.message}")
+        return
+    if before not in {None, identity.system_identifier}:
+        remark(
+            f"{environment} stays pinned to the cluster {before}, and this is {identity.system_identifier}: proxies refuse it"
+            f" until you say `dbshield environment pin {environment}`."
+        )
 
 
 def connections(config: Any, environment: str | None, dsn: str | None, password_env: str) -> Iterator[Connection]:
