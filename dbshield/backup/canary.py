@@ -37,6 +37,11 @@ WRITE = """
 FORGET = "delete from dbshield_backup.canary where at < now() - interval '90 days'"
 
 
+def statements(role: str) -> str:
+    """What `set_up` runs, as text."""
+    return SETUP.strip() + "\n" + GRANT.format(role=sql.Identifier(role)).as_string(None)
+
+
 def set_up(connection: Connection, role: str) -> None:
     """Make the canary's table, and let the role of the backups write it."""
     connection.execute(SETUP)

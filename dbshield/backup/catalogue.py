@@ -32,14 +32,21 @@ IN_USE = "55006"
 INTERRUPTED = "interrupted: the process that made it is gone"
 ERROR_MAX = 2000
 COLUMNS = (
-    "id", "environment", "plan", "engine", "kind", "destination", "state", "began", "ended", "error", "bytes", "stored_bytes",
-    "objects", "lsn", "timeline", "server_version", "parent", "drilled", "pruned_at", "manifest_sha256", "signing_key",
+    *(
+        snapshots.c[name]
+        for name in (
+            "id", "environment", "plan", "engine", "kind", "destination", "state", "began", "ended", "error", "objects", "lsn",
+            "timeline", "server_version", "parent", "drilled", "pruned_at", "manifest_sha256", "signing_key",
+        )
+    ),
+    snapshots.c.bytes.label("size"),
+    snapshots.c.stored_bytes.label("stored"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One row of the catalogue without manifest and record. `bytes` before compression, `stored_bytes` at the destination."""
+    """One row of the catalogue without manifest and record. `size` in bytes before compression, `stored` at the destination."""
 
     id: str
     environment: str
@@ -51,8 +58,8 @@ class Snapshot:
     began: datetime
     ended: datetime | None
     error: str | None
-    bytes: int | None
-    stored_bytes: int | None
+    size: int | None
+    stored: int | None
     objects: int | None
     lsn: str | None
     timeline: int | None
@@ -171,7 +178,7 @@ class Catalogue:
 
     def list(self, *, environment: str | None = None, plan: str | None = None, limit: int = 100) -> tuple[Snapshot, ...]:
         """The newest first."""
-        query = select(*(snapshots.c[name] for name in COLUMNS)).order_by(snapshots.c.began.desc(), snapshots.c.id.desc())
+        query = select(*COLUMNS).order_by(snapshots.c.began.desc(), snapshots.c.id.desc())
         if environment is not None:
             query = query.where(snapshots.c.environment == environment)
         if plan is not None:
@@ -181,7 +188,7 @@ class Catalogue:
 
     def get(self, snapshot: str) -> Snapshot:
         """One snapshot by its id, or by a beginning of it that only one has. Raises BackupError."""
-        query = select(*(snapshots.c[name] for name in COLUMNS)).where(snapshots.c.id.startswith(snapshot, autoescape=True))
+        query = select(*COLUMNS).where(snapshots.c.id.startswith(snapshot, autoescape=True))
         with self._database.transaction() as connection:
             found = [_snapshot(row) for row in connection.execute(query.order_by(snapshots.c.id).limit(2)).mappings()]
         if len(found) != 1 or not snapshot:
@@ -227,4 +234,4 @@ class Catalogue:
 
 
 def _snapshot(row: RowMapping) -> Snapshot:
-    return Snapshot(**{name: row[name] for name in COLUMNS})
+    return Snapshot(**row)

@@ -14,7 +14,9 @@ Source: proc(5), mountinfo; sysfs, /sys/dev/block.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -57,10 +59,10 @@ def check(plan: BackupConfig, state: Path, server: Upstream, connection: Connect
             raise Refused(
                 f"the destination {folder} {problem}",
                 sqlstate=NOT_SAFE,
-                hint='Choose another disk or a store; or say same_device = "allowed", and the backups may be lost with the database.',
+                hint='Choose another disk or a store; or say same_device = "allowed", and what destroys one destroys both.',
             )
     if plan.same_account == "refused":
-        problem = _within(folder, state) or _writable(standing, connection)
+        problem = _within(folder, state) or _writable(standing, server, connection)
         if problem:
             raise Refused(
                 f"the destination {folder} {problem}",
@@ -171,22 +173,18 @@ def _within(folder: Path, state: Path) -> str:
     return ""
 
 
-def _writable(folder: Path, connection: Connection) -> str:
+def _writable(folder: Path, server: Upstream, connection: Connection) -> str:
     """Whether the account of a server on this machine could write the folder, or put another in its place."""
-    for place in server_places(connection):
-        owner = place.stat()
-        if owner.st_uid == 0:
-            continue
-        path = folder
-        while True:
-            facts = path.stat()
-            problem = _writes(owner, facts)
-            if problem:
-                return f"can be changed by the account of the database server ({problem}: {path})"
-            if path == path.parent:
-                break
-            path = path.parent
+    if not _is_here(server):
         return ""
+    places = list(server_places(connection))
+    if not places:
+        return "cannot be told from what the database's account may write: its data_directory is not seen from here"
+    account = places[0].stat()
+    for path in (folder, *folder.parents) if account.st_uid else ():
+        problem = _writes(account, path.stat())
+        if problem:
+            return f"can be changed by the account of the database server ({problem}: {path})"
     return ""
 
 
@@ -202,4 +200,15 @@ def _writes(account: os.stat_result, facts: os.stat_result) -> str:
 
 def _is_here(server: Upstream) -> bool:
     """Whether the server may be on this machine. A tunnel looks the same, and is then refused as one that cannot be told."""
-    return conninfo.is_local(server)
+    if conninfo.is_local(server):
+        return True
+    try:
+        found = socket.getaddrinfo(server.host, None, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, address in found:
+        # An address that can be bound is one of ours.
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+            return True
+    return False

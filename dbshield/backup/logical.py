@@ -22,10 +22,10 @@ from threading import Event
 from dbshield.backup import fingerprint, look
 from dbshield.backup.canary import CanaryRun
 from dbshield.backup.command import run, running
-from dbshield.backup.engine import Task, Taken
+from dbshield.backup.engine import Taken, Task
 from dbshield.backup.fingerprint import Relation
 from dbshield.backup.manifest import Server
-from dbshield.backup.record import DatabaseRecord, Record, SequenceRecord, TableRecord
+from dbshield.backup.record import DatabaseRecord, Record, TableRecord
 from dbshield.backup.source import Connection, Source, told
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries

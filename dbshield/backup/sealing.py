@@ -70,6 +70,18 @@ def identities(path: Path) -> tuple[Identity, ...]:
     return found
 
 
+def new_identity(path: Path) -> str:
+    """Make an age identity in a new file that only its owner reads; its recipient. OSError where the file cannot be made."""
+    identity = pyrage.x25519.Identity.generate()
+    recipient = str(identity.to_public())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(f"# public key: {recipient}\n{identity}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return recipient
+
+
 def seal(source: Source, sink: Sink, *, to: Sequence[Recipient], level: int, passed: Callable[[int], None] | None = None) -> int:
     """Compress, and encrypt for the recipients if there are any. The bytes that were read.
 

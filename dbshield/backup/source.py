@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from dbshield.config import BackupConfig, EnvironmentConfig, conninfo
 from dbshield.config.secret import read_secret
 from dbshield.errors import BackupError
+from dbshield.model import Upstream
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -51,12 +52,16 @@ class Source:
             base = conninfo.with_password(environment.upstream, environment.password())
         return cls(base=base, databases=plan.databases or environment.databases)
 
+    def server(self) -> Upstream:
+        """The server, without a password."""
+        return conninfo.to_upstream(self.base)
+
     def dsn(self, database: str) -> str:
         return make_conninfo(self.base, dbname=database)
 
     @contextmanager
     def connect(self, database: str) -> Iterator[Connection]:
-        """A connection with autocommit. It searches pg_catalog alone, so that no function of somebody else's is called by mistake.
+        """A connection with autocommit. It searches pg_catalog alone, so that no function of somebody else's is called.
 
         Raises BackupError where the server does not answer.
         """

@@ -71,10 +71,14 @@ COMMANDS = (
         attribute="app",
         summary="List, freeze and thaw protected databases.",
     ),
+    Command(name="audit", module="dbshield.cli.audit", attribute="app", summary="Read, search, export and verify the audit."),
     Command(name="doctor", module="dbshield.cli.doctor", attribute="doctor", summary="Say what is wrong with the databases."),
     Command(name="scan", module="dbshield.cli.scan", attribute="scan", summary="Find credentials that go around the proxy."),
     Command(
         name="guard", module="dbshield.cli.guard", attribute="app", summary="Install, check and remove the guard in a database."
+    ),
+    Command(
+        name="backup", module="dbshield.cli.backup", attribute="app", summary="Make a snapshot now; list, show and verify them."
     ),
     Command(name="config", module="dbshield.cli.config", attribute="app", summary="Check and show the configuration."),
 )

@@ -1,0 +1,76 @@
+"""Reading a snapshot back: every object, every byte. It changes nothing."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dbshield.backup import record, sealing
+from dbshield.backup.damage import Absent, Damaged, WrongKey
+from dbshield.backup.engine import Progress
+from dbshield.backup.manifest import RECORD, Manifest
+from dbshield.backup.repository import Repository
+from dbshield.errors import BackupError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was read. `opened` when it was decrypted and unpacked as well; `problems` are empty where all is as written."""
+
+    snapshot: str
+    manifest: Manifest | None
+    objects: int
+    stored: int
+    opened: bool
+    problems: tuple[str, ...]
+
+
+def verify(
+    repository: Repository,
+    environment: str,
+    snapshot: str,
+    trusted: Mapping[str, bytes],
+    *,
+    sha256: bytes | None,
+    identities: Sequence[sealing.Identity] | None,
+    progress: Progress,
+) -> Verified:
+    """Read every object of a snapshot and compare it with its manifest, and the manifest with the catalogue's `sha256`.
+
+    With identities (none are needed for a snapshot that is not encrypted) each member is opened as well. Raises BackupError where
+    the destination does not answer, or no identity fits: then nothing is known.
+    """
+    problems: list[str] = []
+    try:
+        reader = repository.open(environment, snapshot, trusted)
+    except (Absent, Damaged) as error:
+        return Verified(snapshot=snapshot, manifest=None, objects=0, stored=0, opened=False, problems=(error.message,))
+    manifest = reader.manifest
+    if sha256 is not None and not hmac.compare_digest(sha256, manifest.sha256()):
+        problems.append("the manifest is not the one that the catalogue knows")
+    if not manifest.encrypted:
+        identities = ()
+    progress.step("verify", manifest.stored)
+    for member in manifest.members:
+        try:
+            reader.check(member, identities)
+        except WrongKey:
+            raise
+        except (Absent, Damaged) as error:
+            problems.append(error.message)
+        progress.advance(member.stored)
+    problems += [f"{name} does not belong to it" for name in reader.unknown()]
+    if identities is not None and not problems:
+        try:
+            record.parse(reader.read(RECORD, identities))
+        except BackupError as error:
+            problems.append(error.message)
+    return Verified(
+        snapshot=snapshot,
+        manifest=manifest,
+        objects=len(manifest.members),
+        stored=manifest.stored,
+        opened=identities is not None,
+        problems=tuple(problems),
+    )

@@ -1,0 +1,132 @@
+"""A dbshield that makes backups: its configuration, its control database, its keys, driven by the real command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dbshield.store.database import Database
+from support.control import empty_database
+from support.servers import Server
+from support.shield import COMMAND
+
+TIMEOUT = 120.0
+
+
+class Backups:
+    """One plan, `nightly`, of one database of one server. `identity` opens what it seals."""
+
+    def __init__(self, server: Server, database: str, control: str, folder: Path) -> None:
+        self.server = server
+        self.database = database
+        self.control = control
+        self.folder = folder
+        self.state = folder / "state"
+        self.destination = folder / "backups"
+        self.identity = folder / "identity.txt"
+        self.config = folder / "dbshield.toml"
+        self.plan: dict[str, Any] = {}
+        self.variables: dict[str, str] = {}
+
+    def set_up(self) -> None:
+        """Configuration, control database, signing key and identity."""
+        self.write_config()
+        self.cli("init")
+        made = json.loads(self.cli("backup", "key", "--identity", str(self.identity), "--json"))
+        self.write_config(encrypt_to=[made["recipient"]], encryption=None)
+        self.public_key = made["public_key"]
+
+    def write_config(self, **changed: Any) -> None:
+        """Write dbshield.toml; `changed` are settings of the plan, None takes one away."""
+        given = {
+            "environment": "test",
+            "destination": f"file://{self.destination}",
+            "encryption": "none",
+            "same_device": "allowed",
+            **self.plan,
+            **changed,
+        }
+        self.plan = {name: value for name, value in given.items() if value is not None}
+        socket = self.server.cluster.socket_folder
+        lines = [
+            f'state = "{self.state}"',
+            "[control]",
+            f'url = "{self.control}"',
+            "[environments.test]",
+            f'upstream = "host={socket} port={self.server.cluster.port} user=postgres dbname={self.database}"',
+            "[backup.nightly]",
+            *(f"{name} = {json.dumps(value)}" for name, value in self.plan.items()),
+        ]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """The command line under way, in a process group of its own."""
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self.environment(),
+            start_new_session=True,
+            **options,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            env=self.environment(),
+            timeout=TIMEOUT,
+        )
+
+    def cli(self, *arguments: str, status: int = 0) -> str:
+        """What a command printed; it has to end with this status."""
+        done = self.run(*arguments)
+        assert done.returncode == status, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self.cli(*arguments, "--json", status=status))
+
+    def backup(self) -> dict[str, Any]:
+        """One snapshot; what the command said of it."""
+        made = self.json("backup")
+        assert isinstance(made, dict)
+        return made
+
+    def listed(self) -> Sequence[Mapping[str, Any]]:
+        found = self.json("backup", "list")
+        assert isinstance(found, list)
+        return found
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG", "AWS_"))}
+        return kept | {"DBSHIELD_CONFIG": str(self.config)} | self.variables
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Database]:
+        database = Database(self.control)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+@contextlib.contextmanager
+def backups_of(server: Server, database: str, folder: Path) -> Iterator[Backups]:
+    """Set up, with a control database that is gone afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with empty_database(server) as control:
+        made = Backups(server, database, control, folder)
+        made.set_up()
+        yield made
