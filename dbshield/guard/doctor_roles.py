@@ -147,10 +147,33 @@ NEVER_EXPIRES = Check(
     severity=Severity.WARNING,
     what="passwords that never expire",
     why="The longer a password lives, the more files it lies in; the incident's token was an old one.",
-    query="""
+    query=r"""
         select rolname::text, format('alter role %%I valid until %%L', rolname, (current_date + 90)::text)
         from pg_authid
-        where rolcanlogin and rolpassword is not null and (rolvaliduntil is null or rolvaliduntil = 'infinity') order by 1
+        where rolcanlogin and rolpassword is not null and (rolvaliduntil is null or rolvaliduntil = 'infinity')
+          -- A password of dbshield's own making lies in no file; how old it is has a finding of its own.
+          and coalesce(shobj_description(oid, 'pg_authid'), '') !~ '^\{"dbshield agent"'
+        order by 1
+    """,
+)
+
+OLD_PASSWORDS = Check(
+    name="agents.old-passwords",
+    severity=Severity.WARNING,
+    what="passwords of agents' roles that were not rotated for 90 days",
+    why="Whoever once had the control database and its key in hand still knows them.",
+    query=r"""
+        with made as (
+            select rolname, shobj_description(oid, 'pg_authid') as mark
+            from pg_roles where rolname = any(%(agents)s) and rolcanlogin
+        )
+        select rolname::text, format(
+            'dbshield agent rotate %%s --environment %%s',
+            substring(mark from '"agent": "([a-z0-9-]+)"'), substring(mark from '"environment": "([a-z0-9-]+)"'))
+        from made
+        where mark ~ '^\{"dbshield agent"'
+          and substring(mark from '"password_set": "(\d{4}-\d\d-\d\d)"')::date < current_date - 90
+        order by 1
     """,
 )
 
@@ -188,6 +211,7 @@ CHECKS = (
     LEFT_BEHIND,
     OTHER_SUPERUSERS,
     NEVER_EXPIRES,
+    OLD_PASSWORDS,
     MD5_PASSWORDS,
     EXPIRED,
 )

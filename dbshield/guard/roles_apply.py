@@ -132,7 +132,8 @@ def _lacks_on(
 ) -> list[tuple[str, str]]:
     query = sql.SQL(
         "select s || '.' || n from unnest(%s::text[], %s::text[]) as x(s, n)"
-        " where not pg_catalog.{}(%s::text, pg_catalog.format('%%I.%%I', s, n), %s)"
+        " join pg_namespace on nspname = s join pg_class c on relnamespace = pg_namespace.oid and relname = n"
+        " where not {}(%s::text, c.oid, %s)"
     ).format(sql.Identifier(function))
     schemas, names = [relation.schema for relation in relations], [relation.name for relation in relations]
     return [(word, str(name)) for (name,) in conn.execute(query, [schemas, names, grantee.role, word]).fetchall()]

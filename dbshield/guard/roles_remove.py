@@ -19,7 +19,7 @@ from psycopg import errors, sql
 from dbshield.errors import Refused
 from dbshield.guard.install import Connection
 from dbshield.guard.roles import UNDEFINED_OBJECT, prepare, together
-from dbshield.guard.roles_apply import few
+from dbshield.guard.roles_apply import INHERIT_SINCE, allowed, few
 from dbshield.guard.roles_look import exists, mark_of
 
 TERMINATE_MS: Final = 5_000
@@ -34,6 +34,8 @@ _OWNED: Final = """
     from pg_catalog.pg_shdepend s join pg_catalog.pg_roles r on r.oid = s.refobjid
     left join pg_catalog.pg_database d on d.oid = s.dbid
     where s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass and s.deptype = 'o' and r.rolname = %s
+        -- Default privileges go with the role's rights.
+        and s.classid <> 'pg_catalog.pg_default_acl'::pg_catalog.regclass
     order by 1, 2"""
 _PREPARED: Final = "select database::text, gid from pg_catalog.pg_prepared_xacts where owner = %s order by 1, 2"
 
@@ -123,7 +125,13 @@ def _empty(conn: Connection, role: str, heir: str | None) -> None:
     if heir is not None:
         conn.execute(sql.SQL("reassign owned by {} to {}").format(name, sql.Identifier(heir)))
     _refuse_owned([conn], role, None)
-    conn.execute(sql.SQL("drop owned by {}").format(name))
+    statement = sql.SQL("drop owned by {}").format(name)
+    if allowed(conn, statement) is not None:
+        # Without a superuser's rights only a member may.
+        how = sql.SQL(" with inherit true" if conn.info.server_version // 10_000 >= INHERIT_SINCE else "")
+        conn.execute(sql.SQL("grant {} to current_user{}").format(name, how))
+        conn.execute(statement)
+        conn.execute(sql.SQL("revoke {} from current_user").format(name))
     if conn.execute("select to_regclass('dbshield.limits')").fetchone() != (None,):
         with suppress(errors.InsufficientPrivilege), conn.transaction():
             conn.execute("delete from dbshield.limits where role_name = %s", [role])
