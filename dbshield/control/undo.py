@@ -1,0 +1,221 @@
+"""Bringing back what an approved statement destroyed: all of it in one transaction, or nothing.
+
+First everything that stands in the way is looked for and told: a relation that is there again, a row that somebody changed or
+whose key is taken, a table that has other columns now. Where there is anything, nothing is touched. What only the server can tell
+(a foreign key whose row is missing, a value that another row has now) makes the transaction fail, and is told the same way.
+
+Rows are found by their primary key; in a table without one by all that they hold. Triggers of the tables stay silent while rows
+come back, because what they did the first time is among the rows that come back; foreign keys and all constraints are checked.
+
+What is not undone, because nothing was destroyed: rows that the statement inserted stay, and are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from dbshield.config import EnvironmentConfig
+from dbshield.control.execution import check_server, one, opened
+from dbshield.control.undo_files import BLOCK, UndoError, read_manifest
+from dbshield.control.undo_points import pin
+from dbshield.control.undo_rows import Rows
+from dbshield.control.witness import Connection
+from dbshield.errors import DbshieldError
+
+
+class UndoConflict(DbshieldError):
+    """Something stands in the way of an undo; `conflicts` names each, and nothing was changed."""
+
+    def __init__(self, approval: str, conflicts: Sequence[str]) -> None:
+        shown = "".join(f"\n- {conflict}" for conflict in conflicts)
+        super().__init__(
+            f"what {approval} destroyed cannot be brought back as things stand; nothing was changed:{shown}",
+            hint="Remove what is in the way and try again; the rows and the structure lie in the undo point's folder, as text.",
+        )
+        self.conflicts = tuple(conflicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """What came back: relations with their rows, rows by table, and what was left as it is, in words."""
+
+    relations: tuple[str, ...]
+    rows: Mapping[str, int]
+    left: tuple[str, ...]
+
+
+def undo(folder: Path, sha256: bytes, settings: EnvironmentConfig, *, environment: str) -> Undone:
+    """Brings back what the point in `folder` holds.
+
+    Raises UndoConflict where something is in the way, UndoError where the point is not as it was written, Refused where the
+    server is another one than that it was taken of.
+    """
+    manifest = read_manifest(folder, sha256)
+    try:
+        with opened(settings.executor_dsn(manifest["database"]), settings) as connection:
+            check_server(connection, environment, manifest["system_identifier"])
+            return _Undo(connection, folder, manifest).run()
+    except (psycopg.errors.IntegrityError, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateTable) as error:
+        raise UndoConflict(manifest["approval"], [_told(error)]) from error
+    except psycopg.Error as error:
+        raise UndoError(
+            f"the server did not take back what {manifest['approval']} destroyed; nothing was changed: {_told(error)}"
+        ) from error
+
+
+class _Undo:
+    """One undo, on one connection."""
+
+    def __init__(self, connection: Connection, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._connection = connection
+        self._folder = folder
+        self._manifest = manifest
+        self._gone = [table for table in manifest["tables"] if table["fate"] == "gone"]
+
+    def run(self) -> Undone:
+        connection = self._connection
+        pin(connection)
+        connection.execute("begin isolation level read committed read write")
+        groups = list(self._groups())
+        conflicts = [*self._in_the_way()]
+        for rows in groups:
+            conflicts += rows.prepare()
+        if conflicts:
+            connection.execute("rollback")
+            raise UndoConflict(self._manifest["approval"], conflicts)
+        connection.execute("set local check_function_bodies = off")
+        for text in self._manifest["first"]:
+            connection.execute(text)
+        if self._manifest["gone"]:
+            self._script("pre-data.sql")
+            self._silence_new_triggers()
+        for table in self._gone:
+            self._fill(table)
+        restored = self._restore_rows(groups)
+        self._sequences()
+        if self._manifest["gone"]:
+            self._script("post-data.sql")
+        for text in (*self._manifest["attach"], *self._manifest["last"]):
+            connection.execute(text)
+        for view in self._manifest["views"]:
+            connection.execute(sql.SQL("refresh materialized view {}").format(_identifier(view)))
+        connection.execute("set constraints all immediate")
+        left = tuple(remark for rows in groups for remark in rows.left)
+        connection.execute("commit")
+        counted = {f"{table['schema']}.{table['name']}": table["before"]["rows"] for table in self._gone}
+        return Undone(
+            relations=tuple(f"{each['schema']}.{each['name']}" for each in self._manifest["gone"]),
+            rows={**counted, **restored},
+            left=left,
+        )
+
+    def _groups(self) -> Iterator[Rows]:
+        """The tables that are still there, the partitions of one together, those first that others refer to."""
+        tables = [table for table in self._manifest["tables"] if table["fate"] != "gone"]
+        names: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for table in tables:
+            names.setdefault(tuple(table["root"]) if table["root"] else (table["schema"], table["name"]), []).append(table)
+        found = [Rows(self._connection, self._folder, name, parts) for name, parts in names.items()]
+        yield from in_order(self._connection, found)
+
+    def _in_the_way(self) -> Iterator[str]:
+        """What is there that was gone, and what has to be there and is not."""
+        for each in self._manifest["gone"]:
+            if one(self._connection, "select to_regclass(%s)::text", _quoted(each)) is not None:
+                yield f"{each['schema']}.{each['name']} is there again"
+        made = " ".join(self._manifest["first"])
+        for schema in sorted({each["schema"] for each in self._manifest["gone"]}):
+            there = one(self._connection, "select to_regnamespace(quote_ident(%s))::text", schema) is not None
+            if not there and f"create schema {_ident(self._connection, schema)} " not in made:
+                yield f"the schema {schema} is not there any more"
+
+    def _script(self, name: str) -> None:
+        """Runs one section of pg_dump's script, whose settings are for itself alone."""
+        self._connection.execute((self._folder / name).read_bytes())
+        pin(self._connection)
+        self._connection.execute("select pg_catalog.set_config('row_security', 'off', false)")
+
+    def _silence_new_triggers(self) -> None:
+        """Takes away what event triggers put on the new tables; the script has every trigger that they had."""
+        query = """
+            select t.tgrelid::regclass::text, quote_ident(t.tgname) from pg_trigger t
+            where t.tgrelid = any(%s::text[]::regclass[]) and not t.tgisinternal and t.tgparentid = 0
+        """
+        names = [_quoted(each) for each in self._manifest["gone"] if each["kind"] in "rpvf"]
+        for table, trigger in self._connection.execute(query, [names]).fetchall():
+            self._connection.execute(f"drop trigger if exists {trigger} on {table}".encode())
+
+    def _fill(self, table: Mapping[str, Any]) -> None:
+        load(self._connection, self._folder / table["before"]["file"], _identifier(table), table["columns"])
+
+    def _restore_rows(self, groups: Sequence[Rows]) -> dict[str, int]:
+        restored = {}
+        for rows in groups:
+            rows.silence()
+        for rows in groups:
+            rows.put_back()
+        for rows in reversed(groups):
+            restored[str(rows)] = rows.take_away()
+        for rows in groups:
+            rows.unsilence()
+        return restored
+
+    def _sequences(self) -> None:
+        """A sequence goes on from where it was; one that is further on meanwhile stays there."""
+        for each in self._manifest["sequences"]:
+            if one(self._connection, "select to_regclass(%s)::text", _quoted(each)) is None:
+                raise UndoError(f"the sequence {each['schema']}.{each['name']} is not there")
+            query = sql.SQL("select last_value < {} or (last_value = {} and not is_called and {}) from {}").format(
+                each["value"], each["value"], each["called"], _identifier(each)
+            )
+            row = self._connection.execute(query).fetchone()
+            if each["gone"] or (row is not None and row[0]):
+                self._connection.execute("select setval(%s::regclass, %s, %s)", [_quoted(each), each["value"], each["called"]])
+
+
+def load(connection: Connection, file: Path, table: sql.Composable, columns: Sequence[str]) -> None:
+    """Copies a file of the point into a table."""
+    query = sql.SQL("copy {} ({}) from stdin").format(table, sql.SQL(", ").join(map(sql.Identifier, columns)))
+    with file.open("rb") as stream, connection.cursor() as cursor, cursor.copy(query) as copy:
+        while data := stream.read(BLOCK):
+            copy.write(data)
+
+
+def in_order(connection: Connection, groups: Sequence[Rows]) -> list[Rows]:
+    """Tables that others refer to come first. In a circle the order is as good as any, and the server has the last word."""
+    query = "select distinct conrelid::bigint, confrelid::bigint from pg_constraint where contype = 'f' and conrelid <> confrelid"
+    needs: dict[int, set[int]] = {}
+    for child, parent in connection.execute(query):
+        needs.setdefault(child, set()).add(parent)
+    left = list(groups)
+    ordered: list[Rows] = []
+    while left:
+        oids = {rows.oid for rows in left}
+        free = [rows for rows in left if not needs.get(rows.oid, set()) & (oids - {rows.oid})] or left[:1]
+        ordered += free
+        left = [rows for rows in left if rows not in free]
+    return ordered
+
+
+def _identifier(each: Mapping[str, Any]) -> sql.Identifier:
+    return sql.Identifier(each["schema"], each["name"])
+
+
+def _quoted(each: Mapping[str, Any]) -> str:
+    return ".".join('"' + str(each[part]).replace('"', '""') + '"' for part in ("schema", "name"))
+
+
+def _ident(connection: Connection, name: str) -> str:
+    return str(one(connection, "select quote_ident(%s)", name))
+
+
+def _told(error: psycopg.Error) -> str:
+    found = error.diag
+    detail = f" ({found.message_detail})" if found.message_detail else ""
+    return f"{found.message_primary or str(error).strip()}{detail}"
