@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, CheckConstraint, Column, DateTime, Index, LargeBinary, Table, Text, Uuid, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, Index, LargeBinary, Table, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from dbshield.store.schema.base import metadata
 

@@ -42,7 +42,8 @@ def link(number: int, before: bytes, *, kind: str = "statement", **said: Any) ->
 def chain(count: int, *, first: int = 1, before: bytes = GENESIS) -> list[Link]:
     links: list[Link] = []
     for number in range(first, first + count):
-        said = {"agent": "claude", "session": number % 4, "verdict": "deny", "rules": ["DS101"], "statement": f"drop t{number}"}
+        said: dict[str, Any] = {"agent": "claude", "session": number % 4, "verdict": "deny", "rules": ["DS101"]}
+        said["statement"] = f"drop t{number}"
         links.append(link(number, before, **said))
         before = links[-1].hash
     return links
