@@ -19,6 +19,7 @@ from dbshield.control.approvals import Approvals
 from dbshield.control.asking import store_parameters
 from dbshield.control.deciding import Deciding
 from dbshield.control.people import People
+from dbshield.control.preview import preview_lines
 from dbshield.control.printing import print_parameters, readable, visible_lines
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
@@ -281,10 +282,8 @@ def _show(one: Approval, moment: datetime) -> None:
         say(f"held by      {finding['rule']} {finding['name']}: {visible(finding['message'])}")
     for effect in one.effects:
         say(f"effect       {visible(effect)}")
-    if one.preview is not None:
-        say("preview")
-        for line in _tree(one.preview, 1):
-            say(line)
+    for line in preview_lines(one.preview):
+        say(visible(line))
     for said in one.decisions:
         word = "approved by" if said.approves else "denied by"
         rest = "" if said.counts else ", which no longer counts: removed, or with a new secret since"
@@ -305,19 +304,6 @@ def _statement_lines(one: Approval) -> Iterator[str]:
     if laid_out is not None and laid_out.split() != one.statement.split():
         yield "the same, laid out"
         yield from (f"    {line}" for line in visible_lines(laid_out))
-
-
-def _tree(value: Any, depth: int) -> Iterator[str]:
-    """Whatever a preview holds, by lines."""
-    pad = "    " * depth
-    items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
-    for key, item in items:
-        label = f"{pad}{visible(str(key))}: " if key is not None else f"{pad}- "
-        if isinstance(item, dict | list) and item:
-            yield label.rstrip()
-            yield from _tree(item, depth + 1)
-        elif item not in (None, [], {}):
-            yield f"{label}{visible(str(item))}"
 
 
 def _short(text: str) -> str:

@@ -192,7 +192,9 @@ def fields(ask: Ask) -> dict[str, Any]:
 
 def test_a_human_sees_exactly_what_would_run(desk: Desk) -> None:
     made = desk.ask()
-    desk.approvals.previewed(made.id, {"rows": 41, "share": 0.5, "cascades": [{"table": "items", "rows": 7}]})
+    tables = [{"name": "public.orders\x1b[2J", "rows": 82, "bytes": 8192}]
+    preview = {"rows": 41, "share": 0.5, "objects": ["public.orders"], "tables": tables, "notes": ["a note"]}
+    desk.approvals.previewed(made.id, preview)
     shown = desk.call("approvals", "show", made.id)
     assert shown.code == 0
     assert "\x1b" not in shown.out
@@ -212,8 +214,8 @@ def test_a_human_sees_exactly_what_would_run(desk: Desk) -> None:
         "      id > $1",
         "held by      DS201 rows.unbounded-delete: No bound.",
     ]
-    assert "    rows: 41" in lines
-    assert "            rows: 7" in lines
+    assert "rows now      41 (50.0% of the table)" in lines
+    assert "note          a note" in lines
     told = desk.call("approvals", "show", made.id, "--json").json
     assert (told["statement"], told["intact"], told["destructive"]) == (ASK.statement, True, True)
     assert told["parameters"] == [{"type": 23, "format": 1, "value": "AAAABw=="}]

@@ -214,6 +214,16 @@ def test_a_removed_person_is_gone_and_the_name_is_free(control: Database, people
         people.add("bob", by="root", now=later, vouch=ann.vouch(later, steps=1))
 
 
+def test_when_everybody_has_lost_their_phone_the_page_says_what_to_do(control: Database, people: People) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "approvals.md").read_text(encoding="utf-8")
+    enrol(people, "ann", NOW)
+    with control.transaction() as connection:
+        connection.execute(text(page.split("```sql\n")[1].split("```")[0]))
+    later = NOW + 4 * STEP
+    phone = enrol(people, "ann", later)
+    assert take(control, people, "ann", phone.code(later), later) == ""
+
+
 @pytest.mark.parametrize("name", ["", "Ann", "a b", "-ann", "a" * 64, "ann\n", "анна"])
 def test_a_name_has_a_form(people: People, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a name of a person"):
