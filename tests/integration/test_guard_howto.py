@@ -50,8 +50,8 @@ def command(server: Server, text: str) -> int:
     def place(found: re.Match[str]) -> str:
         if found["user"] == "postgres":
             return shlex.quote(server.dsn("shop"))
-        where = {"host": server.cluster.host, "port": server.cluster.port, "dbname": "shop"}
-        return shlex.quote(make_conninfo("", **where, user=found["user"]))
+        cluster = server.cluster
+        return shlex.quote(make_conninfo("", host=cluster.host, port=cluster.port, dbname="shop", user=found["user"]))
 
     return run(shlex.split(DSN.sub(place, text)))
 
