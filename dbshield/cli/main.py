@@ -74,7 +74,9 @@ COMMANDS = (
     Command(
         name="executor", module="dbshield.cli.executor", attribute="executor", summary="Run approved statements, with a way back."
     ),
-    Command(name="undo", module="dbshield.cli.undo", attribute="undo", summary="Bring back what an approved statement destroyed."),
+    Command(
+        name="undo", module="dbshield.cli.undo", attribute="undo", summary="Bring back what an approved statement destroyed."
+    ),
     Command(name="audit", module="dbshield.cli.audit", attribute="app", summary="Read, search, export and verify the audit."),
     Command(name="doctor", module="dbshield.cli.doctor", attribute="doctor", summary="Say what is wrong with the databases."),
     Command(name="scan", module="dbshield.cli.scan", attribute="scan", summary="Find credentials that go around the proxy."),

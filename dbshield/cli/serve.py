@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from dbshield.app import Proxy
+from dbshield.cli.executor import executor_beside
 from dbshield.cluster.trial import ENVIRONMENT, trial_environment
 from dbshield.config import Config, load_config
 from dbshield.control.agents import Agents
@@ -63,7 +64,8 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     with _environments(settings) as complete, control_dsn(complete) as dsn:
         make_tables(complete, dsn)
         _greet(complete, dsn)
-        raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn).run())
+        with executor_beside(complete, dsn):
+            raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn).run())
 
 
 def _load(config: Path | None, workers: int | None) -> Config:

@@ -36,7 +36,7 @@ def trial_environment(config: Config) -> Iterator[Config]:
         password = secrets.token_urlsafe(24)
         _prepare(cluster, password)
         upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
-        environment = EnvironmentConfig(upstream=upstream)
+        environment = EnvironmentConfig(upstream=upstream, executor=cluster.dsn(DATABASE))
         yield config.model_copy(update={"environments": {**config.environments, ENVIRONMENT: environment}})
     finally:
         cluster.stop()

@@ -36,7 +36,7 @@ from dbshield.store.schema import APPROVALS_CHANNEL, agents, environments
 
 LOCK_SPACE: Final = 0x6462_7865
 """The first half of the advisory locks that say that an executor lives: "dbxe"."""
-LOOK_EVERY: Final = 5.0
+LOOK_EVERY: Final = 5
 """Seconds between two looks when nothing was heard."""
 RETRY: Final = 2.0
 """Seconds before the control database is tried again."""
@@ -92,10 +92,12 @@ class Executor:
                     self._log.info("the executor is ready", name=self.name, environments=sorted(self._settings))
                     while not stop.is_set():
                         self.work(stop)
-                        for _ in connection.notifies(timeout=LOOK_EVERY, stop_after=1):
-                            pass
+                        _listen(connection, stop)
             except (DbshieldError, psycopg.Error) as error:
                 self._log.warning("the control database does not answer", why=str(error).strip())
+                stop.wait(RETRY)
+            except Exception:  # noqa: BLE001  (a bug over one statement shall not keep all others from being run)
+                self._log.exception("bug in the executor")
                 stop.wait(RETRY)
         previews.join(timeout=LOOK_EVERY)
 
@@ -274,8 +276,17 @@ class Executor:
                     connection.execute(f"listen {APPROVALS_CHANNEL}".encode())
                     while not stop.is_set():
                         self.preview()
-                        for _ in connection.notifies(timeout=LOOK_EVERY, stop_after=1):
-                            pass
+                        _listen(connection, stop)
             except (DbshieldError, psycopg.Error) as error:
                 self._log.warning("no previews are made", why=str(error).strip())
                 stop.wait(RETRY)
+            except Exception:  # noqa: BLE001  (as above)
+                self._log.exception("bug in a preview")
+                stop.wait(RETRY)
+
+
+def _listen(connection: psycopg.Connection[tuple[Any, ...]], stop: threading.Event) -> None:
+    """Waits for a notice, for the time to look again, or to be told to stop."""
+    for _ in range(LOOK_EVERY):
+        if stop.is_set() or list(connection.notifies(timeout=1.0, stop_after=1)):
+            return

@@ -62,7 +62,7 @@ class Supervisor:
             return
         code = 2
         try:
-            _end_with_parent()
+            end_with_parent()
             for number in FORWARDED:
                 # A worker that has not begun to listen to signals has nothing to drain and nothing old to reload.
                 signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
@@ -97,7 +97,7 @@ class Supervisor:
             self._start(worker)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A supervisor that is killed takes its workers along: orphans would hold the port, and nobody could stop them by name."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
