@@ -141,6 +141,7 @@ def make_judge(config: Config, policy: Policy, functions: FunctionCatalogue) -> 
         policy=policy,
         functions=functions,
         max_statement_bytes=config.proxy.max_statement_bytes,
+        full=config.audit.statements == "full",
     )
 
 

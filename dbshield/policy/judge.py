@@ -64,8 +64,11 @@ class Judge:
         functions: FunctionCatalogue,
         cache_entries: int = 10_000,
         max_statement_bytes: int = 1 << 20,
+        full: bool = False,
     ) -> None:
+        """With `full`, what is written down of a text is the text as it was sent, constants and all."""
         self.policy = policy
+        self._full = full
         self.functions = functions
         self.max_statement_bytes = max_statement_bytes
         self.hits = 0
@@ -89,7 +92,7 @@ class Judge:
         if found is not None:
             self.hits += 1
             return found
-        return self._look_further(text)
+        return self._in_full(self._look_further(text), text) if self._full else self._look_further(text)
 
     def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int] = ()) -> Judgement:
         """The judgement of a FunctionCall message: its function's OID, its arguments, and their formats (0 text, 1 binary;
@@ -219,6 +222,20 @@ class Judge:
             self.use(self._catalogue)
         if self.on_redefined is not None and any(map(redefines, judgement.effects)):
             self.on_redefined()
+
+    def _in_full(self, judgement: Judgement, text: bytes) -> Judgement:
+        if not self._is_text(text) or judgement.normal.encode() == text:
+            return judgement
+        judgement = replace(judgement, normal=text.decode("utf-8"))
+        self._keep(text, judgement)
+        return judgement
+
+    def _is_text(self, text: bytes) -> bool:
+        """Whether it is what the server would take for a text at all; of anything else the redacted form is written down."""
+        try:
+            return len(text) <= self.max_statement_bytes and bool(text.decode("utf-8"))
+        except UnicodeDecodeError:
+            return False
 
     def _check_length(self, text: bytes) -> None:
         if len(text) > self.max_statement_bytes:

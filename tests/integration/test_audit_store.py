@@ -222,7 +222,8 @@ def age(dsn: str, months: int) -> None:
             connection.execute(
                 "insert into dbshield.audit (id, recorded_at, at, kind, environment, agent, database, session, person, verdict,"
                 " rules, writer, sequence, entry, hash) select %s, %s, (j ->> 'ts')::timestamptz, j ->> 'event',"
-                " j ->> 'environment', j ->> 'agent', j ->> 'database', (j ->> 'session')::bigint, j ->> 'person', j ->> 'verdict',"
+                " j ->> 'environment', j ->> 'agent', j ->> 'database', (j ->> 'session')::bigint, j ->> 'person',"
+                " j ->> 'verdict',"
                 " case when j ? 'rules' then array(select jsonb_array_elements_text(j -> 'rules')) end, %s, %s, %s, %s"
                 " from (select %s::jsonb as j) as j",
                 [number, then, writer, sequence, entry, before, entry],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dbshield.model import AccessLevel
@@ -72,3 +74,20 @@ def test_without_an_audit_writes_are_denied_and_reads_pass(text: bytes, mode: Mo
     assert "DS701" in {finding.rule for finding in found.findings}
     for read in READS:
         assert one.judge(read).verdict.word == "allow", read
+
+
+def test_a_text_is_written_down_in_full_only_where_that_was_asked_for() -> None:
+    texts = [b"update orders set total = %d where id = 7" % number for number in range(3)]
+    usual, full = judge(), Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin(), full=True)
+    for _ in range(2):
+        for text in texts:
+            assert usual.judge(text).normal == "update orders set total = $1 where id = $2"
+            told = full.judge(text)
+            assert told.normal.encode() == text
+            assert replace(told, normal="") == replace(usual.judge(text), normal="")
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff", b"select 1 /* " + b"x" * (1 << 20)])
+def test_what_is_no_text_is_never_written_down_in_full(text: bytes) -> None:
+    full = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatalogue.builtin(), full=True)
+    assert full.judge(text) == judge().judge(text)
