@@ -19,6 +19,7 @@ from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY
 from dbshield.proxy import upstream
 from dbshield.proxy.judges import Judges, Key, Rows, key_of
+from dbshield.proxy.rotation import Find, newest
 from dbshield.wire.backend import DataRow, ErrorResponse, NotificationResponse, ReadyForQuery, decode_backend
 from dbshield.wire.framing import FrameReader
 from dbshield.wire.frontend import Query, Terminate
@@ -47,9 +48,11 @@ ASKING: Final = 30.0
 class Watchers:
     """The databases that are watched, each for as long as it has a session."""
 
-    def __init__(self, judges: Judges, log: Any) -> None:
+    def __init__(self, judges: Judges, log: Any, find: Find = lambda _: None) -> None:
+        """`find` is the directory's, since a role's password may have changed since its session began."""
         self._judges = judges
         self._log = log
+        self._find = find
         self._watched: dict[Key, _Watcher] = {}
         judges.on_redefined = self._redefined
 
@@ -58,7 +61,7 @@ class Watchers:
         key = key_of(login, database)
         watcher = self._watched.get(key)
         if watcher is None:
-            watcher = self._watched[key] = _Watcher(self._judges, self._log, database)
+            watcher = self._watched[key] = _Watcher(self._judges, self._log, database, self._find)
         place = watcher.add(login)
 
         def leave() -> None:
@@ -81,9 +84,10 @@ class Watchers:
 class _Watcher:
     """One database."""
 
-    def __init__(self, judges: Judges, log: Any, database: str) -> None:
+    def __init__(self, judges: Judges, log: Any, database: str, find: Find) -> None:
         self._judges = judges
         self._log = log
+        self._find = find
         self._database = database
         self._logins: dict[int, AgentLogin] = {}
         self._places = 0
@@ -156,7 +160,7 @@ class _Watcher:
         """Read now and whenever it is time, until the connection fails. Raises what ended it."""
         async with asyncio.timeout(ASKING):
             settings = {"application_name": APPLICATION_NAME}
-            server = await upstream.connect(login.upstream, database=self._database, settings=settings)
+            server = await upstream.connect(newest(self._find, login), database=self._database, settings=settings)
         link = _Link(server)
         try:
             await link.ask(f"listen {CHANNEL}")

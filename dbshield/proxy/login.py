@@ -22,7 +22,7 @@ from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.proxy import identity, listener, upstream
+from dbshield.proxy import identity, listener, rotation, upstream
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
@@ -84,10 +84,20 @@ def _refuse(transport: asyncio.Transport | None, error: DbshieldError) -> None:
         transport.write(fatal(error))
 
 
-def _tell_refused(state: WorkerState, client: Client, user: str, why: str, token_id: str = "") -> None:
+def _tell_refused(
+    state: WorkerState, client: Client, user: str, why: str, *, token_id: str = "", throttled: bool = False
+) -> None:
     """Of a login that failed, in the log and the audit."""
     state.log.warning("login failed", client=client.name, user=user, why=why)
-    state.login_refused(time.time(), source=client.source, client=client.name, user=user, why=why, token_id=token_id)
+    state.login_refused(
+        time.time(),
+        source=client.source,
+        client=client.name,
+        user=user,
+        why=why,
+        token_id=token_id,
+        throttled=throttled,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +137,7 @@ class _Login:
             await self._enter(self._scoped(who))
         except DbshieldError as error:
             _refuse(self.transport, error)
-            _tell_refused(self.state, self.client, self.user, error.message, who.token_id)
+            _tell_refused(self.state, self.client, self.user, error.message, token_id=who.token_id)
             raise _Gone from error
 
     async def _enter(self, who: Authenticated) -> None:
@@ -205,7 +215,7 @@ class _Login:
                         why, sqlstate=TOO_MANY_CONNECTIONS, hint=f"Try again in {math.ceil(seconds)} seconds, with the token."
                     ),
                 )
-                _tell_refused(self.state, self.client, self.user, f"throttled: {why}")
+                _tell_refused(self.state, self.client, self.user, f"throttled: {why}", throttled=True)
                 raise _Gone
             case never:
                 assert_never(never)
@@ -213,7 +223,7 @@ class _Login:
     async def _open(self, who: Authenticated, place: Place) -> None:
         """Reach the server as the agent's role, tell the client that it is in, and let the bytes flow."""
         state = self.state
-        server = await upstream.connect(who.login.upstream, database=who.database, settings=who.settings)
+        server = await rotation.connect(state.directory.find, who.login, database=who.database, settings=who.settings)
         try:
             state.identities.check(who.login.environment, await identity.ask(server))
             judge = await state.judges.judge(who.login, who.database, server)

@@ -51,14 +51,21 @@ class WorkerState:
     watchers: Watchers = field(init=False)
     identities: Identities = field(init=False)
     throttle: Throttle = field(init=False)
-    refused_lines: RefusedLines = field(init=False)
+    refused: dict[str, RefusedLines] = field(init=False)
+    """Refused logins by what they are counted by: a client, a token that was proved, a client that is throttled. Apart, so that a
+    guesser drowns neither what is said of a proved token, nor that it was throttled."""
 
     def __post_init__(self) -> None:
         proxy = self.config.proxy
-        self.watchers = Watchers(self.judges, self.log)
+        self.watchers = Watchers(self.judges, self.log, self.directory.find)
         self.identities = Identities(lambda: self.directory.pins, self._first_use)
         self.throttle = Throttle(limit=proxy.login_failures, window=proxy.login_failure_window)
-        self.refused_lines = RefusedLines(window=proxy.login_failure_window)
+        window = proxy.login_failure_window
+        self.refused = {
+            "client": RefusedLines(window=window),
+            "token": RefusedLines(window=window),
+            "throttled": RefusedLines(window=window, per_source=1),
+        }
 
     def _first_use(self, environment: str, system_identifier: int) -> None:
         now = time.time()
@@ -73,21 +80,22 @@ class WorkerState:
         )
         self.notes.pin(environment, system_identifier, now)
 
-    def login_refused(self, now: float, *, source: str, client: str, user: str, why: str, token_id: str = "") -> None:
+    def login_refused(
+        self, now: float, *, source: str, client: str, user: str, why: str, token_id: str = "", throttled: bool = False
+    ) -> None:
         """Write a refused login into the audit, where not too many were; `source` is the client's address without its port, and
         `token_id` the token that was proved, if one was."""
-        if not self.refused_lines.take(source, now):
-            return
         if token_id:
-            self.audit.event(now, "refused", user=user, client=client, reason=why, token=token_id)
-        else:
+            if self.refused["token"].take(token_id, now):
+                self.audit.event(now, "refused", user=user, client=client, reason=why, token=token_id)
+        elif self.refused["throttled" if throttled else "client"].take(source, now):
             self.audit.connection_refused(now, client=client, user=user, why=why)
 
     def say_left_out(self, now: float, *, everything: bool = False) -> None:
         """Write how many refused logins got no line."""
-        left = self.refused_lines.drain() if everything else self.refused_lines.left_out(now)
-        for source, count in left:
-            self.audit.event(now, "refused-left-out", client=source or "others", logins=count)
+        for name, lines in self.refused.items():
+            for key, count in lines.drain() if everything else lines.left_out(now):
+                self.audit.event(now, "refused-left-out", **{name: key or "others", "logins": count})
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this beside everything else. The event loop alone would forget it."""
