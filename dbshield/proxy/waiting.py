@@ -135,7 +135,7 @@ class Waiting:
         if approval.result is not None and approval.result.get("truncated"):
             self._say(f"{approval.id} gave more rows than are kept: these are the first of them", approval.id)
         now = datetime.now(UTC)
-        if approval.state_at(now) in OVER and not (self._stop is Stop.CANCELLED and approval.state is State.WITHDRAWN):
+        if approval.state_at(now) in OVER and not (self._stop in GIVEN_UP and approval.state is State.WITHDRAWN):
             return waiting_answers.decided(statement, approval, now)
         return waiting_answers.in_vain(statement, approval, settings, self._stop, now)
 
