@@ -20,6 +20,7 @@ from dbshield.policy.setting_lists import EXTENSION_PREFIXES, EXTENSIONS_HARMLES
 from dbshield.policy.settings import LOOKED_AT
 from dbshield.rule_ids import VERDICTS, objection
 from docs.configuration import configuration_page
+from docs.rights import rights_page
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -139,7 +140,11 @@ def _list(entries: Mapping[str, str]) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page: where it stands and what is in it."""
-    return {REFERENCE / "rules.md": rules_page(), REFERENCE / "configuration.md": configuration_page()}
+    return {
+        REFERENCE / "rules.md": rules_page(),
+        REFERENCE / "configuration.md": configuration_page(),
+        REFERENCE / "rights.md": rights_page(),
+    }
 
 
 def main(arguments: list[str]) -> int:
