@@ -184,9 +184,9 @@ def remove(
     with open_agents(settings) as agents:
         agent = agents.find(name=name, environment=environment, now=now())
         if admin is not None and agent.role:
-            revoked, dropped = agent_roles.remove(agents, admin, agent, now=now(), heir=heir)
+            revoked, dropped = agent_roles.remove(agents, admin, agent, now=now(), by=person(), heir=heir)
         else:
-            revoked, dropped = agents.remove(name=name, environment=environment, now=now()), False
+            revoked, dropped = agents.remove(name=name, environment=environment, now=now(), by=person()), False
     if json:
         answer(
             {

@@ -135,7 +135,7 @@ def create(agents: Agents, settings: Config, admin: Administrator, new: NewAgent
             )
     except BaseException:
         if issued is not None:
-            agents.remove(name=new.name, environment=new.environment, now=new.now)
+            agents.remove(name=new.name, environment=new.environment, now=new.now, by=new.by)
         raise
     return issued, made
 
@@ -169,14 +169,14 @@ def rotate(agents: Agents, settings: Config, admin: Administrator, agent: Agent,
     return made
 
 
-def remove(agents: Agents, admin: Administrator, agent: Agent, *, now: datetime, heir: str | None) -> tuple[int, bool]:
+def remove(agents: Agents, admin: Administrator, agent: Agent, *, now: datetime, by: str, heir: str | None) -> tuple[int, bool]:
     """Ends the agent and drops its role if dbshield made it; how many tokens were revoked, and whether a role was dropped."""
     with (
         told(),
         admin.connections() as connections,
         roles_remove.remove(connections, agent.role, agent.id, heir=heir) as removed,
     ):
-        revoked = agents.remove(name=agent.name, environment=agent.environment, now=now)
+        revoked = agents.remove(name=agent.name, environment=agent.environment, now=now, by=by)
     return revoked, removed.dropped
 
 

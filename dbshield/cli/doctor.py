@@ -42,7 +42,8 @@ def doctor(
 ) -> None:
     """Look at the protected databases and say what is wrong, the worst first, with the command that mends it.
 
-    It looks as the role in upstream; what that role may not read is named. An administrator sees everything. Nothing is changed.
+    It looks as the administrator who is named in dbshield.toml or by --dsn, who sees everything, else as the role in upstream;
+    what that role may not read is named. Nothing is changed.
     Exit code 1 where something critical was found, 2 where a database could not be looked at.
 
     \b
@@ -78,6 +79,11 @@ def _patient(
 ) -> Patient | Finding:
     """One environment to look at, or why it cannot be: the others are looked at all the same."""
     section = find_environment(settings, name)
+    try:
+        if administrator is None and section.administrator:
+            administrator = conninfo.with_password(section.administrator, section.administrator_password())
+    except ConfigError as error:
+        return not_looked("look.connect", name, f"no password: {error.message}", mend=error.hint or "mend dbshield.toml")
     try:
         password = section.password()
     except ConfigError as error:

@@ -32,7 +32,7 @@ app = typer.Typer(
 
 DsnOption = Annotated[
     str | None,
-    typer.Option("--dsn", metavar="DSN", help="Connect as this administrator, without a password in it; else as upstream says."),
+    typer.Option("--dsn", metavar="DSN", help="Connect as this administrator, no password in it; else as dbshield.toml says."),
 ]
 PasswordOption = Annotated[str, typer.Option("--password-env", metavar="VARIABLE", help="Where the password for --dsn is.")]
 
@@ -234,7 +234,11 @@ def connections(config: Any, environment: str | None, dsn: str | None, password_
         known = settings.environments.get(environment or "")
         if known is None:
             raise ConfigError(f'there is no environment "{environment}"', hint="`dbshield environment list` shows them.")
-        base, databases, password = known.upstream, known.databases, known.password()
+        base, databases, password = known.upstream, known.databases, None
+        if known.administrator:
+            base, password = known.administrator, known.administrator_password()
+        else:
+            password = known.password()
     else:
         try:
             if conninfo.password(dsn) is not None:
