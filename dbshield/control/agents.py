@@ -106,7 +106,10 @@ class Agents(Tokens):
             with self._database.transaction() as connection:
                 connection.execute(insert(agents).values(row))
                 living = Living(id=agent, access=access, salt=salt, iterations=ITERATIONS, user=(name, environment))
-                return issue(connection, living, now, lifetime, by)
+                issued = issue(connection, living, now, lifetime, by)
+                fields = {"environment": environment, "agent": name, "access": access.value, "role": role, "person": by}
+                append(connection, [Entry(at=now, kind="agent-created", fields=fields)])
+                return issued
         except IntegrityError as error:
             if "agents_living_name_idx" not in str(error.orig):
                 raise
@@ -182,7 +185,7 @@ class Agents(Tokens):
                 for row in connection.execute(query)
             ]
 
-    def remove(self, *, name: str, environment: str, now: datetime) -> int:
+    def remove(self, *, name: str, environment: str, now: datetime, by: str = "") -> int:
         """Ends an agent and revokes its tokens; how many were revoked. Refused where there is no such agent."""
         with self._database.transaction() as connection:
             agent = self._living(connection, name, environment)
@@ -190,6 +193,8 @@ class Agents(Tokens):
             revoked = connection.execute(
                 update(tokens).where(tokens.c.agent == agent.id, tokens.c.revoked_at.is_(None)).values(revoked_at=now)
             )
+            fields = {"environment": environment, "agent": name, "revoked_tokens": revoked.rowcount, "person": by}
+            append(connection, [Entry(at=now, kind="agent-removed", fields=fields)])
             return revoked.rowcount
 
 
