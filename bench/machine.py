@@ -32,7 +32,7 @@ def header(
         f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
         " medians; ratios are medians of each round's own",
     ]
-    return [line for line in lines if contest or not line.startswith(("server", "way"))]
+    return [line for line in lines if contest or not line.startswith(("server", "way", "method"))]
 
 
 def noise(share: float) -> str:

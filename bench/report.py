@@ -89,7 +89,8 @@ def _small(value: float | None) -> str:
 def _print_guard(console: Console, results: Mapping[str, GuardResult]) -> None:
     """The guard's own table, and what failed in it."""
     terminal = console.is_terminal
-    console.print("\nThe guard, straight to the server, for a role that it does not hold", style="bold" if terminal else None)
+    rounds = max((len(runs) for result in results.values() for runs in result.runs.values()), default=0)
+    console.print(f"\nThe guard, straight to the server, for a role that it does not hold, {rounds} rounds", highlight=False)
     _print_table(console, guard_table(results, terminal=terminal))
     console.print(GUARD_EXPLANATION, style="dim" if terminal else None, highlight=False, markup=False, soft_wrap=True)
     for key, result in results.items():
