@@ -1,0 +1,156 @@
+"""Which snapshots may go. Pure: snapshots and rules in, a reason for each of them out.
+
+Laws, which hold whatever the rules say (tests/unit/backup/test_retention.py tries to break them):
+- The newest complete snapshot of a plan stays, and so does the newest that a drill has proven.
+- What a snapshot that stays was made upon stays as well, and whatever the window of the WAL begins with.
+- One that is being made stays. One that failed is removed once it is older than `failed_for`, since nothing can be restored
+  from it and somebody may want to look at it.
+- A run removes no more than `at_most`, the oldest first, so that a wrong rule costs a little and is seen.
+
+Times are when snapshots began, as the catalogue has them, counted in UTC: a name proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
+PASSED = "passed"
+CALENDAR: Final[Mapping[str, Callable[[datetime], tuple[int, ...]]]] = {
+    "daily": lambda at: (at.year, at.month, at.day),
+    "weekly": lambda at: tuple(at.isocalendar())[:2],
+    "monthly": lambda at: (at.year, at.month),
+    "yearly": lambda at: (at.year,),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A snapshot that is still there. `began` has a zone; `parent` is the id of the one that it was made upon."""
+
+    id: str
+    plan: str
+    state: str
+    began: datetime
+    drilled: str | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How many to keep: the last ones, and the newest of each of so many days, weeks (Monday to Sunday), months and years that
+    have one. `wal_window` keeps every snapshot within it, and the newest before it. `at_most` bounds the removals of a run."""
+
+    last: int = 7
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    wal_window: timedelta = timedelta()
+    failed_for: timedelta = timedelta(days=7)
+    at_most: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What becomes of a snapshot: the reasons to keep it, or none. `later` is true where it may go, and not in this run."""
+
+    snapshot: Candidate
+    keep: tuple[str, ...]
+    later: bool = False
+
+    @property
+    def goes(self) -> bool:
+        """Whether it is removed in this run."""
+        return not self.keep and not self.later
+
+
+def fates(snapshots: Sequence[Candidate], rules: Rules, now: datetime) -> tuple[Fate, ...]:
+    """The fate of every snapshot, the newest first. Plans do not know of each other, but for parents."""
+    reasons: dict[str, list[str]] = {snapshot.id: [] for snapshot in snapshots}
+    for plan in {snapshot.plan for snapshot in snapshots}:
+        for snapshot, reason in _wanted([one for one in snapshots if one.plan == plan], rules, now):
+            reasons[snapshot.id].append(reason)
+    _keep_parents(snapshots, reasons)
+    now_gone = _gone_now(snapshots, [one for one in snapshots if not reasons[one.id]], rules.at_most)
+    return tuple(
+        Fate(
+            snapshot=snapshot,
+            keep=tuple(reasons[snapshot.id]),
+            later=not reasons[snapshot.id] and snapshot.id not in now_gone,
+        )
+        for snapshot in _newest_first(snapshots)
+    )
+
+
+def _wanted(snapshots: Sequence[Candidate], rules: Rules, now: datetime) -> Iterable[tuple[Candidate, str]]:
+    """The reasons of one plan, each with its snapshot."""
+    complete = [snapshot for snapshot in _newest_first(snapshots) if snapshot.state == COMPLETE]
+    for snapshot in snapshots:
+        if snapshot.state == RUNNING:
+            yield snapshot, "it is being made"
+        elif snapshot.state != COMPLETE and now - snapshot.began < rules.failed_for:
+            yield snapshot, "it failed lately"
+        elif snapshot.state not in {COMPLETE, FAILED}:
+            yield snapshot, f'its state is "{snapshot.state}", which is not known here'
+    yield from ((snapshot, "the newest") for snapshot in complete[:1])
+    yield from (
+        (snapshot, "the newest that a drill proved") for snapshot in [one for one in complete if one.drilled == PASSED][:1]
+    )
+    yield from ((snapshot, f"one of the last {rules.last}") for snapshot in complete[: rules.last])
+    for word, count in (("daily", rules.daily), ("weekly", rules.weekly), ("monthly", rules.monthly), ("yearly", rules.yearly)):
+        for snapshot in _newest_of_each(complete, CALENDAR[word], count):
+            yield snapshot, word
+    if rules.wal_window:
+        begin = now - rules.wal_window
+        yield from ((snapshot, "within the window of the WAL") for snapshot in complete if snapshot.began >= begin)
+        before = [snapshot for snapshot in complete if snapshot.began < begin]
+        yield from ((snapshot, "the window of the WAL begins behind it") for snapshot in before[:1])
+
+
+def _newest_of_each(
+    complete: Sequence[Candidate], period: Callable[[datetime], tuple[int, ...]], count: int
+) -> Iterable[Candidate]:
+    seen: set[tuple[int, ...]] = set()
+    for snapshot in complete:
+        key = period(snapshot.began.astimezone(UTC))
+        if key not in seen:
+            if len(seen) == count:
+                return
+            seen.add(key)
+            yield snapshot
+
+
+def _keep_parents(snapshots: Sequence[Candidate], reasons: dict[str, list[str]]) -> None:
+    """What a kept one was made upon is kept, and so on. A snapshot is named once, however many need it."""
+    by_id = {snapshot.id: snapshot for snapshot in snapshots}
+    todo = [snapshot for snapshot in snapshots if reasons[snapshot.id]]
+    while todo:
+        parent = by_id.get(todo.pop().parent or "")
+        if parent is None:
+            continue
+        if not reasons[parent.id]:
+            todo.append(parent)
+        if "another needs it" not in reasons[parent.id]:
+            reasons[parent.id].append("another needs it")
+
+
+def _gone_now(snapshots: Sequence[Candidate], removable: Sequence[Candidate], at_most: int) -> set[str]:
+    """The oldest first, and none while another that was made upon it is there: a run may end in the middle."""
+    gone: set[str] = set()
+    waiting = _newest_first(removable)[::-1]
+    while waiting and len(gone) < at_most:
+        needed = {snapshot.parent for snapshot in snapshots if snapshot.id not in gone}
+        found = next((snapshot for snapshot in waiting if snapshot.id not in needed), None)
+        if found is None:
+            break
+        waiting.remove(found)
+        gone.add(found.id)
+    return gone
+
+
+def _newest_first(snapshots: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(snapshots, key=lambda snapshot: (snapshot.began, snapshot.id), reverse=True)
