@@ -47,6 +47,7 @@ class Shield:
         self.ca = server.ca
         self.port = _free_port()
         self.settings: dict[str, Any] = {"max_connections_per_agent": 2000} | (proxy or {})
+        self.key_file: Path | None = None
         self._dsn: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,7 +92,9 @@ class Shield:
             **changed,
         }
         lines = [f'state = "{self.folder / "state"}"']
-        lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}", "[proxy]"]
+        lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}"]
+        lines += [f'key_file = "{self.key_file}"'] if self.key_file is not None else []
+        lines += ["[proxy]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in proxy.items()]
         for name in (ENVIRONMENT, OTHER_ENVIRONMENT, BRIEF_ENVIRONMENT):
             lines += [
@@ -105,6 +108,17 @@ class Shield:
                 lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         lines.append(f"token_ttl_days = {3 / 86400:.8f}")
         self.config.write_text("\n".join(lines) + "\n")
+
+    def twin(self) -> Shield:
+        """Another proxy on another port, as on another machine: the same control database and key, a state folder of its own. Set
+        up and not started; its connection strings lead through it."""
+        other = Shield(self.server, self.database, self.folder / "twin", proxy=self.settings)
+        other.folder.mkdir(exist_ok=True)
+        other.control = self.control
+        other.key_file = self.folder / "state" / "secret.key"
+        other.write_config()
+        other._dsn = {agent: make_conninfo(dsn, port=other.port) for agent, dsn in self._dsn.items()}
+        return other
 
     def upstream(self) -> str:
         """How the proxy reaches the server: TLS with the name checked where the server has it, else the Unix socket."""

@@ -1,0 +1,314 @@
+"""Tokens as agents meet them at the proxy: scopes, the end of sessions on every proxy, guesses, an absent control database."""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+from psycopg.conninfo import make_conninfo
+from support import servers
+from support.servers import Server
+from support.shield import Shield, prepared_shield, started
+from support.slow import running, slowly
+from support.waiting import until
+
+from dbshield.config import EnvironmentConfig
+from dbshield.control.issuing import Tokens
+from dbshield.control.scopes import ANYWHERE, make_scope
+from dbshield.model import AccessLevel, TokenScope
+from dbshield.proxy.throttle import SOURCE_LINES
+from dbshield.store.database import Database
+
+PROMISED = 1.0
+"""Seconds within which every proxy ends the sessions of a token that is good no more."""
+FAILURES = 40
+"""More than a test tries while the proxy has not yet heard of a new token."""
+OTHER_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
+    folder = servers.here() / f"tokens-{worker_id}"
+    with prepared_shield(server18, f"tokens_{worker_id}", folder, drain_timeout=5.0, login_failures=FAILURES) as first:
+        first.write_config(listen=[f"127.0.0.1:{first.port}", f"unix:{folder}:6432"])
+        with started(first):
+            yield first
+
+
+@pytest.fixture(scope="module")
+def twin(shield: Shield) -> Iterator[Shield]:
+    """A second proxy process of the same control database."""
+    with started(shield.twin()) as second:
+        yield second
+
+
+@pytest.fixture
+def control(shield: Shield) -> Iterator[Connection]:
+    with psycopg.connect(shield.server.dsn(shield.control), autocommit=True) as connection:
+        yield connection
+
+
+def issue(
+    shield: Shield, *, agent: str = "write", ttl: timedelta = timedelta(days=1), scope: TokenScope = ANYWHERE
+) -> tuple[str, str]:
+    """Another token that the proxy knows already: its connection string and its id."""
+    database = Database(shield.server.dsn(shield.control))
+    try:
+        tokens = Tokens(database, {"test": EnvironmentConfig(upstream=shield.upstream())})
+        issued = tokens.issue_token(name=agent, environment="test", now=datetime.now(UTC), by="ann", ttl=ttl, scope=scope)
+    finally:
+        database.close()
+    dsn = shield.dsn(agent, password=issued.token.text)
+    assert until(lambda: "password authentication failed" not in refusal(dsn), deadline=5)
+    return dsn, issued.token.id
+
+
+def refusal(dsn: str) -> str:
+    """What a client reads that is not let in; empty where it is."""
+    try:
+        psycopg.connect(dsn).close()
+    except psycopg.OperationalError as error:
+        return str(error)
+    return ""
+
+
+def connect(dsn: str, proxy: Shield) -> Connection:
+    return psycopg.connect(make_conninfo(dsn, port=proxy.port), autocommit=True)
+
+
+def silent_until(connections: Sequence[Connection], deadline: float = 10.0) -> float:
+    """When the last of these idle sessions heard something, by the system's clock."""
+    waiting = {connection.fileno() for connection in connections}
+    end = time.monotonic() + deadline
+    while waiting:
+        assert time.monotonic() < end, f"{len(waiting)} sessions still stand"
+        readable, _, _ = select.select(list(waiting), [], [], 0.05)
+        waiting.difference_update(readable)
+    return time.time()
+
+
+def last_words(connection: Connection) -> str:
+    with pytest.raises(psycopg.OperationalError) as caught:
+        connection.execute("select 1")
+    return str(caught.value)
+
+
+@contextmanager
+def standing(dsn: str, *proxies: Shield) -> Iterator[list[Connection]]:
+    """A session through each proxy."""
+    connections = [connect(dsn, proxy) for proxy in proxies]
+    try:
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def audited(shield: Shield, event: str, **fields: str) -> list[dict[str, Any]]:
+    lines = (shield.folder / "state" / "audit.jsonl").read_text(encoding="ascii").splitlines()
+    found = [entry for entry in map(json.loads, lines) if entry["event"] == event]
+    return [entry for entry in found if all(entry.get(name) == value for name, value in fields.items())]
+
+
+# Scopes
+
+
+def test_a_token_for_less_is_judged_as_less(shield: Shield) -> None:
+    """The judge goes by the token, the server still sees the agent's own role."""
+    insert = "insert into shop.settings (key, value) values (gen_random_uuid()::text, 'a')"
+    dsn, _ = issue(shield, scope=make_scope(access=AccessLevel.READ))
+    with connect(dsn, shield) as narrow, shield.connect("write") as wide:
+        assert narrow.execute("select current_user").fetchone() == ("agent_write",)
+        with pytest.raises(errors.InsufficientPrivilege, match="dbshield"):
+            narrow.execute(insert)
+        wide.execute(insert)
+
+
+def test_a_token_from_another_network_reaches_no_server(shield: Shield) -> None:
+    dsn, token = issue(shield, scope=make_scope(networks=["10.0.0.0/8", "192.0.2.7"]))
+    before = shield.backends()
+    said = refusal(dsn)
+    assert f"token {token} may not be used from 127.0.0.1" in said
+    assert shield.backends() == before
+    assert until(lambda: audited(shield, "refused", token=token, user="write.test"), deadline=5)
+    assert refusal(issue(shield, scope=make_scope(networks=["127.0.0.0/8"]))[0]) == ""
+
+
+def test_a_token_at_another_hour(shield: Shield, control: Connection) -> None:
+    now = datetime.now(UTC)
+    another = OTHER_DAYS[(now.weekday() + 3) % 7]
+    dsn, token = issue(shield, scope=make_scope(hours=f"{another} 08:00-18:00 UTC"))
+    assert f"token {token} does not work at this hour" in refusal(dsn)
+    dsn, token = issue(shield, scope=make_scope(hours="daily 00:00-24:00 UTC"))
+    with standing(dsn, shield) as connections:
+        control.execute("update dbshield.tokens set hours = %s where id = %s", [f"{another} 08:00-18:00 UTC", token])
+        silent_until(connections)
+        assert "does not work at this hour" in last_words(connections[0])
+
+
+def test_a_scope_that_is_wider_than_its_agent_is_not_issued(shield: Shield) -> None:
+    words = ("token", "issue", "read", "--environment", "test")
+    for options in (("--access", "write"), ("--database", "elsewhere"), ("--network", "10.0.0.1/8"), ("--hours", "always")):
+        assert shield.cli(*words, *options, fails=True) == ""
+
+
+# Ends
+
+
+def revoked(shield: Shield, control: Connection, token: str) -> None:
+    control.execute("update dbshield.tokens set revoked_at = now() where id = %s", [token])
+
+
+def removed(shield: Shield, control: Connection, token: str) -> None:
+    control.execute(
+        "update dbshield.agents set removed_at = now() where id = (select agent from dbshield.tokens where id = %s)", [token]
+    )
+
+
+def lowered(shield: Shield, control: Connection, token: str) -> None:
+    control.execute(
+        "update dbshield.agents set access = 'read' where id = (select agent from dbshield.tokens where id = %s)", [token]
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [(revoked, "was revoked"), (removed, "was removed"), (lowered, "may do less")],
+    ids=["revoked", "removed", "lowered"],
+)
+def test_a_decision_ends_the_sessions_on_every_proxy_within_a_second(
+    shield: Shield, twin: Shield, control: Connection, end: Callable[[Shield, Connection, str], None], says: str
+) -> None:
+    agent = f"gone-{end.__name__}"
+    shield.agent(agent, "write")
+    dsn, token = issue(shield, agent=agent)
+    with standing(dsn, shield, shield, twin, twin) as connections, shield.connect("read") as bystander:
+        end(shield, control, token)
+        begun = time.time()
+        took = silent_until(connections) - begun
+        assert took < PROMISED, f"{took:.3f} s"
+        for connection in connections:
+            assert says in last_words(connection)
+        assert bystander.execute("select 1").fetchone() == (1,)
+    assert until(lambda: len(audited(shield, "disconnected", agent=agent)) >= 2, deadline=5)
+
+
+def test_a_busy_session_ends_on_the_server_too(shield: Shield, twin: Shield, control: Connection) -> None:
+    dsn, token = issue(shield)
+    with connect(dsn, twin) as connection:
+        query = slowly(connection)
+        assert until(lambda: running(shield) == 1)
+        revoked(shield, control, token)
+        assert "was revoked" in str(query.error(timeout=10))
+        assert until(lambda: running(shield) == 0, deadline=10)
+
+
+def test_time_alone_ends_sessions_on_every_proxy(shield: Shield, twin: Shield, control: Connection) -> None:
+    dsn, token = issue(shield)
+    with standing(dsn, shield, twin) as connections:
+        ends = (datetime.now(UTC) + timedelta(seconds=2)).timestamp()
+        control.execute("update dbshield.tokens set expires_at = to_timestamp(%s) where id = %s", [ends, token])
+        at = silent_until(connections)
+        assert ends <= at < ends + PROMISED
+        assert all("expired" in last_words(connection) for connection in connections)
+
+
+def test_a_rotated_token_works_until_its_overlap_is_over(shield: Shield, twin: Shield, control: Connection) -> None:
+    old, token = issue(shield, scope=make_scope(networks=["127.0.0.0/8"]))
+    rotated = json.loads(shield.cli("token", "rotate", token, "--overlap", "1h", "--json"))
+    new = make_conninfo(rotated["dsn"], sslmode="disable")
+    with standing(old, shield, twin) as before:
+        assert until(lambda: refusal(new) == "", deadline=5)
+        listed = {entry["token_id"]: entry for entry in json.loads(shield.cli("token", "list", "write", "--json"))}
+        assert listed[rotated["token_id"]]["scope"] == {"networks": ["127.0.0.0/8"]}
+        assert listed[rotated["token_id"]]["replaces"] == token
+        left = datetime.fromisoformat(listed[token]["expires_at"]) - datetime.now(UTC)
+        assert timedelta(minutes=58) < left <= timedelta(hours=1)
+        assert all(connection.execute("select 1").fetchone() == (1,) for connection in before)
+        shield.cli("token", "rotate", token, "--overlap", "0")
+        silent_until(before)
+    shield.cli("token", "rotate", token, fails=True)
+    row = control.execute("select count(*) from dbshield.audit where kind = 'token-rotated'").fetchone()
+    assert row is not None
+    assert row[0] >= 2
+
+
+def test_the_last_use_is_noted(shield: Shield) -> None:
+    dsn, token = issue(shield)
+    connect(dsn, shield).close()
+
+    def use() -> dict[str, Any]:
+        listed = json.loads(shield.cli("token", "list", "write", "--json"))
+        return next(entry for entry in listed if entry["token_id"] == token)
+
+    assert until(lambda: use()["last_used_from"] == "127.0.0.1")
+    assert abs(datetime.fromisoformat(use()["last_used_at"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert use()["stale"] is False
+
+
+# The control database goes away
+
+
+@contextmanager
+def away(shield: Shield) -> Iterator[None]:
+    """Nobody reaches the control database."""
+    name = sql.Identifier(shield.control)
+    with shield.server.connect() as admin:
+        admin.execute(sql.SQL("alter database {} with allow_connections false").format(name))
+        admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [shield.control])
+        try:
+            yield
+        finally:
+            admin.execute(sql.SQL("alter database {} with allow_connections true").format(name))
+
+
+def test_tokens_in_memory_open_the_door_while_the_control_database_is_away_and_expire_all_the_same(shield: Shield) -> None:
+    lasting, _ = issue(shield)
+    brief, token = issue(shield)
+    probe, other = issue(shield)
+    lost = shield.text().count("directory.lost")
+    ends = (datetime.now(UTC) + timedelta(seconds=4)).timestamp()
+    with standing(brief, shield) as connections:
+        with psycopg.connect(shield.server.dsn(shield.control)) as control:
+            control.execute("update dbshield.tokens set expires_at = to_timestamp(%s) where id = %s", [ends, token])
+            revoked(shield, control, other)
+        assert until(lambda: refusal(probe) != "", deadline=3), "the proxy has heard of both"
+        with away(shield):
+            assert until(lambda: shield.text().count("directory.lost") > lost, deadline=10)
+            assert refusal(lasting) == ""
+            assert ends <= silent_until(connections) < ends + PROMISED
+            assert "expired" in last_words(connections[0])
+            assert "has expired" in refusal(brief)
+    assert until(lambda: refusal(lasting) == "")
+
+
+# Guesses
+
+
+def test_a_guesser_is_refused_at_once_and_the_audit_is_not_flooded(shield: Shield) -> None:
+    shield.agent("victim", "read")
+    right = shield.dsn("victim")
+    assert until(lambda: refusal(right) == "", deadline=5)
+    wrong = make_conninfo(right, password="dbs_test_aaaaaaaaaaaa_" + "a" * 32)
+    said = [refusal(wrong) for _ in range(FAILURES + 30)]
+    assert all("password authentication failed" in one for one in said[:FAILURES])
+    assert all("too many wrong tokens for this agent from this address" in one for one in said[FAILURES:])
+    assert "Try again in" in said[-1]
+    assert "too many wrong tokens" in refusal(right), "from the same address"
+    socket = make_conninfo(right, host=str(shield.folder), port=6432)
+    assert refusal(socket) == "", "the right token from elsewhere"
+    other = make_conninfo(wrong, user="nobody.test")
+    assert "password authentication failed" in refusal(other)
+    assert until(lambda: audited(shield, "refused", reason="throttled: too many wrong tokens for this agent from this address"))
+    assert len(audited(shield, "refused", user="victim.test")) <= SOURCE_LINES + 1
+    assert refusal(shield.dsn("read")) == "", "another agent from that address"
