@@ -176,6 +176,8 @@ class Pair:
             return
         if holding.phase is Phase.SKIPPED:
             self._go_on()
+        elif self.relay.terminated:
+            self.end("the client said good-bye")
         elif self.waiting is None:
             self.end("a held statement that nobody waits for", Refused("dbshield cannot ask a human here"), sqlstate=INTERNAL)
         else:
