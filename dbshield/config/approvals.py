@@ -19,6 +19,9 @@ class ApprovalsConfig(Section):
     approval_ttl_minutes: float = Field(
         default=60, gt=0, le=10080, description="minutes after which an approval that was not used is void"
     )
+    approvals_waiting_max: int = Field(
+        default=20, ge=1, le=1000, description="statements of one agent that wait at once; one more is refused without asking"
+    )
     approvals_needed: int = Field(default=1, ge=1, le=2, description="people who have to approve")
     owners_may_approve: bool = Field(default=True, description="whether people approve for agents that they answer for")
     denial_memory_minutes: float = Field(

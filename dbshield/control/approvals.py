@@ -43,7 +43,7 @@ class Approvals:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def request(self, ask: Ask, *, now: datetime, ttl: timedelta, needed: int) -> Approval:
+    def request(self, ask: Ask, *, now: datetime, ttl: timedelta, needed: int, most: int = WAITING_MOST) -> Approval:
         """Asks for a statement. An equal ask of the same agent that is still open gives that one back, however many ask at once.
 
         Refused where the agent has too many that wait.
@@ -84,7 +84,7 @@ class Approvals:
                 .limit(1)
             )
             if equal is None:
-                self._not_too_many(connection, ask, now)
+                self._not_too_many(connection, ask, now, most)
                 connection.execute(insert(approvals).values(row))
                 made = load(connection, fresh)
                 append(connection, [approval_entry("approval-requested", made, now, rules=_rules(ask))])
@@ -192,13 +192,13 @@ class Approvals:
             return found
 
     @staticmethod
-    def _not_too_many(connection: Connection, ask: Ask, now: datetime) -> None:
+    def _not_too_many(connection: Connection, ask: Ask, now: datetime, most: int) -> None:
         waiting = connection.scalar(
             select(func.count()).where(
                 approvals.c.environment == ask.environment, approvals.c.agent == ask.agent, _in_state(State.WAITING, now)
             )
         )
-        if waiting is not None and waiting >= WAITING_MOST:
+        if waiting is not None and waiting >= most:
             raise Refused(
                 f"{waiting} statements of {ask.agent} wait for a human already",
                 sqlstate=TOO_MANY,

@@ -124,7 +124,11 @@ class WorkerApprovals:
                 hint="Whoever runs dbshield adds people with `dbshield user add`. Until then ask a human to run it.",
             )
         approval = self._approvals.request(
-            replace(ask, agent_id=agent_id), now=now, ttl=timedelta(minutes=settings.approval_ttl_minutes), needed=needed
+            replace(ask, agent_id=agent_id),
+            now=now,
+            ttl=timedelta(minutes=settings.approval_ttl_minutes),
+            needed=needed,
+            most=settings.approvals_waiting_max,
         )
         return Asked(approval=approval, ours=approval.requested_at == now)
 

@@ -312,6 +312,16 @@ class TestNotApproved:
             conn.execute(DELETE)
         assert humans.waiting() == []
 
+    def test_humans_are_not_flooded(self, shield: Shield, humans: Humans) -> None:
+        with configured(shield, approval_wait=0, approvals_waiting_max=1), shield.connect("migrate") as conn:
+            for _ in range(2):
+                with pytest.raises(errors.InsufficientPrivilege) as error:
+                    conn.execute(DELETE)
+                assert detail(error.value, "approval") == humans.asked().id
+            with pytest.raises(errors.InsufficientPrivilege, match="1 statements of migrate wait for a human already"):
+                conn.execute("drop table shop.secrets")
+        assert len(humans.waiting()) == 1
+
     def test_where_nothing_runs_what_is_approved(self, shield: Shield, humans: Humans) -> None:
         refused = pytest.raises(errors.InsufficientPrivilege, match="holds this statement for a human")
         with configured(shield, executor=""), shield.connect() as conn, refused:
