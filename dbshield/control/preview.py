@@ -5,7 +5,8 @@ do. What cannot be told is said to be so; nothing is guessed.
 
     rows        how many a DELETE or UPDATE would hit now; null: not counted, `notes` say why
     share       of the table's rows, 0 to 1; null: not known
-    objects     names of every relation that would go, be emptied, or lose rows by a cascade; null: cannot be told
+    objects     names of every relation that would go, be emptied, or have rows changed, cascades too; null: cannot be told
+    also        what else would go with them, in words: functions, constraints of tables that stay
     tables      name, rows (the server's estimate; null: never counted), bytes
     snapshot, drill   the newest of the environment; null: there is none
     notes       sentences
@@ -52,15 +53,16 @@ LOSING_ROWS: Final = """
         select x.oid from hit h cross join lateral (
             select inhrelid as oid from pg_inherits where inhparent = h.oid
             union all
-            select conrelid from pg_constraint where contype = 'f' and confrelid = h.oid and (%s or confdeltype = 'c')
+            select conrelid from pg_constraint
+            where contype = 'f' and confrelid = h.oid and (%s = 'every' or (%s = 'delete' and confdeltype = 'c'))
         ) x
     )
     select n.nspname || '.' || c.relname from hit join pg_class c on c.oid = hit.oid join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p', 'f') order by 1
 """
-"""Tables that lose rows with these: partitions, children, and ON DELETE CASCADE; every foreign key for TRUNCATE CASCADE."""
+"""Tables whose rows go or change with these: partitions and children; by ON DELETE CASCADE; by every foreign key."""
 
-GOING: Final = """
+_GOING: Final = """
     with recursive going (class, oid) as (
         select x.class, x.oid from unnest(%s::oid[], %s::oid[]) as x (class, oid)
         union
@@ -70,11 +72,28 @@ GOING: Final = """
             select refclassid, refobjid from pg_depend where classid = g.class and objid = g.oid and deptype = 'i'
         ) x
     )
+"""
+GOING: Final = (
+    _GOING
+    + """
     select n.nspname || '.' || c.relname from going g join pg_class c on g.class = 'pg_class'::regclass and c.oid = g.oid
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1
 """
+)
 """Relations that go with these: whatever depends on them, and what that is a part of (the rule of a view, the view)."""
+
+GOING_TOO: Final = (
+    _GOING
+    + """
+    select pg_describe_object(g.class, g.oid, 0) from going g
+    where g.class = 'pg_proc'::regclass
+       or (g.class = 'pg_constraint'::regclass and exists (select from pg_constraint c where c.oid = g.oid and c.conrelid <> 0
+           and not exists (select from going t where t.class = 'pg_class'::regclass and t.oid = c.conrelid)))
+    order by 1 limit 50
+"""
+)
+"""Functions, and constraints of tables that stay."""
 
 SIZES: Final = """
     select c.oid::regclass::text, n.nspname || '.' || c.relname, c.reltuples::bigint, pg_total_relation_size(c.oid)
@@ -112,6 +131,7 @@ def make_preview(
         "rows": None,
         "share": None,
         "objects": None,
+        "also": [],
         "tables": [],
         "snapshot": snapshot(approval.environment),
         "drill": drill(approval.environment),
@@ -170,7 +190,7 @@ class _Preview:
                 ],
                 [parameter.format for parameter in parameters],
             )
-            if result.status is not pq.ExecStatus.TUPLES_OK:
+            if result.status != pq.ExecStatus.TUPLES_OK:
                 error = psycopg.errors.error_from_result(result)
                 self._made["notes"].append(f"the rows could not be counted: {running.told(error)['message']}")
                 return None
@@ -204,8 +224,10 @@ class _Preview:
 
     def _losing(self, effect: Effect, oid: int) -> Iterator[str]:
         if effect.operation in ROWS:
-            everything = effect.operation is Operation.TRUNCATE and "cascade" in effect.flags
-            rows = self._connection.execute(LOSING_ROWS.encode(), [[oid], everything])
+            follow = "delete" if effect.operation is Operation.DELETE else ""
+            if effect.operation is Operation.TRUNCATE and "cascade" in effect.flags:
+                follow = "every"
+            rows = self._connection.execute(LOSING_ROWS.encode(), [[oid], follow, follow])
         else:
             catalogue = "pg_namespace" if effect.kind is ObjectKind.SCHEMA else "pg_class"
             rows = self._connection.execute(
@@ -224,7 +246,9 @@ def preview_lines(preview: Mapping[str, Any] | None) -> Iterable[str]:
         yield f"rows now      {preview['rows']:,}" + (f" ({share:.1%} of the table)" if share is not None else "")
     objects = preview.get("objects")
     if objects is not None:
-        yield "would lose    " + (", ".join(objects) or "nothing that is there")
+        yield "would touch   " + (", ".join(objects) or "nothing that is there")
+    for name in preview.get("also", ()):
+        yield f"  also: {name}"
     for table in preview.get("tables", ()):
         rows = "unknown number of" if table["rows"] is None else f"about {table['rows']:,}"
         yield f"  {table['name']}: {rows} rows, {_bytes(table['bytes'])}"

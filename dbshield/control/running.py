@@ -19,7 +19,7 @@ from psycopg import pq
 
 from dbshield.control.asking import Parameter
 from dbshield.errors import Refused
-from dbshield.model import Effect, Operation
+from dbshield.model import Effect, ObjectKind, Operation
 from dbshield.sqltext import postgres
 from dbshield.sqltext.statement import Unreadable
 
@@ -71,7 +71,9 @@ def check(statement: str) -> tuple[Effect, ...]:
         raise Refused(f"the statement cannot be read: {error.message}", sqlstate=SYNTAX) from error
     effects = tuple(effect for one in statements for effect in one.effects)
     for effect in effects:
-        if effect.operation in OF_A_SESSION:
+        if effect.operation in OF_A_SESSION and (
+            effect.operation is not Operation.EXECUTE or effect.kind is ObjectKind.STATEMENT
+        ):
             raise Refused(
                 f"dbshield does not run this statement: {OF_A_SESSION[effect.operation]}",
                 sqlstate=NOT_SUPPORTED,

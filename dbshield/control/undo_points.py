@@ -116,8 +116,9 @@ class UndoPoint:
             table = self._table(change.relation, fate="changed", change=change)
             self._copy(self._beside, table, "before", witness.lost_rows(change))
             self._copy(self._worker, table, "after", witness.new_rows(change.relation))
+        grown = {tuple(self._root(change.relation)) for change in losses.grown}
         for root in {tuple(table["root"]) for table in self._tables if table["root"]}:
-            _check_partitions([table for table in self._tables if tuple(table["root"]) == root])
+            _check_partitions(root, [table for table in self._tables if tuple(table["root"]) == root], grown=root in grown)
 
     def finish(self, **facts: Any) -> tuple[bytes, dict[str, Any]]:
         """Moves the point into place; the SHA-256 of its manifest, and a summary for people."""
@@ -138,16 +139,11 @@ class UndoPoint:
                 hint="Approve it with --without-undo.",
             )
         columns = self._beside_columns(relation)
-        root = self._one(
-            "select json_build_array(n.nspname, r.relname) from pg_class c join pg_class r on r.oid = pg_partition_root(c.oid)"
-            " join pg_namespace n on n.oid = r.relnamespace where c.oid = %s::oid and c.relispartition",
-            relation.oid,
-        )
         table: dict[str, Any] = {
             **_named(relation),
             "number": len(self._tables) + 1,
             "fate": fate,
-            "root": root or [],
+            "root": self._root(relation),
             "columns": [name for name, _ in columns],
             "types": [kind for _, kind in columns],
             "inserted": change.inserted if change else 0,
@@ -156,6 +152,14 @@ class UndoPoint:
         }
         self._tables.append(table)
         return table
+
+    def _root(self, relation: Relation) -> list[str]:
+        """Schema and name of the table that this is a partition of, in the end; empty where it is none."""
+        query = """
+            select json_build_array(n.nspname, r.relname) from pg_class c join pg_class r on r.oid = pg_partition_root(c.oid)
+            join pg_namespace n on n.oid = r.relnamespace where c.oid = %s::oid and c.relispartition
+        """
+        return list(self._one(query, relation.oid) or [])
 
     def _beside_columns(self, relation: Relation) -> list[tuple[str, str]]:
         """Columns with values of their own, and their types, as they were."""
@@ -193,12 +197,11 @@ def _named(relation: Relation) -> dict[str, str]:
     return {"schema": relation.schema, "name": relation.name, "kind": relation.kind}
 
 
-def _check_partitions(tables: Sequence[dict[str, Any]]) -> None:
+def _check_partitions(root: tuple[str, ...], tables: Sequence[dict[str, Any]], *, grown: bool) -> None:
     """A row that moves to another partition is deleted here and inserted there, and nothing tells it from two rows."""
-    if any(table["inserted"] for table in tables) and any(table["deleted"] for table in tables):
-        root = ".".join(tables[0]["root"])
+    if (grown or any(table["inserted"] for table in tables)) and any(table["deleted"] for table in tables):
         raise Refused(
-            f"rows may have moved between the partitions of {root}, and no undo point can tell those from deleted ones",
+            f"rows may have moved between the partitions of {'.'.join(root)}, and no undo point can tell those from deleted ones",
             sqlstate="0A000",
             hint="Approve it with --without-undo, or change the rows without their partition key.",
         )

@@ -130,12 +130,14 @@ class Losses:
     """Everything that a transaction has destroyed so far.
 
     `gone` are relations that are no longer there, `emptied` those whose storage was exchanged (TRUNCATE, a rewrite), `changed`
-    those that lost rows; `parts` are lines that can be made again one by one, `uncovered` says in words what cannot be.
+    those that lost rows, `grown` those that only got some; `parts` are lines that can be made again one by one, `uncovered` says
+    in words what cannot be.
     """
 
     gone: tuple[Relation, ...] = ()
     emptied: tuple[Relation, ...] = ()
     changed: tuple[Changed, ...] = ()
+    grown: tuple[Changed, ...] = ()
     parts: tuple[Line, ...] = ()
     uncovered: tuple[str, ...] = ()
 
@@ -185,10 +187,12 @@ class Witness:
         parts, others = self._parts([line for line in lines if line.catalogue != "pg_class"], gone)
         indexes = {relation.oid for relation in gone if relation.kind in "iI"}
         parts += [relations[oid] for oid in indexes if self._stands_alone(relations[oid], lines, gone)]
+        counted = list(self._changed({relation.oid for relation in (*gone, *emptied)}))
         return Losses(
             gone=tuple(sorted((each for each in gone if each.kind in TABLES), key=lambda relation: relation.oid)),
             emptied=tuple(sorted((each for each in emptied if each.kind in "rS"), key=lambda relation: relation.oid)),
-            changed=tuple(self._changed({relation.oid for relation in (*gone, *emptied)})),
+            changed=tuple(each for each in counted if each.updated or each.deleted),
+            grown=tuple(each for each in counted if not (each.updated or each.deleted)),
             parts=tuple(sorted(parts, key=lambda line: (line.catalogue, line.oid))),
             uncovered=tuple(sorted({*uncovered, *others})),
         )
@@ -249,7 +253,7 @@ class Witness:
         for oid, schema, name, kind in self._worker.execute(query, [list(counts)]):
             before = self._counted.get(oid, (0, 0, 0))
             inserted, updated, deleted = (now - then for now, then in zip(counts[oid], before, strict=True))
-            if updated or deleted:
+            if inserted or updated or deleted:
                 relation = Relation(oid=oid, schema=schema, name=name, kind=kind)
                 yield Changed(relation=relation, inserted=inserted, updated=updated, deleted=deleted)
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import resource
+import signal
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
-from support.executing import Stage, stage
+from sqlalchemy import text
+from support.executing import Stage, control_of, stage
 from support.servers import Server
+from support.waiting import until
 
+from dbshield.cluster.binaries import Binaries, debian_binaries, embedded_binaries
 from dbshield.control.approval import State
+from dbshield.control.asking import Parameter
+from dbshield.control.executor import Executor
+from dbshield.control.undo import UndoConflict
+from dbshield.control.undo_files import UndoError
+from dbshield.errors import Refused
+
+
+@pytest.fixture(scope="module")
+def control(server: Server) -> Iterator[str]:
+    with control_of(server) as dsn:
+        yield dsn
 
 
 @pytest.fixture
-def here(server: Server, tmp_path: Path) -> Iterator[Stage]:
-    with stage(server, tmp_path) as made:
+def here(server: Server, control: str, tmp_path: Path) -> Iterator[Stage]:
+    with stage(server, control, tmp_path) as made:
         yield made
 
 
@@ -95,3 +116,312 @@ def test_what_was_destroyed_comes_back(here: Stage, name: str) -> None:
     assert done.undo == done.id
     here.undo(done)
     assert here.lost(before) == []
+
+
+DIFFERENT = {
+    "a row was changed since": (
+        "update shop.settings set value = 'x'",
+        "update shop.settings set value = 'y' where key = 'vat'",
+        "vat",
+    ),
+    "a row is gone since": ("update shop.settings set value = 'x'", "delete from shop.settings where key = 'vat'", "vat"),
+    "a key is taken": ("delete from shop.settings", "insert into shop.settings values ('theme', 'new')", "theme"),
+    "a table is there again": ("drop table shop.settings", "create table shop.settings (a int)", "shop.settings is there again"),
+    "another table stands where a view was": (
+        "drop view shop.active_customers",
+        "create table shop.active_customers ()",
+        "is there",
+    ),
+    "a table has other columns": ("delete from shop.settings", "alter table shop.settings add column more int", "other columns"),
+    "a table is gone": ("delete from shop.settings", "drop table shop.settings", "not there any more"),
+    "a schema is gone": ("drop table archive.orders_2025", "drop schema archive", "schema archive is not there"),
+    "a parent is missing": ("delete from shop.order_items", "delete from shop.orders where id = 1", "foreign key"),
+    "another row has the value": (
+        "delete from shop.products where id = 300 and id not in (select product_id from shop.order_items where order_id < 0)",
+        "insert into shop.products values (7777, 'SKU-300', 'x', 1, 1)",
+        "duplicate key",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_conflict_is_told_and_nothing_is_touched(here: Stage, name: str) -> None:
+    statement, meanwhile, said = DIFFERENT[name]
+    here.sql("delete from shop.order_items where product_id = 300")
+    done = here.run(statement)
+    assert done.state is State.DONE, done.error
+    here.sql(meanwhile)
+    before = here.facts()
+    with pytest.raises(UndoConflict, match=said):
+        here.undo(done)
+    assert here.facts() == before
+
+
+REFUSED = {
+    "begin": ("begin; delete from shop.settings; commit", "begins or ends a transaction"),
+    "commit": ("delete from shop.settings; commit", "begins or ends a transaction"),
+    "savepoint": ("savepoint a", "begins or ends a transaction"),
+    "unreadable": ("delete from from shop.settings", "cannot be read"),
+    "empty": ("", "no statement"),
+    "cursor": ("fetch all from c", "cursor"),
+    "prepared": ("execute p", "prepared statement"),
+    "vacuum": ("vacuum full shop.settings", "cannot run inside a transaction block"),
+    "concurrently": ("drop index concurrently shop.orders_customer", "cannot run inside a transaction block"),
+    "database": ("drop database template1", "cannot run inside a transaction block"),
+    "copy in": ("copy shop.settings from stdin", "no client"),
+    "copy out": ("copy shop.settings to stdout", "no client"),
+    "commit in a body": ("do $$ begin delete from shop.settings; commit; end $$", "transaction"),
+    "its own mistake": ("delete from shop.nothing", "does not exist"),
+    "column": ("alter table shop.settings drop column value", "no undo point can bring back"),
+    "type": ("alter table shop.products alter column price type integer", "no undo point can bring back"),
+    "owner": ("alter table shop.settings owner to postgres", "no undo point can bring back"),
+    "replaced function": (
+        "create or replace function shop.order_count(customer integer) returns bigint language sql as $$ select 0::bigint $$",
+        "no undo point can bring back",
+    ),
+    "large object": ("select lo_unlink(424242)", "no undo point can bring back"),
+    "role": ("drop role reporting_two", "no undo point can bring back"),
+    "move to another partition": (
+        "update shop.events set at = '2026-02-02' where id = 59",
+        "no undo point can tell",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_undone_or_run_here_is_refused(here: Stage, name: str) -> None:
+    statement, said = REFUSED[name]
+    if name == "role":
+        here.sql("drop role if exists reporting_two; create role reporting_two")
+    before = here.facts()
+    failed = here.run(statement)
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert said in failed.error["message"], failed.error
+    assert here.facts() == before
+    assert not list(here.folder.glob("*")), "nothing was saved, and nothing is left of it"
+
+
+def test_without_undo_a_human_may_have_it_all_the_same(here: Stage) -> None:
+    done = here.run("alter table shop.settings drop column value", without_undo=True)
+    assert done.state is State.DONE
+    assert done.undo is None
+    assert here.sql("select * from shop.settings limit 1") == [("currency",)]
+    with pytest.raises(Refused, match="nothing was saved"):
+        here.undo(done)
+
+
+def test_a_prepared_statement_runs_with_its_parameters(here: Stage) -> None:
+    parameters = [Parameter(type=25, format=0, value=b"vat"), Parameter(type=23, format=1, value=(3).to_bytes(4, "big"))]
+    done = here.run(
+        "delete from shop.settings where key = $1 and length(key) = $2 returning key, value", parameters, preview=True
+    )
+    assert done.state is State.DONE, done.error
+    assert done.preview is not None
+    assert done.preview["rows"] == 1
+    assert done.tag == "DELETE 1"
+    assert done.result is not None
+    assert [column["name"] for column in done.result["columns"]] == ["key", "value"]
+    assert done.result["rows"] == [["vat", "0.21"]]
+    here.undo(done)
+    assert here.sql("select value from shop.settings where key = 'vat'") == [("0.21",)]
+
+
+def test_names_mean_what_they_mean_to_the_agents_role(here: Stage) -> None:
+    here.sql("create schema other; create table other.settings (key text); insert into other.settings values ('a')")
+    here.sql(f"alter role agent_write in database {here.database} set search_path = other, shop")
+    done = here.run("delete from settings")
+    assert done.state is State.DONE, done.error
+    assert (here.sql("select count(*) from other.settings"), here.sql("select count(*) from shop.settings")) == ([(0,)], [(3,)])
+
+
+def test_rows_that_others_lock_are_no_rows_that_are_lost(here: Stage) -> None:
+    """A row that somebody holds by a foreign key has a mark of two transactions (a multixact), which is no transaction id."""
+    before = here.facts()
+    with psycopg.connect(here.server.dsn(here.database)) as other:
+        other.execute("insert into shop.orders values (7000, 5, 'new', 1, now())")
+        done = here.run("update shop.customers set name = 'x' where id < 10")
+        other.rollback()
+    assert done.state is State.DONE, done.error
+    here.undo(done)
+    assert here.lost(before) == []
+
+
+def test_more_rows_than_were_shown_are_not_deleted(here: Stage) -> None:
+    before = here.facts()
+    failed = here.run(
+        "delete from shop.customers where not active",
+        preview=True,
+        between="update shop.customers set active = false where id < 500",
+    )
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert "200 were shown" in failed.error["message"]
+    here.sql("update shop.customers set active = id % 10 <> 0")
+    assert here.lost(before) == []
+
+
+def test_a_few_rows_more_are_within_the_tolerance(here: Stage) -> None:
+    done = here.run(
+        "delete from shop.customers where not active",
+        preview=True,
+        between="update shop.customers set active = false where id < 10",
+    )
+    assert done.state is State.DONE, done.error
+    assert done.tag == "DELETE 209"
+
+
+def test_an_object_that_was_not_shown_does_not_go(here: Stage) -> None:
+    failed = here.run(
+        "drop table shop.customers cascade",
+        preview=True,
+        between="create view shop.fresh as select * from shop.customers",
+    )
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert "shop.fresh" in failed.error["message"]
+    assert here.sql("select count(*) from shop.customers") == [(2000,)]
+
+
+def test_a_point_beyond_the_limit_is_refused(here: Stage) -> None:
+    before = here.facts()
+    for statement in ("delete from shop.orders", "truncate shop.orders cascade", "drop table shop.orders cascade"):
+        failed = here.run(statement, undo_max_bytes=1000)
+        assert failed.state is State.FAILED
+        assert failed.error is not None
+        assert "1,000 bytes" in failed.error["message"]
+        assert "--without-undo" in failed.error["hint"]
+    assert here.facts() == before
+    assert list(here.folder.glob("*")) == []
+
+
+def test_a_full_disk_keeps_the_statement_from_running(here: Stage) -> None:
+    """The limit of the process stands for the disk's: the system call fails in the same place, with EFBIG instead of ENOSPC."""
+    before = here.facts()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        failed = here.run("delete from shop.orders")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert "cannot be written" in failed.error["message"]
+    assert here.facts() == before
+    assert list(here.folder.glob("*")) == []
+
+
+def test_without_pg_dump_of_its_version_nothing_is_dropped(here: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbshield.control.dumps.DEBIAN_ROOT", Path("/nonexistent"))
+    monkeypatch.setattr("dbshield.control.dumps.embedded_binaries", lambda: binaries(here))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    failed = here.run("drop table shop.settings")
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert f"pg_dump of PostgreSQL {here.server.major}" in failed.error["message"]
+    assert "postgresql-client" in failed.error["hint"]
+    assert here.sql("select count(*) from shop.settings") == [(3,)]
+
+
+def binaries(here: Stage) -> Binaries:
+    """Those of the other version."""
+    return debian_binaries(15) if here.server.major == 18 else embedded_binaries()
+
+
+def test_a_file_that_was_changed_is_not_brought_back(here: Stage) -> None:
+    done = here.run("delete from shop.settings")
+    rows = here.folder / done.id / "1.before"
+    rows.write_text(rows.read_text().replace("EUR", "USD"))
+    with pytest.raises(UndoError, match="was changed since"):
+        here.undo(done)
+    assert here.sql("select count(*) from shop.settings") == [(0,)]
+    assert stat.S_IMODE((here.folder / done.id).stat().st_mode) == 0o700
+
+
+def test_another_server_is_not_touched(here: Stage) -> None:
+    with here.control.transaction() as connection:
+        connection.execute(text("update dbshield.environments set system_identifier = 7"))
+    try:
+        failed = here.run("delete from shop.settings")
+    finally:
+        with here.control.transaction() as connection:
+            connection.execute(text("update dbshield.environments set system_identifier = null"))
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert "not the one of production" in failed.error["message"]
+    assert here.sql("select count(*) from shop.settings") == [(3,)]
+
+
+def test_two_executors_run_each_statement_once(here: Stage) -> None:
+    asked = [here.ask(f"insert into shop.products values ({1000 + i}, 'n{i}', 'n', 1, 1)") for i in range(12)]
+    for approval in asked:
+        here.approve(approval)
+    executors = [here.executor() for _ in range(3)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        done = list(pool.map(work, executors))
+    assert sum(done) == len(asked)
+    assert {here.approvals.get(approval.id).state for approval in asked} == {State.DONE}
+    assert here.sql("select count(*) from shop.products where id >= 1000") == [(12,)]
+
+
+def work(executor: Executor) -> int:
+    with executor.alive():
+        return executor.work()
+
+
+STEPS = ("claimed", "connected", "began", "ran", "taken back", "structure saved", "on disk", "saved", "committed", "finished")
+
+
+@pytest.mark.parametrize("statement", ["delete from shop.order_items", "drop table shop.order_items"])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_executor_that_is_killed_leaves_nothing_done_or_done_and_recorded(here: Stage, statement: str, step: str) -> None:
+    if statement.startswith("delete") and step in {"taken back", "structure saved"}:
+        step = "on disk"
+    before = here.facts()
+    approval = here.ask(statement)
+    here.approve(approval)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, here.control_dsn, here.settings.executor, str(here.folder), step],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    executor = here.executor()
+    with executor.alive():
+        assert until(lambda: executor.work() == 0 and here.approvals.get(approval.id).state in {State.DONE, State.FAILED})
+        assert executor.work() == 0
+    found = here.approvals.get(approval.id)
+    if step in {"committed", "finished"}:
+        assert found.state is State.DONE
+        assert found.tag in {"DELETE 12000", "DROP TABLE"}
+        assert here.lost(before)
+        here.undo(found)
+    else:
+        assert found.state is State.FAILED
+        assert found.error is not None
+        assert "nothing of it was done" in found.error["message"]
+        assert [path.name for path in here.folder.glob("[!.]*")] == []
+    assert here.lost(before) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dbshield.config import EnvironmentConfig
+from dbshield.control.executor import Executor
+from dbshield.store.database import Database
+
+def at(step):
+    if step == sys.argv[4]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+settings = EnvironmentConfig(upstream="host=/tmp user=agent_write dbname=x", executor=sys.argv[2])
+executor = Executor(Database(sys.argv[1]), sys.argv[1], {"production": settings}, Path(sys.argv[3]), at=at)
+with executor.alive():
+    executor.work()
+"""

@@ -138,33 +138,42 @@ class Stage:
 
 
 @contextmanager
-def stage(server: Server, folder: Path) -> Iterator[Stage]:
-    """A clone of the seeded database, and a control database with one person who may decide."""
+def control_of(server: Server) -> Iterator[str]:
+    """The DSN of a control database with one environment and one person who may decide."""
+    with empty_database(server) as dsn:
+        control = Database(dsn)
+        try:
+            control.migrate()
+            register_environments(control, [ENVIRONMENT])
+            with control.transaction() as connection:
+                connection.execute(
+                    text(
+                        "insert into dbshield.people (name, sealed_totp, created_by, enrolled_at)"
+                        " values (:name, 'x', 'test', now() - interval '1 day')"
+                    ),
+                    {"name": PERSON},
+                )
+        finally:
+            control.close()
+        yield dsn
+
+
+@contextmanager
+def stage(server: Server, control_dsn: str, folder: Path) -> Iterator[Stage]:
+    """A clone of the seeded database, protected by an executor that asks this control database."""
     name = f"protected_{secrets.token_hex(6)}"
     server.clone(name)
+    address = f"host={server.cluster.socket_folder} port={server.cluster.port}"
     settings = EnvironmentConfig(
-        upstream=f"host={server.cluster.socket_folder} port={server.cluster.port} user=agent_write dbname={name}",
-        executor=f"host={server.cluster.socket_folder} port={server.cluster.port} user=postgres dbname={name}",
+        upstream=f"{address} user=agent_write dbname={name}",
+        executor=f"{address} user=postgres dbname={name}",
         execution_lock_timeout=5.0,
     )
+    control = Database(control_dsn)
     try:
-        with empty_database(server) as dsn:
-            control = Database(dsn)
-            try:
-                control.migrate()
-                register_environments(control, [ENVIRONMENT])
-                with control.transaction() as connection:
-                    connection.execute(
-                        text(
-                            "insert into dbshield.people (name, sealed_totp, created_by, enrolled_at)"
-                            " values (:name, 'x', 'test', now() - interval '1 day')"
-                        ),
-                        {"name": PERSON},
-                    )
-                yield Stage(
-                    server=server, database=name, control_dsn=dsn, control=control, settings=settings, folder=folder / "undo"
-                )
-            finally:
-                control.close()
+        yield Stage(
+            server=server, database=name, control_dsn=control_dsn, control=control, settings=settings, folder=folder / "undo"
+        )
     finally:
+        control.close()
         server.drop(name)
