@@ -16,8 +16,9 @@ from uuid import UUID
 from dbshield.control.asking import Parameter
 from dbshield.errors import DbshieldError
 from dbshield.sqltext import native, postgres
+from dbshield.sqltext.statement import Unreadable
 
-PRETTY_MOST: Final = 64 << 10
+PRETTY_MOST: Final = 16 << 10
 """Characters; longer texts are shown as they are, since sqlglot would take seconds."""
 VALUE_MOST: Final = 400
 """Characters of a parameter that people are shown; `--json` has them all."""
@@ -69,17 +70,17 @@ def print_parameters(parameters: Sequence[Parameter] | None) -> list[str]:
 
 
 def _laid_out(canonical: str) -> str:
-    import sqlglot  # noqa: PLC0415  (a fifth of a second that most commands do not need)
-    from sqlglot import exp  # noqa: PLC0415
+    from sqlglot import exp  # noqa: PLC0415  (a fifth of a second that most commands do not need)
 
     from dbshield.sqltext import glot  # noqa: PLC0415
 
     try:
-        trees = [tree for tree in sqlglot.parse(canonical, read="postgres") if tree is not None]
+        # the second reader's own way in, which stops texts that sqlglot would read for hours
+        trees = glot._parse(canonical)
         if any(isinstance(tree, exp.Command) for tree in trees):
             return canonical
         return ";\n".join(tree.sql(dialect="postgres", pretty=True, comments=False) for tree in trees)
-    except glot.FAILURES:
+    except (*glot.FAILURES, Unreadable):
         return canonical
 
 

@@ -60,6 +60,25 @@ def tree(statement: str) -> bytes:
     return native.deparse(native.parse_protobuf(statement.encode()))
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select " + "array[" * 150 + "1" + "]" * 150,
+        "select " + "f(array[" * 60 + "1" + "])" * 60,
+        "select " + "case when true then " * 150 + "1" + " end" * 150,
+        "delete from t where " + " and ".join(["a = 1"] * 2000),
+        "select * from " + "(" * 200 + "a join b on true" + ")" * 200,
+        "select " + "(select " * 80 + "1" + ")" * 80,
+    ],
+    ids=["arrays", "calls of arrays", "cases", "conditions", "joins", "subqueries"],
+)
+def test_an_agent_cannot_keep_the_human_waiting(statement: str) -> None:
+    """sqlglot reads some of these for hours, or not at all."""
+    shown = readable(statement)
+    assert shown is None or tree(shown) == tree(statement)
+
+
 def test_what_a_terminal_obeys_or_hides_is_spelled_out() -> None:
     assert visible_lines("DELETE FROM a\r -- \x1b[2K\u202e\nWHERE\tb = 'é'") == [
         "DELETE FROM a\\r -- \\x1b[2K\\u202e",
