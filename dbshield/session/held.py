@@ -18,19 +18,16 @@ What comes in another form is refused at once, and told how to come (docs/decisi
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError
 from dbshield.model import Judgement
-from dbshield.session import handlers
-from dbshield.session.counted import COUNTING_CLIENT, changed_table
-from dbshield.session.handlers import CLIENT, HEADER, IDLE, QUERY, SERVER, SYNC, Handler
-from dbshield.session.names import NAME_BYTES
+from dbshield.session.counted import changed_table
+from dbshield.session.handlers import HEADER, IDLE, QUERY, SERVER
 from dbshield.sqltext.alone import Answer, answer
-from dbshield.wire.frontend import Bind, Close, Describe, Execute, Parse, Query, Sync, Target
+from dbshield.wire.frontend import Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +53,6 @@ DESCRIBED: Final = (
 BINARY: Final = "A human can be asked for it when its rows come as text: send it as a simple Query."
 OF_SESSION: Final = "No human can be asked for it: only this session could run it."
 TOO_LONG: Final = "No human can be asked for a statement or values of this length."
-
-_PARAMETER: Final = re.compile(rb"\$[0-9]")
 
 
 @unique
@@ -160,147 +155,16 @@ class Holding:
 
 def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
     """A Query that is held: what the server gets in its place."""
-    holding = _of(relay)
+    holding = holding_of(relay)
     text = data[pos + HEADER : end - 1]
-    advice = _objection(relay, judgement) or ("" if answer(text, judgement.effects) else OF_SESSION)
+    advice = objection(relay, judgement) or ("" if answer(text, judgement.effects) else OF_SESSION)
     if relay._unsynced:
         advice = ALONE
     relay._cycles.append(QUERY)
     if advice:
         return relay.refuse(judgement, extended=False, advice=advice)
-    token = _send(relay, holding, HeldStatement(text=text, judgement=judgement))
+    token = send(relay, holding, HeldStatement(text=text, judgement=judgement))
     return Query(query=token).encode()
-
-
-def parse(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
-    """A Parse that is held: the server gets an empty statement of that name, or what refuses it."""
-    holding = _of(relay)
-    message = Parse.decode(data[pos + HEADER : end])
-    found = answer(message.query, judgement.effects)
-    advice = _objection(relay, judgement) or ("" if found else OF_SESSION)
-    name = message.name[:NAME_BYTES]
-    if len(message.query) > MAX_HELD_TEXT:
-        advice = TOO_LONG
-    elif not advice and name not in relay._statements.held and len(relay._statements.held) >= MAX_HELD_NAMES:
-        advice = ONE_GO
-    if advice or found is None:
-        return relay.refuse(judgement, extended=True, advice=advice)
-    plain = found is Answer.TAG and not message.parameter_types and not _PARAMETER.search(message.query)
-    relay._statements.hold(
-        name, Prepared(text=message.query, types=message.parameter_types, judgement=judgement, answer=found, plain=plain)
-    )
-    if not plain and not holding.describing:
-        holding.describing = True
-        relay.choose_client_handlers()
-    return Parse(name=message.name, query=b"", parameter_types=message.parameter_types).encode()
-
-
-def bind(relay: Relay, prepared: Prepared, data: bytes, pos: int, end: int) -> bytes:
-    """A Bind of a statement that is held. Nothing of it goes to the server; what follows is collected up to the Sync."""
-    judgement = prepared.judgement
-    if end - pos != _declared(data, pos):
-        return relay.refuse(judgement, extended=True, advice=TOO_LONG)
-    message = Bind.decode(data[pos + HEADER : end])
-    advice = _objection(relay, judgement)
-    if relay._unsynced:
-        advice = ALONE
-    elif not advice and prepared.answer is Answer.ROWS and any(message.result_formats):
-        advice = BINARY
-    if advice:
-        return relay.refuse(judgement, extended=True, advice=advice)
-    holding = _of(relay)
-    relay._unsynced = True
-    holding.phase = Phase.COLLECTING
-    holding.bound = prepared
-    holding.portal = message.portal[:NAME_BYTES]
-    holding.executed = -1
-    holding.pending = False, 0, _parameters(message, prepared.types)
-    relay.choose_client_handlers()
-    return b""
-
-
-def _describe_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    holding = _of(relay)
-    message = Describe.decode(data[pos + HEADER : end])
-    if message.target is not Target.PORTAL or message.name[:NAME_BYTES] != holding.portal or holding.executed >= 0:
-        return misfit(relay)
-    holding.pending = True, *holding.pending[1:]
-    return b""
-
-
-def _execute_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    holding = _of(relay)
-    message = Execute.decode(data[pos + HEADER : end])
-    assert holding.bound is not None
-    some_rows = message.max_rows > 0 and holding.bound.answer is Answer.ROWS
-    if message.portal[:NAME_BYTES] != holding.portal or holding.executed >= 0 or some_rows:
-        return misfit(relay)
-    holding.executed = max(0, message.max_rows)
-    return b""
-
-
-def _close_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    holding = _of(relay)
-    message = Close.decode(data[pos + HEADER : end])
-    if message.target is not Target.PORTAL or message.name[:NAME_BYTES] != holding.portal or holding.executed < 0:
-        return misfit(relay)
-    described, closed, parameters = holding.pending
-    holding.pending = described, closed + 1, parameters
-    return b""
-
-
-def _sync_collected(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    holding = _of(relay)
-    bound = holding.bound
-    if bound is None or holding.executed < 0:
-        return misfit(relay) + handlers.sync_ends_discarding(relay, data, pos, end)
-    described, closed, parameters = holding.pending
-    relay._unsynced = False
-    relay._statements.settle()
-    relay._cycles.append(SYNC)
-    statement = HeldStatement(
-        text=bound.text, parameters=parameters, judgement=bound.judgement, described=described, closed=closed
-    )
-    token = _send(relay, holding, statement)
-    relay.choose_client_handlers()
-    return Parse(name=token, query=token).encode() + Sync().encode()
-
-
-def _misfit_message(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    return misfit(relay)
-
-
-def misfit(relay: Relay) -> bytes:
-    """Something came between Bind and Sync that cannot be answered before a human has decided: the held statement is refused,
-    and with it all that follows up to the Sync."""
-    holding = _of(relay)
-    bound = holding.bound
-    assert bound is not None
-    abandon(relay)
-    return relay.refuse(bound.judgement, extended=True, advice=ONE_GO)
-
-
-def abandon(relay: Relay) -> None:
-    """Forget what was collected."""
-    holding = _of(relay)
-    holding.phase, holding.bound, holding.statement = Phase.NONE, None, None
-    relay.choose_client_handlers()
-
-
-def _describe_held(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    """A Describe of a held name, whose parameters and columns only the server could tell."""
-    message = Describe.decode(data[pos + HEADER : end])
-    prepared = relay._statements.held.get(message.name[:NAME_BYTES])
-    if message.target is not Target.STATEMENT or prepared is None or prepared.plain:
-        return None
-    return relay.refuse(prepared.judgement, extended=True, advice=DESCRIBED)
-
-
-def is_held(relay: Relay, data: bytes, pos: int) -> bool:
-    """Whether a Bind, of which only the beginning may be there, is one that is held; then it must be read whole."""
-    portal_end = data.find(0, pos + HEADER)
-    name_end = data.find(0, portal_end + 1) if portal_end >= 0 else -1
-    return name_end >= 0 and data[portal_end + 1 : name_end][:NAME_BYTES] in relay._statements.held
 
 
 def keep(relay: Relay, holding: Holding, data: bytes) -> None:
@@ -311,7 +175,7 @@ def keep(relay: Relay, holding: Holding, data: bytes) -> None:
         if sent[holding.scanned] == TERMINATE:
             relay.terminated = True
             return
-        holding.scanned += max(HEADER, _declared(sent, holding.scanned))
+        holding.scanned += max(HEADER, declared(sent, holding.scanned))
 
 
 def kept(relay: Relay) -> int:
@@ -321,7 +185,7 @@ def kept(relay: Relay) -> int:
 
 def release(relay: Relay) -> bytes:
     """What the client has sent meanwhile, which is to be read now. The statement is over."""
-    holding = _of(relay)
+    holding = holding_of(relay)
     sent = bytes(relay._client_held[len(KEPT) :])
     relay._client_held = bytearray()
     holding.phase = Phase.NONE
@@ -353,7 +217,7 @@ def skipped(relay: Relay) -> None:
 
 
 def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    holding = _of(relay)
+    holding = holding_of(relay)
     relay.choose_server_handlers()
     ordinary = relay._server_handlers[data[pos]]
     assert ordinary is not None
@@ -378,7 +242,7 @@ def _whole(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 # Between them.
 
 
-def _send(relay: Relay, holding: Holding, statement: HeldStatement) -> bytes:
+def send(relay: Relay, holding: Holding, statement: HeldStatement) -> bytes:
     """The statement is on its way: an identifier that the server will not know, and from now on the client's bytes are kept."""
     holding.token = relay.stand_in(statement.judgement, b"")
     holding.statement = statement
@@ -389,7 +253,7 @@ def _send(relay: Relay, holding: Holding, statement: HeldStatement) -> bytes:
     return holding.token
 
 
-def _objection(relay: Relay, judgement: Judgement) -> str:
+def objection(relay: Relay, judgement: Judgement) -> str:
     """Why nobody can be asked for this here and now, as far as the session knows before the server was asked."""
     if judgement.statements != 1:
         return ALONE
@@ -398,33 +262,16 @@ def _objection(relay: Relay, judgement: Judgement) -> str:
     return IN_BLOCK if relay.status != IDLE and not relay._cycles else ""
 
 
-def _parameters(message: Bind, types: tuple[int, ...]) -> tuple[Parameter, ...]:
-    count, formats = len(message.parameters), message.parameter_formats
-    each = formats * count if len(formats) == 1 else formats
-    return tuple(
-        Parameter(type=types[index] if index < len(types) else 0, format=each[index] if index < len(each) else 0, value=value)
-        for index, value in enumerate(message.parameters)
-    )
-
-
-def _declared(data: bytes | bytearray, pos: int) -> int:
+def declared(data: bytes | bytearray, pos: int) -> int:
     """The bytes of the message at `pos`, its type with it."""
     return 1 + int.from_bytes(data[pos + 1 : pos + HEADER], "big")
 
 
-def _of(relay: Relay) -> Holding:
+def holding_of(relay: Relay) -> Holding:
     assert relay.holding is not None
     return relay.holding
 
 
-_NOT_COLLECTED: Final[dict[str, Handler]] = dict.fromkeys("PBQFHcdf", _misfit_message)
-COLLECTING_CLIENT: Final = changed_table(
-    CLIENT, **_NOT_COLLECTED, D=_describe_collected, E=_execute_collected, C=_close_collected, S=_sync_collected
-)
-"""Between the Bind of a held statement and its Sync."""
-DESCRIBING_CLIENT: Final = changed_table(CLIENT, D=_describe_held)
-DESCRIBING_COUNTING_CLIENT: Final = changed_table(COUNTING_CLIENT, D=_describe_held)
-"""Where a held statement has a name."""
 WAITING_SERVER: Final = changed_table(
     SERVER, A=_whole, N=_whole, **dict.fromkeys((*"ZGCDHITVWcdnst", "_1", "_2", "_3"), _out_of_turn)
 )

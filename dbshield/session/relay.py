@@ -18,49 +18,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from struct import Struct
 from typing import Final, Protocol
 
-from dbshield.errors import ProtocolError, Refused
+from dbshield.errors import Refused
 from dbshield.model import Allow, Hold, Judgement, Operation
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.limits import STALE
-from dbshield.session import counted, held
-from dbshield.session.counted import COUNTING_CLIENT, COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
+from dbshield.session import counted, held, held_cycle, unfinished
+from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
 from dbshield.session.counting import UNTOLD, Limits, RowCounter
-from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, IDLE, OWN, QUERY, SERVER, bind
-from dbshield.session.held import (
-    COLLECTING_CLIENT,
-    DESCRIBING_CLIENT,
-    DESCRIBING_COUNTING_CLIENT,
-    HeldStatement,
-    Holding,
-    Prepared,
-)
+from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, IDLE, OWN, SERVER
+from dbshield.session.held import HeldStatement, Holding, Prepared
 from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
+from dbshield.session.unfinished import LARGE_MESSAGE, head_at
 from dbshield.wire.frontend import Parse, Query
 
-SMALL_MESSAGE: Final = 10_000
-"""PQ_SMALL_MESSAGE_LIMIT: the most that a message without a statement or a value may declare."""
-LARGE_MESSAGE: Final = 0x3FFFFFFE
-"""PQ_LARGE_MESSAGE_LIMIT: MaxAllocSize - 1."""
-BIND_HEAD: Final = 8_192
-"""The portal's and the statement's name stand within these first bytes of a Bind; our own limit, names are far shorter."""
-ANSWER_HELD: Final = 1 << 20
-"""An ErrorResponse or a description up to this size is read whole, to see whether it is about ours, which is never longer."""
 MAX_REFUSALS: Final = 1_000
 """Refusals on their way to the server at one time; a client that pipelines more does not read its answers."""
-
-_LARGE: Final = frozenset(b"QPBFd")
-"""Types whose messages may be large: those with a statement or a value in them."""
-_TEXT: Final = frozenset(b"QPF")
-_PARSE, _BIND, _COPY_DATA = b"PBd"
-_WHOLE: Final = frozenset(b"ETtAN")
-"""Types of answers that may be long and are read whole where they are read at all."""
-
-_head_at: Final = Struct("!Bi").unpack_from
-"""A message's type and length in one call: it is made for every message and every row."""
 
 
 class TextJudge(Protocol):
@@ -210,10 +185,10 @@ class Relay:
         handlers = DISCARDING if self._discarding else self._client_handlers
         last = size - HEADER
         while pos <= last:
-            kind, length = _head_at(data, pos)
+            kind, length = head_at(data, pos)
             end = pos + 1 + length
             if end > size or length < 4:
-                return self._unfinished_from_client(data, pos, start, out)
+                return unfinished.from_client(self, data, pos, start, out)
             handler = handlers[kind]
             if handler is not None:
                 instead = handler(self, data, pos, end)
@@ -232,7 +207,7 @@ class Relay:
                 return data
             out.append(data[start:])
             return b"".join(out)
-        self._hold_client(data, pos, HEADER)
+        unfinished.hold_client(self, data, pos, HEADER)
         out.append(data[start:pos])
         return b"".join(out)
 
@@ -253,10 +228,10 @@ class Relay:
         handlers = self._server_handlers
         last = size - HEADER
         while pos <= last:
-            kind, length = _head_at(data, pos)
+            kind, length = head_at(data, pos)
             end = pos + 1 + length
             if end > size or length < 4:
-                return self._unfinished_from_server(data, pos, start, out)
+                return unfinished.from_server(self, data, pos, start, out)
             handler = handlers[kind]
             if handler is not None:
                 instead = handler(self, data, pos, end)
@@ -271,74 +246,8 @@ class Relay:
                 return data
             out.append(data[start:])
             return b"".join(out)
-        self._hold_server(data, pos, HEADER)
+        unfinished.hold_server(self, data, pos, HEADER)
         out.append(data[start:pos])
-        return b"".join(out)
-
-    # Messages that end beyond the chunk
-
-    def _hold_client(self, data: bytes, pos: int, need: int) -> None:
-        self._client_held = bytearray(data[pos:])
-        self._client_need = need
-
-    def _hold_server(self, data: bytes, pos: int, need: int) -> None:
-        self._server_held = bytearray(data[pos:])
-        self._server_need = need
-
-    def _unfinished_from_client(self, data: bytes, pos: int, start: int, out: list[bytes]) -> bytes:
-        """Hold what must be read whole, stream what need not be, and refuse a text that is too long without keeping it."""
-        kind, length = _head_at(data, pos)
-        total = length + 1
-        limit = self._max_message if kind in _LARGE else SMALL_MESSAGE
-        if not 4 <= length <= limit:
-            raise ProtocolError(f"invalid message length {length} in a message of type {chr(kind)!r}")
-        have = len(data) - pos
-        streams, drops = kind == _COPY_DATA, False
-        if kind in _LARGE and not self._discarding and self._client_handlers is COLLECTING_CLIENT:
-            out += [data[start:pos], held.misfit(self)]
-            streams = drops = True
-        elif kind in _LARGE and self._discarding:
-            streams = drops = True
-        elif kind in _TEXT and total > self._max_statement + HEADER:
-            judgement = self._judge.judge_length(length)
-            out += [data[start:pos], self.refuse(judgement, extended=kind == _PARSE)]
-            if kind != _PARSE:
-                self._cycles.append(QUERY)
-            streams = drops = True
-        elif kind == _BIND and total <= self._max_statement and have >= min(total, BIND_HEAD) and held.is_held(self, data, pos):
-            self._hold_client(data, pos, total)
-            out.append(data[start:pos])
-            return b"".join(out)
-        elif kind == _BIND and have >= min(total, BIND_HEAD):
-            instead = bind(self, data, pos, len(data))
-            streams = True
-            if self._discarding and instead is not None:
-                out += [data[start:pos], instead]
-                drops = True
-        if not streams:
-            self._hold_client(data, pos, min(total, BIND_HEAD) if kind == _BIND else total)
-            out.append(data[start:pos])
-            return b"".join(out)
-        self._client_rest = total - have
-        self._client_drops = drops
-        if not drops:
-            out.append(data[start:])
-        return b"".join(out)
-
-    def _unfinished_from_server(self, data: bytes, pos: int, start: int, out: list[bytes]) -> bytes:
-        """Hold what the session must understand, stream all else."""
-        kind, length = _head_at(data, pos)
-        total = length + 1
-        if length < 4:
-            raise ProtocolError(f"the server sent an invalid message length {length}")
-        if self._server_handlers[kind] is None or (kind in _WHOLE and total > ANSWER_HELD):
-            self._server_rest = total - (len(data) - pos)
-            out.append(data[start:])
-        elif kind not in _WHOLE and length > SMALL_MESSAGE:
-            raise ProtocolError(f"the server sent an invalid length {length} in a message of type {chr(kind)!r}")
-        else:
-            self._hold_server(data, pos, total)
-            out.append(data[start:pos])
         return b"".join(out)
 
     # Refusals
@@ -426,11 +335,11 @@ class Relay:
 
     def other_parse(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
         if type(judgement.verdict) is Hold and self.holding is not None and self.holding.asks():
-            return held.parse(self, judgement, data, pos, end)
+            return held_cycle.parse(self, judgement, data, pos, end)
         return self.refuse(judgement, extended=True)
 
     def held_bind(self, prepared: Prepared, data: bytes, pos: int, end: int) -> bytes:
-        return held.bind(self, prepared, data, pos, end)
+        return held_cycle.bind(self, prepared, data, pos, end)
 
     def reached(self, token: bytes) -> None:
         held.reached(self, token)
@@ -439,14 +348,7 @@ class Relay:
         held.skipped(self)
 
     def choose_client_handlers(self) -> None:
-        """By whether a held statement is collected, or one has a name, and whether a counted statement was ever bound."""
-        holding = self.holding
-        if holding is not None and holding.phase is held.Phase.COLLECTING:
-            self._client_handlers = COLLECTING_CLIENT
-        elif holding is not None and holding.describing:
-            self._client_handlers = DESCRIBING_COUNTING_CLIENT if self.counts_binds else DESCRIBING_CLIENT
-        else:
-            self._client_handlers = COUNTING_CLIENT if self.counts_binds else CLIENT
+        self._client_handlers = held_cycle.client_handlers(self)
 
     # A policy that changes
 

@@ -22,7 +22,8 @@ from support.conversation import (
 
 from dbshield.errors import ProtocolError, Refused
 from dbshield.model import AccessLevel, Limit
-from dbshield.session.relay import MAX_REFUSALS, SMALL_MESSAGE
+from dbshield.session.relay import MAX_REFUSALS
+from dbshield.session.unfinished import SMALL_MESSAGE
 from dbshield.wire.backend import (
     BindComplete,
     CommandComplete,
