@@ -35,7 +35,7 @@ class Backups:
 
     def set_up(self) -> None:
         """Configuration, control database, signing key and identity."""
-        self.write_config()
+        self.write_config(encryption="none")
         self.cli("init")
         made = json.loads(self.cli("backup", "key", "--identity", str(self.identity), "--json"))
         self.write_config(encrypt_to=[made["recipient"]], encryption=None)
@@ -46,7 +46,6 @@ class Backups:
         given = {
             "environment": "test",
             "destination": f"file://{self.destination}",
-            "encryption": "none",
             "same_device": "allowed",
             **self.plan,
             **changed,
@@ -64,17 +63,17 @@ class Backups:
         ]
         self.config.write_text("\n".join(lines) + "\n")
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """The command line under way, in a process group of its own."""
+    def start(self, *arguments: str, file_blocks: int | None = None) -> subprocess.Popen[str]:
+        """The command line under way, in a process group of its own; no file grows beyond `file_blocks` of 512 bytes."""
+        limit = ["/bin/sh", "-c", f'ulimit -f {file_blocks}; exec "$@"', "limited"] if file_blocks is not None else []
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*limit, *COMMAND, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
             env=self.environment(),
             start_new_session=True,
-            **options,
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,375 @@
+"""Backups of real servers by the command line: whole ones, and every way to come to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import zstandard
+from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from support.backups import Backups, backups_of
+from support.servers import Server
+from support.waiting import until
+
+
+@pytest.fixture
+def backups(server: Server, database: str, tmp_path: Path) -> Iterator[Backups]:
+    with backups_of(server, database, tmp_path / "shield") as made:
+        yield made
+
+
+@pytest.fixture
+def backups18(server18: Server, worker_id: str, tmp_path: Path) -> Iterator[Backups]:
+    name = f"backup_{worker_id}"
+    server18.clone(name)
+    try:
+        with backups_of(server18, name, tmp_path / "shield") as made:
+            yield made
+    finally:
+        server18.drop(name)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def left_behind(backups: Backups) -> list[str]:
+    """Work folders that are there."""
+    return [path.name for path in (backups.state / "backup").glob("work-*")]
+
+
+def test_a_snapshot_is_made_listed_shown_and_verified(backups: Backups) -> None:
+    backups.cli("backup", "setup")
+    made = backups.backup()
+    assert made["environment"] == "test"
+    assert made["encrypted"] is True
+    assert made["canary"] is True
+    assert made["interrupted"] == []
+    assert 0 < made["stored_bytes"] < made["bytes"]
+    (found,) = backups.listed()
+    assert (found["snapshot"], found["state"], found["objects"]) == (made["snapshot"], "complete", made["objects"])
+    shown = backups.json("backup", "show", made["snapshot"])
+    (database,) = shown["record"]["databases"]
+    rows = {f"{table['schema']}.{table['name']}": table["rows"] for table in database["tables"]}
+    with backups.server.connect(backups.database) as connection:
+        for name, count in rows.items():
+            if count is not None and name.startswith(("shop.", "archive.")):
+                assert connection.execute(sql.SQL("select count(*) from only {}").format(sql.SQL(name))).fetchone() == (count,)
+        orders = connection.execute("select count(*) from shop.orders").fetchone()
+    assert rows["shop.orders"] == (orders[0] if orders else None)
+    assert rows["dbshield_backup.canary"] == 1
+    assert rows["shop.sales_by_day"] is None
+    checked = backups.json("backup", "verify", made["snapshot"], "--identity", str(backups.identity))
+    assert checked["verified"] is True
+    assert checked["opened"] is True
+    assert checked["objects"] == made["objects"]
+    assert "all as they were written" in backups.cli("backup", "verify", made["snapshot"][:20])
+    assert left_behind(backups) == []
+    # Only the manifest, its signature and the claim can be read without the identity.
+    for path in backups.destination.rglob("*"):
+        if path.is_file() and path.name not in {"manifest.json", "manifest.sig", "claim"}:
+            assert path.read_bytes().startswith(b"age-encryption.org/v1\n"), path
+    assert backups.database not in (backups.destination / "test" / made["snapshot"] / "manifest.json").read_text()
+
+
+def test_the_second_snapshot_stands_beside_the_first(backups18: Backups) -> None:
+    first, second = backups18.backup(), backups18.backup()
+    assert first["snapshot"] != second["snapshot"]
+    assert [found["snapshot"] for found in backups18.listed()] == [second["snapshot"], first["snapshot"]]
+    listed = backups18.cli("backup", "list")
+    assert listed.splitlines()[0].split() == [
+        "snapshot", "environment", "plan", "engine", "state", "began", "size", "stored", "drill",
+    ]  # fmt: skip
+    assert "remark: no canary was written: there is no table for it" in backups18.run("backup").stderr
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_whatever_is_changed_at_the_destination_is_named(backups18: Backups) -> None:
+    made = backups18.backup()
+    folder = backups18.destination / "test" / made["snapshot"]
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    name = largest.relative_to(folder).as_posix()
+    good = largest.read_bytes()
+
+    def problems(*, status: int = 1, opened: bool = False) -> list[str]:
+        identity = ("--identity", str(backups18.identity)) if opened else ()
+        found = backups18.json("backup", "verify", made["snapshot"], *identity, status=status)
+        assert found["verified"] is (status == 0)
+        return list(found["problems"])
+
+    assert problems(status=0) == []
+    flip(largest, len(good) // 2)
+    for opened in (False, True):
+        assert problems(opened=opened) == [f"{name} is not what was written: its SHA-256 differs"]
+    largest.write_bytes(good[:-1])
+    assert problems(opened=True) == [f"{name} has only {len(good) - 1} of {len(good)} bytes"]
+    largest.unlink()
+    assert problems() == [f"{name} of {made['snapshot']} is not there"]
+    largest.write_bytes(good)
+    (folder / "stranger").write_bytes(b"x")
+    assert problems() == ["stranger does not belong to it"]
+    (folder / "stranger").unlink()
+    manifest = (folder / "manifest.json").read_bytes()
+    flip(folder / "manifest.json", 40)
+    assert problems() == [f"the manifest of {made['snapshot']} is not what was signed"]
+    (folder / "manifest.json").write_bytes(manifest)
+    assert problems(status=0, opened=True) == []
+
+
+def test_another_snapshot_in_its_place_is_named(backups18: Backups) -> None:
+    first, second = backups18.backup(), backups18.backup()
+    folder = backups18.destination / "test"
+    (folder / first["snapshot"]).rename(folder / "away")
+    (folder / second["snapshot"]).rename(folder / first["snapshot"])
+    found = backups18.json("backup", "verify", first["snapshot"], status=1)
+    assert found["problems"] == [f"test/{first['snapshot']} holds the manifest of test/{second['snapshot']}"]
+
+
+def test_another_identity_gives_no_verdict(backups18: Backups) -> None:
+    made = backups18.backup()
+    other = backups18.folder / "other.txt"
+    backups18.cli("backup", "key", "--identity", str(other))
+    done = backups18.run("backup", "verify", made["snapshot"], "--identity", str(other))
+    assert done.returncode == 2
+    assert "is sealed for another key" in done.stderr
+
+
+@contextmanager
+def held_up(backups: Backups) -> Iterator[subprocess.Popen[str]]:
+    """A backup in the middle of its dump: a view that only pg_dump looks into is locked."""
+    with backups.server.connect(backups.database) as holder, backups.server.connect() as looker:
+        holder.execute("create view shop.held as select 1 as a")
+        holder.execute("begin; lock table shop.held in access exclusive mode")
+        process = backups.start("backup", "--json")
+        try:
+            waits = "select 1 from pg_stat_activity where datname = %s and wait_event_type = 'Lock' and query like '%%viewdef%%'"
+            assert until(lambda: looker.execute(waits, [backups.database]).fetchone() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            holder.execute("rollback")
+            holder.execute("drop view shop.held")
+
+
+def test_a_killed_backup_never_counts(backups: Backups) -> None:
+    good = backups.backup()
+    with held_up(backups) as process:
+        assert [found["state"] for found in backups.listed()] == ["running", "complete"]
+        assert len(left_behind(backups)) == 1
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        with backups.server.connect() as looker:
+            gone = "select 1 from pg_locks where locktype = 'advisory' and classid = 1684171632"
+            assert until(lambda: looker.execute(gone).fetchone() is None)
+        killed, _ = backups.listed()
+        assert killed["state"] == "interrupted"
+        assert not [name for name in files(backups.destination) if name.startswith(f"test/{killed['snapshot']}/manifest")]
+        done = backups.run("backup", "verify", killed["snapshot"])
+        assert done.returncode == 2
+        assert "is interrupted, so there is nothing to verify" in done.stderr
+    next_one = backups.backup()
+    assert next_one["interrupted"] == [killed["snapshot"]]
+    states = {found["snapshot"]: (found["state"], found["error"]) for found in backups.listed()}
+    assert states[killed["snapshot"]] == ("failed", "interrupted: the process that made it is gone")
+    assert states[next_one["snapshot"]][0] == states[good["snapshot"]][0] == "complete"
+    assert left_behind(backups) == []
+
+
+def test_a_stopped_backup_clears_up(backups18: Backups) -> None:
+    with held_up(backups18) as process:
+        process.terminate()
+        process.wait(60)
+        assert process.returncode == 128 + signal.SIGTERM
+        (found,) = backups18.listed()
+        assert (found["state"], found["error"]) == ("failed", "stopped by a signal")
+        assert files(backups18.destination) == []
+        assert left_behind(backups18) == []
+        with backups18.server.connect() as looker:
+            running = "select count(*) from pg_stat_activity where datname = %s and application_name ~ 'pg_dump|dbshield backup'"
+            assert until(lambda: looker.execute(running, [backups18.database]).fetchone() == (0,))
+
+
+def test_one_at_a_time(backups18: Backups) -> None:
+    with held_up(backups18):
+        done = backups18.run("backup")
+        assert done.returncode == 1
+        assert "a backup of test/nightly runs already" in done.stderr
+        assert [found["state"] for found in backups18.listed()] == ["running"]
+
+
+def test_a_server_that_goes_away_in_the_middle(backups18: Backups) -> None:
+    with held_up(backups18) as process, backups18.server.connect() as admin:
+        ended = (
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and application_name = 'dbshield backup'"
+        )
+        admin.execute(ended, [backups18.database])
+        out, said = process.communicate(timeout=60)
+        assert process.returncode == 2, out
+        assert "dbshield: " in said
+        assert "Traceback" not in said
+    (found,) = backups18.listed()
+    assert found["state"] == "failed"
+    assert files(backups18.destination) == []
+
+
+def test_a_full_disk(backups18: Backups) -> None:
+    command = backups18.start("backup", "--json", file_blocks=100)
+    out, said = command.communicate(timeout=60)
+    assert command.returncode == 2, out
+    assert "pg_dump failed" in said
+    (found,) = backups18.listed()
+    assert found["state"] == "failed"
+    assert files(backups18.destination) == []
+    assert left_behind(backups18) == []
+
+
+def test_the_destination_must_survive_the_database(backups: Backups) -> None:
+    backups.write_config(same_device=None)
+    done = backups.run("backup")
+    assert done.returncode == 1
+    assert "lies on the file system of the database" in done.stderr
+    assert 'same_device = "allowed"' in done.stderr
+    backups.write_config(same_device="allowed", destination=f"file://{backups.state}/backups")
+    done = backups.run("backup")
+    assert done.returncode == 1
+    assert "lies in dbshield's own state folder" in done.stderr
+    open_ = backups.folder / "open"
+    open_.mkdir()
+    open_.chmod(0o777)
+    backups.write_config(destination=f"file://{open_}/backups")
+    done = backups.run("backup")
+    assert done.returncode == 1
+    assert "can be changed by the account of the database server" in done.stderr
+    owner = backups.server.cluster.data.stat()
+    open_.chmod(0o700)
+    os.chown(open_, owner.st_uid, owner.st_gid)
+    done = backups.run("backup")
+    assert done.returncode == 1
+    assert "it is the owner" in done.stderr
+    backups.write_config(same_account="allowed")
+    assert backups.backup()["objects"] > 0
+    assert len(backups.listed()) == 1
+
+
+def test_a_folder_on_another_device_needs_no_word(backups18: Backups) -> None:
+    if Path("/dev/shm").stat().st_dev == backups18.folder.stat().st_dev:
+        pytest.fail("this test needs /dev/shm to be another device")
+    name = f"/dev/shm/dbshield-test-{os.getpid()}"
+    backups18.write_config(same_device=None, destination=f"file://{name}")
+    try:
+        assert backups18.backup()["destination"] == f"file://{name}"
+    finally:
+        subprocess.run(["rm", "-rf", name], check=True)
+
+
+def test_what_is_not_encrypted_says_so(backups18: Backups) -> None:
+    recipients = backups18.plan["encrypt_to"]
+    backups18.write_config(encrypt_to=None)
+    done = backups18.run("backup")
+    assert done.returncode == 2
+    assert "encrypt_to is missing" in done.stderr
+    backups18.write_config(encryption="none")
+    made = backups18.backup()
+    assert made["encrypted"] is False
+    folder = backups18.destination / "test" / made["snapshot"]
+    assert json.loads((folder / "manifest.json").read_text())["recipients"] == []
+    assert backups18.json("backup", "verify", made["snapshot"])["opened"] is True
+    # Not even verifiers of passwords leave the server in clear.
+    globals_ = unpacked(folder / "globals.sql")
+    assert b"agent_read" in globals_
+    assert b"SCRAM-SHA-256" not in globals_
+    backups18.write_config(encryption=None, encrypt_to=recipients)
+
+
+def unpacked(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return bytes(zstandard.ZstdDecompressor().stream_reader(stream).read())
+
+
+def test_a_role_that_does_not_see_every_row_makes_no_snapshot(backups18: Backups) -> None:
+    with backups18.server.connect(backups18.database) as admin:
+        admin.execute("create table shop.private (id int); alter table shop.private enable row level security")
+        admin.execute("drop role if exists backup_reader; create role backup_reader login password 'reads-it-all'")
+        admin.execute("grant pg_read_all_data to backup_reader")
+    cluster = backups18.server.cluster
+    backups18.variables["READER"] = "reads-it-all"
+    backups18.write_config(
+        source=f"host={cluster.host} port={cluster.port} user=backup_reader dbname={backups18.database}", password_env="READER"
+    )
+    try:
+        done = backups18.run("backup")
+        assert done.returncode in {1, 2}
+        assert "cannot be told from the database's disk" not in done.stderr
+        assert "row-level security" in done.stderr or "permission denied" in done.stderr
+        assert "reads-it-all" not in done.stderr
+        assert not [found for found in backups18.listed() if found["state"] == "complete"]
+    finally:
+        with backups18.server.connect(backups18.database) as admin:
+            admin.execute("drop owned by backup_reader; drop role backup_reader")
+
+
+def test_the_wrong_cluster_is_not_backed_up(backups18: Backups) -> None:
+    with backups18.store() as store, store.transaction() as connection:
+        connection.execute(text("update dbshield.environments set system_identifier = 42 where name = 'test'"))
+    done = backups18.run("backup")
+    assert done.returncode == 2
+    assert "another cluster answers in place of test" in done.stderr
+    assert backups18.listed() == []
+
+
+def test_what_is_missing_is_named(backups18: Backups) -> None:
+    (backups18.state / "backup.key").rename(backups18.state / "away.key")
+    done = backups18.run("backup")
+    assert (done.returncode, "dbshield backup key" in done.stderr) == (2, True)
+    (backups18.state / "away.key").rename(backups18.state / "backup.key")
+    done = backups18.run("backup", "--plan", "weekly")
+    assert (done.returncode, 'no plan of backups "weekly"' in done.stderr) == (2, True)
+    done = backups18.run("backup", "show", "nothing")
+    assert (done.returncode, "dbshield backup list" in done.stderr) == (2, True)
+    backups18.write_config(databases=["no_such_database"])
+    done = backups18.run("backup")
+    assert (done.returncode, "cannot be reached" in done.stderr) == (2, True)
+    backups18.write_config(databases=None, binaries=str(backups18.folder))
+    done = backups18.run("backup")
+    assert (done.returncode, "its programs are not here" in done.stderr) == (2, True)
+    assert backups18.listed() == []
+    assert files(backups18.destination) == []
+
+
+def test_the_catalogue_keeps_what_was_signed(backups18: Backups) -> None:
+    made = backups18.backup()
+    with backups18.store() as store:
+        for change in ("state = 'failed', error = 'x'", "manifest = '{}'", "record = null", "ended = now()"):
+            with pytest.raises(IntegrityError, match="is complete, and stays as it is"), store.transaction() as connection:
+                connection.execute(text(f"update dbshield.snapshots set {change} where id = :id"), {"id": made["snapshot"]})
+        with store.transaction() as connection:
+            connection.execute(text("update dbshield.snapshots set drilled = 'passed' where id = :id"), {"id": made["snapshot"]})
+    assert [found["drilled"] for found in backups18.listed()] == ["passed"]
+
+
+def test_every_backup_stands_in_the_audit(backups18: Backups) -> None:
+    made = backups18.backup()
+    backups18.write_config(databases=["no_such_database"])
+    assert backups18.run("backup").returncode == 2
+    with psycopg.connect(backups18.control) as connection:
+        lines = [row[0] for row in connection.execute("select entry::text from dbshield.audit order by 1")]
+    noted = [json.loads(line) for line in lines if '"backup"' in line]
+    assert any(line.get("snapshot") == made["snapshot"] and line["outcome"] == "complete" for line in noted)
+    assert any(line["outcome"] == "failed" and "cannot be reached" in line["error"] for line in noted)
