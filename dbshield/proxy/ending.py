@@ -9,18 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from dbshield.control import scopes
-from dbshield.control.directory import Directory
 from dbshield.errors import DbshieldError, Refused
+from dbshield.model import AccessLevel, TokenVerifier
 from dbshield.proxy.sessions import Session
 
 ENDED: Final = "57P01"
 """admin_shutdown: the session is over by somebody's decision, and a driver's pool may connect anew."""
 
 
-def end_untrusted(sessions: Iterable[Session], directory: Directory, now: datetime) -> None:
+class Memory(Protocol):
+    """What a `Directory` remembers, whether the control database is there or not."""
+
+    def serves(self, environment: str) -> bool: ...
+
+    def token(self, token_id: str) -> TokenVerifier | None: ...
+
+    def access(self, user: str) -> AccessLevel | None: ...
+
+
+def end_untrusted(sessions: Iterable[Session], directory: Memory, now: datetime) -> None:
     """End every session that would not be let in now. `now` has a zone. Never raises."""
     for session in list(sessions):
         try:
@@ -31,7 +41,7 @@ def end_untrusted(sessions: Iterable[Session], directory: Directory, now: dateti
             session.pair.end(f"bug in looking after a token: {error!r}", _over("the token cannot be checked"), sqlstate=ENDED)
 
 
-def check_standing(session: Session, directory: Directory, now: datetime) -> None:
+def check_standing(session: Session, directory: Memory, now: datetime) -> None:
     """Raises Refused where the token of a session that stands is good no more."""
     login = session.login
     if not directory.serves(login.environment):

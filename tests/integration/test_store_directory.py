@@ -21,9 +21,11 @@ from dbshield.config import EnvironmentConfig
 from dbshield.control import directory as module
 from dbshield.control.agents import Agents, IssuedToken
 from dbshield.control.directory import Directory
+from dbshield.control.pins import Pins
+from dbshield.control.scopes import make_scope
 from dbshield.control.tokens import Verifier, matches
 from dbshield.control.vault import Vault
-from dbshield.errors import StoreError
+from dbshield.errors import ConfigError, StoreError
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.store.database import Database
 from dbshield.store.living import LivingRow
@@ -233,6 +235,94 @@ async def test_an_outage_is_noticed_and_so_is_its_end(tmp_path: Path) -> None:
             await directory.stop()
     finally:
         cluster.remove()
+
+
+async def test_what_is_in_memory_is_believed_for_a_while_after_the_control_database_went_away(
+    agents: Agents, control: Database, control_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(agents)
+    monkeypatch.setattr(module, "RETRY_FIRST", 30.0)
+    monkeypatch.setattr(module, "RETRY_MOST", 30.0)
+    _, vault = agents_of(control, tmp_path)
+    patient = Directory(control_dsn=control_dsn, environments=ENVIRONMENTS, vault=vault, grace=1.0)
+    with pytest.raises(StoreError):
+        patient.find("claude.staging")
+    await patient.start()
+    known = found(patient, "claude.staging")
+    with control.transaction() as connection:
+        for pid in connection.scalars(BACKENDS).all():
+            connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
+    await seconds_until(lambda: not patient.available)
+    assert patient.find("claude.staging") == known
+    assert patient.find("nobody.staging") is None
+
+    def forgotten() -> bool:
+        try:
+            patient.find("claude.staging")
+        except StoreError:
+            return True
+        return False
+
+    assert await seconds_until(forgotten) < 1.5
+    assert patient.token(known.tokens[0].token_id) == known.tokens[0], "for sessions that stand"
+    await patient.stop()
+
+
+async def test_a_tokens_scope_and_what_ends_it_reach_the_proxies(agents: Agents, directory: Directory) -> None:
+    create(agents)
+    now = datetime.now(UTC)
+    scope = make_scope(
+        access=AccessLevel.READ, databases=["shop"], networks=["10.0.0.0/8", "socket"], hours="Mon-Fri 08:00-18:00 UTC"
+    )
+    issued = agents.issue_token(name="claude", environment="staging", now=now, by="ann", scope=scope)
+    await seconds_until(lambda: directory.token(issued.token.id))
+    known = directory.token(issued.token.id)
+    assert known is not None
+    assert known.scope == scope
+    assert known in found(directory, "claude.staging").tokens
+    assert directory.access("claude.staging") is AccessLevel.READ
+    rotated = agents.rotate_token(token_id=issued.token.id, now=now, by="ann", overlap=timedelta(hours=1))
+    await seconds_until(lambda: directory.token(rotated.issued.token.id))
+    ends, successor = directory.token(issued.token.id), directory.token(rotated.issued.token.id)
+    assert ends is not None
+    assert successor is not None
+    assert ends.expires_at == pytest.approx((now + timedelta(hours=1)).timestamp(), abs=1e-3)
+    assert successor.scope == scope
+    agents.revoke_token(token_id=issued.token.id, now=now)
+    assert await seconds_until(lambda: directory.token(issued.token.id) is None) < PROPAGATION
+    agents.remove(name="claude", environment="staging", now=now)
+    assert await seconds_until(lambda: directory.access("claude.staging") is None) < PROPAGATION
+    assert directory.token(rotated.issued.token.id) is None
+    assert (directory.serves("staging"), directory.serves("elsewhere")) == (True, False)
+
+
+async def test_a_tokens_end_is_heard_of_an_agent_whose_password_cannot_be_read(
+    agents: Agents, directory: Directory, tmp_path: Path
+) -> None:
+    """Its sessions stand, and must end with their token all the same."""
+    issued = create(agents)
+    await seconds_until(lambda: directory.token(issued.token.id))
+    directory.reconfigure({"staging": EnvironmentConfig(upstream=STAGING.upstream, password_file=tmp_path / "gone")})
+    assert directory.find("claude.staging") is None
+    assert directory.token(issued.token.id) is not None
+    heard: list[bool] = []
+    directory.on_change(lambda: heard.append(True))
+    agents.revoke_token(token_id=issued.token.id, now=datetime.now(UTC))
+    assert await seconds_until(lambda: heard) < PROPAGATION
+    assert directory.token(issued.token.id) is None
+
+
+async def test_a_pin_reaches_the_proxies(control: Database, agents: Agents, directory: Directory) -> None:
+    pins = Pins(control, ENVIRONMENTS)
+    huge = (1 << 63) - 1
+    assert pins.pin("staging", system_identifier=7, by="ann", now=datetime.now(UTC)) is None
+    assert await seconds_until(lambda: directory.pins == {"staging": 7}) < PROPAGATION
+    assert pins.pin("staging", system_identifier=8, by="bob", now=datetime.now(UTC), only_first=True) == 7
+    assert pins.all()["staging"].pinned_by == "ann"
+    assert pins.pin("staging", system_identifier=huge, by="bob", now=datetime.now(UTC)) == 7
+    assert await seconds_until(lambda: directory.pins == {"staging": huge}) < PROPAGATION
+    with pytest.raises(ConfigError, match="is not configured"):
+        pins.pin("stagin", system_identifier=7, by="ann", now=datetime.now(UTC))
 
 
 async def test_a_connection_that_goes_silent_is_noticed(

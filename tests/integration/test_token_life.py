@@ -156,12 +156,6 @@ def test_a_token_at_another_hour(shield: Shield, control: Connection) -> None:
         assert "does not work at this hour" in last_words(connections[0])
 
 
-def test_a_scope_that_is_wider_than_its_agent_is_not_issued(shield: Shield) -> None:
-    words = ("token", "issue", "read", "--environment", "test")
-    for options in (("--access", "write"), ("--database", "elsewhere"), ("--network", "10.0.0.1/8"), ("--hours", "always")):
-        assert shield.cli(*words, *options, fails=True) == ""
-
-
 # Ends
 
 
