@@ -154,7 +154,8 @@ class AuditLog:
 
     def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
         """Calls `told` when all that was recorded up to now is kept for good, or with the error where it cannot be."""
-        self.flush()
+        # To the database alone: the file has its own time.
+        self._hand_over()
         if self._shipping is None:
             told(None)
         else:
@@ -185,13 +186,16 @@ class AuditLog:
 
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""
+        self._hand_over()
+        if self._buffer:
+            self._write()
+
+    def _hand_over(self) -> None:
         if self._pending:
             events = self._pending[:]
             # The list stays the same: every session holds its append.
             self._pending.clear()
             self._take(events)
-        if self._buffer:
-            self._write()
 
     def reopen(self) -> None:
         """Goes on in a new file after the old one was moved away. Where that cannot be opened, the old one is kept."""

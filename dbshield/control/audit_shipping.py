@@ -18,36 +18,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum, unique
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import psycopg
 import structlog
 
 from dbshield.config import AuditConfig
+from dbshield.control.audit_connection import Connection, connect, connect_some_time
+from dbshield.control.audit_outbox import Outbox, Told
 from dbshield.control.audit_spool import Spool, SpoolFull
-from dbshield.control.audit_store import APPEND, Entry, takeable
-from dbshield.control.directory import CONNECT_TIMEOUT, KEEPALIVE, POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
-from dbshield.errors import DbshieldError, Refused, StoreError
+from dbshield.control.audit_store import APPEND, Entry
+from dbshield.control.directory import POLL, QUERY_TIMEOUT
+from dbshield.errors import Refused, StoreError
 from dbshield.policy.policy import Policy
 
-APPLICATION_NAME: Final = "dbshield audit"
-"""What pg_stat_activity shows of the connection."""
 IDLE: Final = 1.0
 """Seconds between two looks at what else is to be done, while there are no entries."""
 SPOOL: Final = 0.2
 """Seconds between two looks whether the database is back."""
 AT_ONCE: Final = 1.0
 """Seconds for finding another connection before writes stop."""
-BATCH: Final = 2_000
-"""Entries that are sent at a time: some twenty milliseconds of the database's work."""
 BEHIND: Final = 200_000
 """Entries in memory at which a database that answers is taken for one that does not: it does not keep up."""
 KEPT: Final = 50_000
@@ -61,12 +58,7 @@ DAMAGED: Final = ".damaged"
 RETENTION: Final = 3600.0
 """Seconds between two looks for months that are old enough to be dropped."""
 DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(days => %s::integer))"
-SAFE_COMMIT: Final = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'"
-"""A commit that a crash may lose is none for whoever waits; what is stricter than `on` stays."""
 CANNOT_CONNECT_NOW: Final = "57P03"
-
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
-Told = Callable[[DbshieldError | None], None]
 
 log = structlog.get_logger(__name__)
 
@@ -88,13 +80,8 @@ class Shipping:
         self._folder = folder
         self._config = config
         self.writer = uuid4()
-        self._queue: deque[str] = deque()
-        self._first = 1
-        """The number of the first entry in the queue."""
-        self._kept = 0
-        """The number of the newest entry that is kept for good."""
+        self._outbox = Outbox()
         self._lost = 0
-        self._waiting: deque[tuple[int, Told]] = deque()
         self._keeping = Keeping.DATABASE
         self._callbacks: list[Callable[[], None]] = []
         self._wake = asyncio.Event()
@@ -122,28 +109,27 @@ class Shipping:
 
     def take(self, lines: list[str]) -> None:
         """Entries that happened now, in order: JSON objects of one line each."""
-        if self._keeping is Keeping.NOWHERE and len(self._queue) + len(lines) > KEPT:
+        if self._keeping is Keeping.NOWHERE and len(self._outbox) + len(lines) > KEPT:
             self._lost += len(lines)
             return
-        self._queue += map(takeable, lines)
+        self._outbox.put(lines)
         self._wake.set()
 
     def when_durable(self, told: Told) -> None:
         """Calls `told` when everything that was taken is kept for good, perhaps at once; with Refused where it cannot be."""
-        newest = self._first + len(self._queue) - 1
-        if newest <= self._kept:
+        if self._outbox.all_kept:
             told(None)
-        elif not self._may_wait:
-            told(self._refused())
-        else:
-            self._waiting.append((newest, told))
+        elif self._may_wait:
+            self._outbox.wait(told)
             self._wake.set()
+        else:
+            told(self._refused())
 
     async def start(self) -> None:
         """Raises StoreError where the control database is away, ConfigError where the spool cannot be made."""
         self._spool = await asyncio.to_thread(Spool.create, self._folder, self.writer, max_bytes=self._config.spool_max_bytes)
         try:
-            self._connection = await self._connect()
+            self._connection = await connect(self._dsn)
         except (psycopg.Error, OSError, TimeoutError) as error:
             self._spool.close()
             raise StoreError(
@@ -166,10 +152,10 @@ class Shipping:
             try:
                 await self._to_disk()
             except SpoolFull as error:
-                log.critical("audit.lost", entries=len(self._queue) + self._lost, reason=error.message)
+                log.critical("audit.lost", entries=len(self._outbox) + self._lost, reason=error.message)
             self._spool.close()
             self._spool = None
-        self._fail_waiting()
+        self._outbox.fail(self._refused())
 
     # -- the task
 
@@ -197,31 +183,18 @@ class Shipping:
             if self._stopping:
                 return
 
-    async def _connect(self) -> Connection:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=int(CONNECT_TIMEOUT), **KEEPALIVE
-            )
-        try:
-            async with asyncio.timeout(QUERY_TIMEOUT):
-                await connection.execute(SAFE_COMMIT)
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
     async def _connected_at_once(self) -> bool:
         """Whether only a connection was lost and not the database; for so long writes may wait."""
         if self._keeping is not Keeping.DATABASE or self._stopping:
             return False
         with suppress(psycopg.Error, OSError, TimeoutError):
             async with asyncio.timeout(AT_ONCE):
-                self._connection = await self._connect()
+                self._connection = await connect(self._dsn)
         return self._connection is not None
 
     async def _reconnect(self) -> Connection:
         """A connection, once there is one; until then entries go to the disk."""
-        trying = asyncio.create_task(self._try_to_connect())
+        trying = asyncio.create_task(connect_some_time(self._dsn))
         try:
             while not trying.done():
                 await self._keep_on_disk()
@@ -236,14 +209,6 @@ class Shipping:
             if not trying.done():
                 trying.cancel()
                 await asyncio.wait([trying])
-
-    async def _try_to_connect(self) -> Connection:
-        pause = RETRY_FIRST
-        while True:
-            with suppress(psycopg.Error, OSError, TimeoutError):
-                return await self._connect()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY_MOST)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -269,7 +234,7 @@ class Shipping:
                 await connection.execute(APPEND, [spool.writer, first, entries])
         await asyncio.to_thread(spool.taken)
         if spool is self._spool:
-            self._tell(first + len(entries) - 1)
+            self._outbox.tell(first + len(entries) - 1)
         return len(entries)
 
     async def _follow(self, connection: Connection) -> None:
@@ -279,10 +244,10 @@ class Shipping:
             if self._keeping is not Keeping.DATABASE:
                 raise StoreError("the control database did not answer in time")
             self._wake.clear()
-            if self._queue:
+            if self._outbox:
                 await self._ship(connection)
                 spoken = time.monotonic()
-                if len(self._queue) > BEHIND:
+                if len(self._outbox) > BEHIND:
                     raise StoreError("the control database does not keep up with the audit")
             elif self._stopping:
                 return
@@ -298,12 +263,12 @@ class Shipping:
                     async with asyncio.timeout(QUERY_TIMEOUT):
                         await connection.execute("select")
                 spoken = now
-            if not self._queue:
+            if not self._outbox:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), IDLE)
 
     async def _ship(self, connection: Connection) -> None:
-        batch = [self._queue[index] for index in range(min(BATCH, len(self._queue)))]
+        batch = self._outbox.batch()
         try:
             await self._append(connection, batch)
         except psycopg.DataError:
@@ -318,9 +283,9 @@ class Shipping:
     async def _append(self, connection: Connection, batch: list[str]) -> None:
         with self._in_time():
             async with asyncio.timeout(QUERY_TIMEOUT):
-                await connection.execute(APPEND, [self.writer, self._first, batch])
-        self._forget(len(batch))
-        self._tell(self._first - 1)
+                await connection.execute(APPEND, [self.writer, self._outbox.first, batch])
+        self._outbox.gone(len(batch))
+        self._outbox.tell(self._outbox.first - 1)
 
     async def _take_left_over(self, connection: Connection) -> None:
         for spool in Spool.left_over(self._folder):
@@ -358,25 +323,20 @@ class Shipping:
             if self._keeping is not Keeping.NOWHERE:
                 log.critical("audit.nowhere", reason=error.message)
             self._set(Keeping.NOWHERE)
-            self._fail_waiting()
+            self._outbox.fail(self._refused())
             return
         if self._keeping is not Keeping.NOWHERE:
             self._set(Keeping.DISK)
             if self._config.when_away == "spool":
-                self._tell(self._first - 1)
+                self._outbox.tell(self._outbox.first - 1)
 
     async def _to_disk(self) -> None:
         spool = self._spool
         assert spool is not None
-        while self._queue:
-            batch = [self._queue[index] for index in range(min(BATCH, len(self._queue)))]
-            await asyncio.to_thread(spool.add, self._first, batch)
-            self._forget(len(batch))
-
-    def _forget(self, count: int) -> None:
-        for _ in range(count):
-            self._queue.popleft()
-        self._first += count
+        while self._outbox:
+            batch = self._outbox.batch()
+            await asyncio.to_thread(spool.add, self._outbox.first, batch)
+            self._outbox.gone(len(batch))
 
     def _away(self, reason: str) -> None:
         """From now on; who waits is told unless the disk is good enough."""
@@ -384,7 +344,7 @@ class Shipping:
             log.error("audit.away", reason=reason, when_away=self._config.when_away)
             self._set(Keeping.DISK)
         if not self._may_wait:
-            self._fail_waiting()
+            self._outbox.fail(self._refused())
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
@@ -413,16 +373,6 @@ class Shipping:
                 self.take([_event("audit-gap", lost=lost)])
         for callback in self._callbacks:
             callback()
-
-    def _tell(self, kept: int) -> None:
-        self._kept = max(self._kept, kept)
-        while self._waiting and self._waiting[0][0] <= kept:
-            self._waiting.popleft()[1](None)
-
-    def _fail_waiting(self) -> None:
-        error = self._refused()
-        while self._waiting:
-            self._waiting.popleft()[1](error)
 
     def _refused(self) -> Refused:
         if self._keeping is Keeping.NOWHERE:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -95,6 +96,9 @@ class Spool:
                 done += os.pwrite(self._descriptor, data[done:], self._size + done)
             os.fdatasync(self._descriptor)
         except OSError as error:
+            with suppress(OSError):
+                # A part of it must not lie behind what is written next.
+                os.ftruncate(self._descriptor, self._size)
             raise SpoolFull(f"{self.path} cannot be written: {error.strerror}") from error
         self._size += len(data)
 

@@ -376,3 +376,52 @@ def test_freezes_begin_and_end(path: Path) -> None:
         begin | {"freeze": 8, "until": "2026-05-03T05:09:37Z"},
         {"ts": "2026-05-03T03:09:38.123456Z", "event": "thawed", **what},
     ]
+
+
+def test_what_repeats_reads_is_one_line_for_the_database() -> None:
+    log = AuditLog(None)
+    read, write = dataclasses.replace(READ, writes=False), dataclasses.replace(READ, normal="insert", writes=True)
+    other, held = dataclasses.replace(read, normal="select 2"), dataclasses.replace(DROP, writes=False)
+    try:
+        mine, theirs = 'Z","event":"statement","session":1,', 'Z","event":"statement","session":2,'
+        order = [(mine, read), (mine, read), (theirs, read), (mine, read), (mine, other), (mine, read), (theirs, read)]
+        order += [(mine, write), (mine, write), (mine, read), (mine, held), (mine, held), (theirs, read)]
+        events = [(float(second), head, judgement) for second, (head, judgement) in enumerate(order)]
+        lines = log._render(events)  # type: ignore[arg-type]
+        found = [json.loads(line) for line in module.runs(events, lines)]
+    finally:
+        log.close()
+    assert [(line["session"], line["statement"], line.get("repeats", 1)) for line in found] == [
+        (1, READ.normal, 3),
+        (2, READ.normal, 3),
+        (1, "select 2", 1),
+        (1, READ.normal, 1),
+        (1, "insert", 1),
+        (1, "insert", 1),
+        (1, READ.normal, 1),
+        (1, DROP.normal, 1),
+        (1, DROP.normal, 1),
+    ]
+    assert (found[0]["ts"], found[0]["until"]) == ("1970-01-01T00:00:00.000000Z", "1970-01-01T00:00:03.000000Z")
+    assert found[1]["until"] == "1970-01-01T00:00:12.000000Z"
+    assert sum(line.get("repeats", 1) for line in found) == len(events)
+
+
+def test_what_a_statement_does_is_kept_where_its_text_is_not(path: Path) -> None:
+    log = AuditLog(path, statements=False)
+    connect(log).statement(NOW, DROP)
+    log.close()
+    line = lines(path)[1]
+    assert (line["statement"], line["effects"], line["rules"]) == (None, ["drop table shop.orders cascade"], ["DS101", "DS102"])
+
+
+def test_any_other_event_has_its_fields(path: Path) -> None:
+    log = AuditLog(path)
+    log.event(NOW, "executed", person="ann", approval="apr-abcd2345", kind="of its own")
+    log.event(NOW, "bare")
+    log.close()
+    stamp = "2026-05-03T03:09:37.123456Z"
+    assert lines(path) == [
+        {"ts": stamp, "event": "executed", "person": "ann", "approval": "apr-abcd2345", "kind": "of its own"},
+        {"ts": stamp, "event": "bare"},
+    ]
