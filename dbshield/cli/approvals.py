@@ -15,7 +15,7 @@ from dbshield.cli.options import AnyEnvironmentOption, now, open_database, perso
 from dbshield.cli.output import answer, date, headline, remark, say, table, visible
 from dbshield.config import Config
 from dbshield.control.approval import Approval, State
-from dbshield.control.approvals import Approvals
+from dbshield.control.approvals import Approvals, wrong_state
 from dbshield.control.asking import store_parameters
 from dbshield.control.deciding import Deciding
 from dbshield.control.people import People
@@ -129,7 +129,7 @@ def approve(
     """
     settings = read_settings(config)
     with open_database(settings) as database:
-        found = Approvals(database).get(approval)
+        found = _waiting(database, approval)
         decider = who if who is not None else person()
         asked = not (json or code_stdin or code_env)
         if asked:
@@ -145,14 +145,15 @@ def approve(
             # what was on the screen when the code was typed
             shown=digest or (found.digest.hex() if asked else ""),
         )
-        missing = decided.state is State.WAITING
-        runs = bool(settings.environments[decided.environment].executor)
-        if wait and runs and not missing:
+        environment = settings.environments[decided.environment]
+        missing = max(decided.needed, environment.approvals_needed) - len(decided.approved_by)
+        runs = bool(environment.executor)
+        if wait and runs and decided.state is State.APPROVED:
             decided = _wait(Approvals(database), decided)
     if json:
         answer(describe(decided, now()))
     else:
-        say(_approved(decided, runs=runs))
+        say(_approved(decided, missing=missing, runs=runs))
         _outcome(decided)
     if decided.state_at(now()) in {State.FAILED, State.WITHDRAWN, State.EXPIRED}:
         raise typer.Exit(1)
@@ -177,6 +178,7 @@ def deny(
     """
     settings = read_settings(config)
     with open_database(settings) as database:
+        _waiting(database, approval)
         decider = who if who is not None else person()
         code = read_code(decider, stdin=code_stdin, variable=code_env)
         denied = _deciding(database, settings).deny(approval, person=decider, code=code, reason=reason, now=now())
@@ -228,6 +230,15 @@ def _deciding(database: Database, settings: Config) -> Deciding:
     return Deciding(database, People(database, Vault.load(settings.secret_key)), settings.environments)
 
 
+def _waiting(database: Database, approval: str) -> Approval:
+    """The approval, before anybody is asked for a code. Refused where it cannot be decided any more."""
+    found = Approvals(database).get(approval)
+    state = found.state_at(now())
+    if state is not State.WAITING:
+        raise wrong_state(found, "cannot be decided", expired=state is State.EXPIRED)
+    return found
+
+
 def _wait(approvals: Approvals, approved: Approval) -> Approval:
     """Until it has run, or can no longer run."""
     remark("Waiting for the executor; Ctrl-C stops waiting, and nothing else.")
@@ -237,9 +248,8 @@ def _wait(approvals: Approvals, approved: Approval) -> Approval:
     return approved
 
 
-def _approved(one: Approval, *, runs: bool) -> str:
+def _approved(one: Approval, *, missing: int, runs: bool) -> str:
     if one.state is State.WAITING:
-        missing = one.needed - len(one.approved_by)
         others = f"{missing} more" if missing > 1 else "one more person"
         return f"{one.id} has your approval; {others} must approve before it runs."
     if not runs:

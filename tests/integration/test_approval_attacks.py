@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -240,6 +240,49 @@ def test_one_denial_denies(office: Office) -> None:
     assert office.claim() is None
     with pytest.raises(Refused, match="it is denied"):
         office.approve(made, office.ann, now=NOW + STEP)
+
+
+def test_two_who_approve_at_once_are_both_counted(office: Office) -> None:
+    made = office.ask(replace(ASK, environment="production"))
+    barrier = threading.Barrier(2)
+
+    def decide(phone: Phone) -> None:
+        barrier.wait(20)
+        office.approve(made, phone)
+
+    together(lambda: decide(office.ann), lambda: decide(office.bob))
+    found = office.approvals.get(made.id)
+    assert (found.state, set(found.approved_by)) == (State.APPROVED, {"ann", "bob"})
+
+
+def test_who_approves_and_who_denies_at_once_have_one_winner(office: Office) -> None:
+    made = office.ask()
+    barrier = threading.Barrier(2)
+    lost: list[str] = []
+
+    def decide(phone: Phone, approves: bool) -> None:
+        barrier.wait(20)
+        try:
+            if approves:
+                office.approve(made, phone)
+            else:
+                office.deciding.deny(made.id, person=phone.person, code=phone.code(NOW), reason="no", now=NOW)
+        except Refused as error:
+            lost.append(error.message)
+
+    together(lambda: decide(office.ann, True), lambda: decide(office.bob, False))
+    found = office.approvals.get(made.id)
+    assert len(found.decisions) == 1
+    assert found.state is (State.APPROVED if found.decisions[0].approves else State.DENIED)
+    assert [message.rpartition(" ")[2] for message in lost] == [found.state.value]
+
+
+def together(*bodies: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=body) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
 
 
 def test_the_approval_of_somebody_who_is_gone_does_not_count(office: Office) -> None:
