@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dbshield.config import EnvironmentConfig
-from dbshield.control.approval import Approval, State
+from dbshield.control.approval import OPEN, Approval, State
 from dbshield.control.asking import Ask, Parameter
 from dbshield.errors import DbshieldError, Refused, StoreError
 from dbshield.model import AgentLogin
@@ -174,7 +174,7 @@ class Waiting:
                 self._say(waiting_answers.progress(approval, state, until - now), approval.id)
                 told = now
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(until - now, told + NOTICE_EVERY - now, LOOK_AGAIN)):
+                async with asyncio.timeout(min(until - now, told + NOTICE_EVERY - now, LOOK_AGAIN, _lives(approval, state))):
                     await self._wake.wait()
             self._wake.clear()
             # Away: nothing is known, and it may have been decided. The next look tells.
@@ -209,3 +209,9 @@ def _grace(state: State, settings: EnvironmentConfig) -> float:
     if state is State.APPROVED:
         return START_GRACE
     return START_GRACE + settings.execution_timeout if state is State.RUNNING else 0.0
+
+
+def _lives(approval: Approval, state: State) -> float:
+    """Seconds until an open approval expires."""
+    left = (approval.expires_at - datetime.now(UTC)).total_seconds()
+    return max(0.0, left) if state in OPEN else LOOK_AGAIN
