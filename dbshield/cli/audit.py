@@ -309,8 +309,7 @@ def _show(link: Link, *, json: bool) -> None:
         say(audit_read.exported(link))
         return
     said: dict[str, Any] = json_module.loads(link.entry)
-    who = ".".join(filter(None, (link.agent, link.environment))) or link.person or str(said.get("user", "-"))
-    words = [f"{link.id:>8}", stamp(link.at)[:-4] + "Z", link.kind, visible(who)]
+    words = [f"{link.id:>8}", stamp(link.at)[:-4] + "Z", link.kind, visible(_who(link, said))]
     if link.verdict is not None:
         words.append(" ".join([link.verdict, *(link.rules or ())]))
     if said.get("repeats"):
@@ -323,6 +322,13 @@ def _show(link: Link, *, json: bool) -> None:
     else:
         words += [_short(f"{name}={value}") for name, value in said.items() if name not in ELSEWHERE and value is not None]
     say("  ".join(words))
+
+
+def _who(link: Link, said: dict[str, Any]) -> str:
+    """Who did it, and to which environment."""
+    if link.person is not None:
+        return f"{link.person} in {link.environment}" if link.environment is not None else link.person
+    return ".".join(filter(None, (link.agent, link.environment))) or str(said.get("user", "-"))
 
 
 def _short(text: str) -> str:

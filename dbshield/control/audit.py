@@ -180,9 +180,8 @@ class AuditLog:
     async def stop(self) -> None:
         """Brings what was recorded to where it is kept. What comes later is in the file alone."""
         self.flush()
-        shipping, self._shipping = self._shipping, None
-        if shipping is not None:
-            await shipping.stop()
+        if self._shipping is not None:
+            await self._shipping.stop()
 
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""

@@ -155,6 +155,7 @@ class Shipping:
                 log.critical("audit.lost", entries=len(self._outbox) + self._lost, reason=error.message)
             self._spool.close()
             self._spool = None
+        self._keeping = Keeping.NOWHERE
         self._outbox.fail(self._refused())
 
     # -- the task
