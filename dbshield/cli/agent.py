@@ -137,6 +137,7 @@ def list_(environment: AnyEnvironmentOption = None, json: JsonOption = False, co
                     "access": agent.access,
                     "role": agent.role or None,
                     "live_tokens": agent.live_tokens,
+                    "owner": agent.owner,
                     "created_at": agent.created_at,
                 }
                 for agent in listed

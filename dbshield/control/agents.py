@@ -33,7 +33,8 @@ UNDEFINED_OBJECT = "42704"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """A living agent. `role` is empty where the environment's own is used; `live_tokens` are neither revoked nor expired."""
+    """A living agent. `role` is empty where the environment's own is used; `live_tokens` are neither revoked nor expired; `owner`
+    is the person who answers for it."""
 
     id: UUID
     name: str
@@ -42,6 +43,7 @@ class Agent:
     role: str
     created_at: datetime
     live_tokens: int
+    owner: str | None = None
 
     @property
     def user(self) -> str:
@@ -161,6 +163,7 @@ class Agents(Tokens):
                 agents.c.access,
                 agents.c.role,
                 agents.c.created_at,
+                agents.c.owner,
                 live.label("live"),
             )
             .join_from(agents, tokens, tokens.c.agent == agents.c.id, isouter=True)
@@ -181,6 +184,7 @@ class Agents(Tokens):
                     role=row.role or "",
                     created_at=row.created_at,
                     live_tokens=row.live,
+                    owner=row.owner,
                 )
                 for row in connection.execute(query)
             ]

@@ -310,6 +310,7 @@ def test_who_waits_sees_what_came_of_it(desk: Desk, failed: bool) -> None:
 def test_who_answers_for_an_agent_is_kept(desk: Desk) -> None:
     created = desk.call("agent", "create", "claude", "-e", "production", "-a", "write", "--owner", "ann", "--json")
     assert created.code == 0
+    assert [agent["owner"] for agent in desk.call("agent", "list", "--json").json] == ["ann"]
     ann = desk.enrol("ann")
     made = desk.ask(Ask(**{**fields(ASK), "environment": "production"}), needed=2)
     own = desk.call("approvals", "approve", made.id, "--person", "ann", code=ann.code(now()))
