@@ -72,6 +72,8 @@ class Waiting:
         self._wake = asyncio.Event()
         self._stop: Stop | None = None
         self._too_late = False
+        self._asked: set[str] = set()
+        """The approvals that this session asked for, and may take back."""
         self.active = False
         """Whether a statement waits."""
 
@@ -127,10 +129,12 @@ class Waiting:
             return waiting_answers.remembered(statement, asked.denial)
         approval = asked.approval
         assert approval is not None
+        if asked.ours:
+            self._asked.add(approval.id)
         if settings.approval_wait > 0:
             with self._approvals.watch(approval.id, self._wake):
                 approval = await self._wait(approval, settings)
-        if self._stop in GIVEN_UP and asked.ours:
+        if self._stop in GIVEN_UP and approval.id in self._asked:
             approval = await self._given_up(approval)
         if approval.result is not None and approval.result.get("truncated"):
             self._say(f"{approval.id} gave more rows than are kept: these are the first of them", approval.id)

@@ -102,7 +102,7 @@ class HeldStatement:
 class Prepared:
     """A held text that a Parse gave a name. `plain` where the server's description of an empty statement is the true one."""
 
-    text: bytes
+    text: bytes = field(repr=False)
     types: tuple[int, ...]
     judgement: Judgement
     answer: Answer

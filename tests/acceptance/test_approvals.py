@@ -340,6 +340,18 @@ class TestGivenUp:
             assert conn.execute("select 1").fetchone() == (1,)
         assert left(shield) == 3
 
+    def test_a_cancel_request_for_what_the_session_asked_before(self, shield: Shield, humans: Humans) -> None:
+        with shield.connect() as conn:
+            with configured(shield, approval_wait=0), pytest.raises(errors.InsufficientPrivilege):
+                conn.execute(DELETE)
+            asked = humans.asked()
+            notices = told_by(conn)
+            waits = Background(lambda: conn.execute(DELETE))
+            assert until(lambda: notices)
+            conn.cancel_safe(timeout=20)
+            assert isinstance(waits.error(), errors.QueryCanceled)
+            assert humans.state(asked.id) is State.WITHDRAWN
+
     def test_a_cancel_request_that_comes_too_late(self, shield: Shield, humans: Humans) -> None:
         with shield.connect() as conn:
             notices = told_by(conn)
