@@ -73,26 +73,22 @@ _GOING: Final = """
         ) x
     )
 """
-GOING: Final = (
-    _GOING
-    + """
+GOING: Final = f"""
+    {_GOING}
     select n.nspname || '.' || c.relname from going g join pg_class c on g.class = 'pg_class'::regclass and c.oid = g.oid
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1
-"""
-)
+"""  # noqa: S608  (constants of ours)
 """Relations that go with these: whatever depends on them, and what that is a part of (the rule of a view, the view)."""
 
-GOING_TOO: Final = (
-    _GOING
-    + """
+GOING_TOO: Final = f"""
+    {_GOING}
     select pg_describe_object(g.class, g.oid, 0) from going g
     where g.class = 'pg_proc'::regclass
        or (g.class = 'pg_constraint'::regclass and exists (select from pg_constraint c where c.oid = g.oid and c.conrelid <> 0
            and not exists (select from going t where t.class = 'pg_class'::regclass and t.oid = c.conrelid)))
     order by 1 limit 50
-"""
-)
+"""  # noqa: S608
 """Functions, and constraints of tables that stay."""
 
 SIZES: Final = """
@@ -230,9 +226,9 @@ class _Preview:
             rows = self._connection.execute(LOSING_ROWS.encode(), [[oid], follow, follow])
         else:
             catalogue = "pg_namespace" if effect.kind is ObjectKind.SCHEMA else "pg_class"
-            rows = self._connection.execute(
-                GOING.encode(), [[one(self._connection, "select %s::regclass::oid", catalogue)], [oid]]
-            )
+            what = [[one(self._connection, "select %s::regclass::oid", catalogue)], [oid]]
+            rows = self._connection.execute(GOING.encode(), what)
+            self._made["also"] += [str(row[0]) for row in self._connection.execute(GOING_TOO.encode(), what)]
         yield from (str(row[0]) for row in rows)
 
 
