@@ -125,6 +125,57 @@ def test_an_agent_from_its_creation_to_its_end(shield: CommandLine) -> None:
     assert shield("agent", "list", "--json").json == []
 
 
+def test_a_token_is_narrowed_listed_and_rotated(shield: CommandLine) -> None:
+    first = shield("agent", "create", "claude", "-e", "staging", "-a", "write", "--json").json
+    narrow = ("--access", "read", "--database", "shop", "--network", "10.0.0.0/8", "--network", "socket")
+    hours = ("--hours", "mon-fri 08:00-18:00 Europe/Berlin")
+    said = shield("token", "issue", "claude", "-e", "staging", *narrow, *hours)
+    scope = "read; shop; 10.0.0.0/8, socket; Mon-Fri 08:00-18:00 Europe/Berlin"
+    assert (said.code, f"another token for staging, {scope} until" in said.out) == (0, True)
+    listed = shield("token", "list", "--json").json
+    assert [(entry["scope"], entry["stale"], entry["last_used_at"]) for entry in listed] == [
+        ({}, False, None),
+        (
+            {
+                "access": "read",
+                "databases": ["shop"],
+                "networks": ["10.0.0.0/8", "socket"],
+                "hours": "Mon-Fri 08:00-18:00 Europe/Berlin",
+            },
+            False,
+            None,
+        ),
+    ]
+    assert scope in shield("token", "list").out
+    rotated = shield("token", "rotate", listed[1]["token_id"], "--overlap", "1h", "--json")
+    assert (rotated.code, "works until" in rotated.err) == (0, True)
+    assert parse_token(psycopg.conninfo.conninfo_to_dict(rotated.json["dsn"])["password"]).id == rotated.json["token_id"]
+    newest = shield("token", "list", "--json").json[-1]
+    assert (newest["replaces"], newest["scope"]) == (listed[1]["token_id"], listed[1]["scope"])
+    at_once = shield("token", "rotate", first["token_id"], "--overlap", "0")
+    assert (at_once.code, f"The old token {first['token_id']} is revoked." in at_once.err) == (0, True)
+    assert shield("token", "rotate", first["token_id"]).code == 1
+    stale = shield("token", "list", "--stale")
+    assert (stale.out, stale.err) == ("", "There are no stale tokens.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (("--access", "migrate"), 1, "a token may not have more"),
+        (("--database", "elsewhere"), 1, "has no database elsewhere"),
+        (("--network", "10.0.0.1/8"), 2, "is no network"),
+        (("--hours", "always"), 2, "names no hours"),
+        (("--ttl", "1000d"), 1, "lives at most"),
+    ],
+)
+def test_a_scope_that_cannot_be_is_not_issued(shield: CommandLine, options: tuple[str, ...], code: int, says: str) -> None:
+    shield("agent", "create", "claude", "-e", "staging", "-a", "write")
+    refused = shield("token", "issue", "claude", "-e", "staging", *options)
+    assert (refused.code, refused.out, says in refused.err) == (code, "", True)
+    assert len(shield("token", "list", "--json").json) == 1
+
+
 def test_an_environment_is_frozen_and_thawed(shield: CommandLine) -> None:
     made = shield("environment", "freeze", "staging", "--reason", "incident 17", "--json")
     assert (made.code, made.json["reason"], made.json["until"]) == (0, "incident 17", None)
