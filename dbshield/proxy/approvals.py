@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 import structlog
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import func, select
 
 from dbshield.config import EnvironmentConfig
@@ -26,7 +27,7 @@ from dbshield.control.approvals import Approvals
 from dbshield.control.asking import Ask
 from dbshield.control.denials import Denial, Denials
 from dbshield.control.directory import CONNECT_TIMEOUT, KEEPALIVE, POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
-from dbshield.errors import Refused
+from dbshield.errors import Refused, StoreError
 from dbshield.store.database import Database
 from dbshield.store.schema import APPROVALS_CHANNEL, agents, people
 
@@ -34,6 +35,8 @@ APPLICATION_NAME: Final = "dbshield approvals"
 """What pg_stat_activity shows of the connection that listens."""
 THREADS: Final = 2
 """As many as the control database's pool has connections."""
+ANSWER_TIMEOUT: Final = 15.0
+"""Seconds for an answer of the control database, waiting for a thread and for a lock with them."""
 LOOK_AGAIN: Final = 5.0
 """Seconds after which somebody who waits looks at the approval without having heard of it."""
 
@@ -58,7 +61,8 @@ class WorkerApprovals:
 
     def __init__(self, control_dsn: str) -> None:
         self._dsn = control_dsn
-        self._database = Database(control_dsn)
+        # A thread that asks a server that has vanished would be lost to all others.
+        self._database = Database(make_conninfo(control_dsn, **KEEPALIVE))
         self._approvals = Approvals(self._database)
         self._denials = Denials(self._database)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="approvals")
@@ -73,7 +77,7 @@ class WorkerApprovals:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        await asyncio.to_thread(self._threads.shutdown, wait=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._database.close()
 
     @contextlib.contextmanager
@@ -100,7 +104,14 @@ class WorkerApprovals:
         return await self._run(lambda: self._approvals.withdraw(approval, datetime.now(UTC)))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError as error:
+            raise StoreError(
+                f"the control database has not answered in {ANSWER_TIMEOUT:g} seconds",
+                hint="A human may have been asked all the same: `dbshield approvals list` tells.",
+            ) from error
 
     def _request(self, ask: Ask, settings: EnvironmentConfig) -> Asked:
         now = datetime.now(UTC)

@@ -74,6 +74,8 @@ def bind(relay: Relay, prepared: Prepared, data: bytes, pos: int, end: int) -> b
     advice = objection(relay, judgement)
     if relay._unsynced:
         advice = ALONE
+    elif not _formats_fit(message):
+        advice = ONE_GO
     elif not advice and prepared.answer is Answer.ROWS and any(message.result_formats):
         advice = BINARY
     if advice:
@@ -171,6 +173,12 @@ def is_held(relay: Relay, data: bytes, pos: int) -> bool:
     portal_end = data.find(0, pos + HEADER)
     name_end = data.find(0, portal_end + 1) if portal_end >= 0 else -1
     return name_end >= 0 and data[portal_end + 1 : name_end][:NAME_BYTES] in relay._statements.held
+
+
+def _formats_fit(message: Bind) -> bool:
+    """Whether a server would take the formats of the values: none, one for all, or one for each, and text or binary."""
+    formats = message.parameter_formats
+    return len(formats) in {0, 1, len(message.parameters)} and set(formats) <= {0, 1}
 
 
 def _parameters(message: Bind, types: tuple[int, ...]) -> tuple[Parameter, ...]:

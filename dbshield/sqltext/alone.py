@@ -12,6 +12,7 @@ from enum import Enum, unique
 from typing import Any, Final
 
 from dbshield.model import Effect, Flag
+from dbshield.sqltext.normal import check_characters
 from dbshield.sqltext.postgres import _tree
 from dbshield.sqltext.statement import Unreadable
 
@@ -52,6 +53,7 @@ def answer(text: bytes, effects: Iterable[Effect]) -> Answer | None:
     if any(Flag.TEMPORARY in effect.flags for effect in effects):
         return None
     try:
+        check_characters(text)
         statements = [item["stmt"] for item in _tree(text) if "stmt" in item]
     except (Unreadable, RecursionError):
         return None

@@ -297,6 +297,14 @@ class TestOneGo:
         both = formats * 2 if len(formats) == 1 else formats
         assert [(each.type, each.format) for each in talk.waits.parameters] == [(23, both[0]), (0, both[1])]
 
+    @pytest.mark.parametrize("formats", [(7,), (0, 1), (1, 1, 1, 0)])
+    def test_formats_that_no_server_would_take(self, formats: tuple[int, ...]) -> None:
+        """An approval that nobody can read would stop everybody who lists them."""
+        talk = Waiting()
+        bind = Bind(parameter_formats=formats, parameters=(b"1", b"2", b"3"))
+        talk.client(Parse(query=DELETE_VALUES), bind, Execute(), Sync())
+        assert advised(talk.server(ParseComplete(), syntax_error(), IDLE)[1:], ONE_GO)
+
     @pytest.mark.parametrize(
         "messages",
         [

@@ -56,3 +56,9 @@ JUDGE = Judge(policy=Policy(access=AccessLevel.MIGRATE), functions=FunctionCatal
 def test_each(text: str, expected: Answer | None) -> None:
     effects = JUDGE.judge(text.encode()).effects
     assert answer(text.encode(), effects) is expected
+
+
+@pytest.mark.parametrize("text", [b"delete from orders where note = '\xff'", b"delete from orders\0", b"\xff"])
+def test_what_is_no_text(text: bytes) -> None:
+    """Whatever a policy makes of it."""
+    assert answer(text, ()) is None
