@@ -164,10 +164,12 @@ class Witness:
         self._witness = witness
         self._transaction = transaction
         self._counted: dict[int, tuple[int, int, int]] = {}
+        self._unseen: dict[str, int] = {}
 
     def begin(self) -> None:
         """Call it before the statement runs: the server's counts go on from here, also over what was taken back."""
         self._counted = {relation: (inserted, updated, deleted) for relation, inserted, updated, deleted in self._counts()}
+        self._unseen = self._unseen_counts()
 
     def losses(self) -> Losses:
         """What the statement has destroyed."""
@@ -194,7 +196,7 @@ class Witness:
             changed=tuple(each for each in counted if each.updated or each.deleted),
             grown=tuple(each for each in counted if not (each.updated or each.deleted)),
             parts=tuple(sorted(parts, key=lambda line: (line.catalogue, line.oid))),
-            uncovered=tuple(sorted({*uncovered, *others})),
+            uncovered=tuple(sorted({*uncovered, *others, *self._behind_our_back()})),
         )
 
     def lost_rows(self, change: Changed) -> sql.Composed:
@@ -283,6 +285,20 @@ class Witness:
             sql.SQL("select to_jsonb(c) from {} c where {}").format(name, where), [str(was[column]) for column in key]
         ).fetchone()
         return row[0] if row is not None else None
+
+    def _unseen_counts(self) -> dict[str, int]:
+        """Changes of catalogues that this role may not read (pg_authid, pg_largeobject), as the server counts them."""
+        query = """
+            select relname::text, pg_stat_get_xact_tuples_updated(oid) + pg_stat_get_xact_tuples_deleted(oid) from pg_class
+            where relnamespace = 'pg_catalog'::regnamespace and relkind = 'r' and not has_table_privilege(oid, 'select')
+        """
+        return {str(name): int(count) for name, count in self._worker.execute(query) if name not in BOOKKEEPING}
+
+    def _behind_our_back(self) -> list[str]:
+        now = self._unseen_counts()
+        return [
+            f"{name} (changed; the executor's role may not read it)" for name in now if now[name] != self._unseen.get(name, 0)
+        ]
 
     def _catalogues(self) -> list[str]:
         query = """

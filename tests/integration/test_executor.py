@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import resource
 import signal
 import stat
@@ -352,6 +353,58 @@ def test_another_server_is_not_touched(here: Stage) -> None:
     assert failed.error is not None
     assert "not the one of production" in failed.error["message"]
     assert here.sql("select count(*) from shop.settings") == [(3,)]
+
+
+@pytest.fixture
+def plain(here: Stage) -> Iterator[Stage]:
+    """With an executor that is no superuser: a member of the tables' owner that may make roles."""
+    role = f"operator_{here.database}"
+    here.sql(
+        f"create role {role} login createrole password 'p' in role app_owner; grant all on database {here.database} to {role}"
+    )
+    executor = here.settings.executor.replace("user=postgres", f"user={role}")
+    settings = here.settings.model_copy(update={"executor": executor, "executor_password_env": "EXECUTOR_PASSWORD"})
+    try:
+        yield dataclasses.replace(here, settings=settings)
+    finally:
+        here.sql(f"drop owned by {role} cascade; drop role {role}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["drop table shop.orders cascade", "delete from shop.customers", "truncate shop.events", "drop view shop.active_customers"],
+)
+def test_an_executor_needs_to_be_no_superuser(plain: Stage, statement: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECUTOR_PASSWORD", "p")
+    before = plain.facts()
+    done = plain.run(statement, preview=True)
+    assert done.state is State.DONE, done.error
+    assert done.preview is not None
+    assert done.preview["notes"] == []
+    assert plain.lost(before)
+    plain.undo(done)
+    assert plain.lost(before) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["select lo_put(424242, 0, 'x')", "alter role {role} connection limit 7", "delete from shop.secrets where id = 1"],
+)
+def test_what_its_role_may_not_see_is_not_passed_over(plain: Stage, statement: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECUTOR_PASSWORD", "p")
+    role = f"made_{plain.database}"
+    plain.sql("alter table shop.secrets force row level security")
+    with psycopg.connect(plain.settings.executor_dsn(plain.database), autocommit=True) as connection:
+        connection.execute(f"create role {role}".encode())
+    try:
+        before = plain.facts()
+        failed = plain.run(statement.format(role=role))
+        assert failed.state is State.FAILED
+        assert failed.error is not None
+        assert "may not read it" in failed.error["message"] or "row-level security" in failed.error["message"]
+        assert plain.facts() == before
+    finally:
+        plain.sql(f"drop role {role}")
 
 
 def test_two_executors_run_each_statement_once(here: Stage) -> None:
