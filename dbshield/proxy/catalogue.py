@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dbshield.errors import DbshieldError, Refused
+from dbshield.guard.identity import IDENTITY_QUERY, Identity, read_identity
 from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY
 from dbshield.proxy import upstream
@@ -44,15 +45,21 @@ LONGEST_PAUSE: Final = 30.0
 ASKING: Final = 30.0
 """Seconds that a login or an answer of the server may take."""
 
+Meets = Callable[[str, Identity], None]
+
 
 class Watchers:
     """The databases that are watched, each for as long as it has a session."""
 
-    def __init__(self, judges: Judges, log: Any, find: Find = lambda _: None) -> None:
-        """`find` is the directory's, since a role's password may have changed since its session began."""
+    def __init__(
+        self, judges: Judges, log: Any, find: Find = lambda _: None, meets: Meets = lambda _environment, _found: None
+    ) -> None:
+        """`find` is the directory's, since a role's password may have changed since its session began. `meets` raises Refused
+        where a server is not the one of an environment."""
         self._judges = judges
         self._log = log
         self._find = find
+        self._meets = meets
         self._watched: dict[Key, _Watcher] = {}
         judges.on_redefined = self._redefined
 
@@ -61,7 +68,7 @@ class Watchers:
         key = key_of(login, database)
         watcher = self._watched.get(key)
         if watcher is None:
-            watcher = self._watched[key] = _Watcher(self._judges, self._log, database, self._find)
+            watcher = self._watched[key] = _Watcher(self._judges, self._log, database, self._find, self._meets)
         place = watcher.add(login)
 
         def leave() -> None:
@@ -84,10 +91,11 @@ class Watchers:
 class _Watcher:
     """One database."""
 
-    def __init__(self, judges: Judges, log: Any, database: str, find: Find) -> None:
+    def __init__(self, judges: Judges, log: Any, database: str, find: Find, meets: Meets) -> None:
         self._judges = judges
         self._log = log
         self._find = find
+        self._meets = meets
         self._database = database
         self._logins: dict[int, AgentLogin] = {}
         self._places = 0
@@ -163,6 +171,8 @@ class _Watcher:
             server = await upstream.connect(newest(self._find, login), database=self._database, settings=settings)
         link = _Link(server)
         try:
+            # What another cluster's functions do says nothing of the one that sessions stand with.
+            self._meets(login.environment, read_identity(await link.ask(IDENTITY_QUERY)))
             await link.ask(f"listen {CHANNEL}")
             while True:
                 self._judges.learn(login, self._database, await link.ask(CATALOGUE_QUERY))

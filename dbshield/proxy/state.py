@@ -57,8 +57,8 @@ class WorkerState:
 
     def __post_init__(self) -> None:
         proxy = self.config.proxy
-        self.watchers = Watchers(self.judges, self.log, self.directory.find)
         self.identities = Identities(lambda: self.directory.pins, self._first_use)
+        self.watchers = Watchers(self.judges, self.log, self.directory.find, self.identities.check)
         self.throttle = Throttle(limit=proxy.login_failures, window=proxy.login_failure_window)
         window = proxy.login_failure_window
         self.refused = {

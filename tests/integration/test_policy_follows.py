@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from support import servers
 from support.cases import Case, load, send
+from support.servers import Server
 from support.shield import Shield, running_shield
 from support.waiting import until
 
@@ -18,11 +19,12 @@ INSERT = "insert into shop.settings (key, value) values (gen_random_uuid()::text
 
 
 @pytest.fixture(scope="module")
-def shield(worker_id: str) -> Iterator[Shield]:
-    """In front of a server of its own: the transaction ids of one that others use would tell nothing."""
+def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
+    """In front of a server of its own, without the control database: the transaction ids of one that others use, or that the
+    audit is written to, would tell nothing."""
     server = servers.start(18, f"follows-{worker_id}")
     folder = servers.here() / f"follows-shield-{worker_id}"
-    with running_shield(server, f"follows_{worker_id}", folder, drain_timeout=5.0) as running:
+    with running_shield(server, f"follows_{worker_id}", folder, drain_timeout=5.0, control_server=server18) as running:
         running.connect().close()  # its worker is there, and takes signals
         yield running
 

@@ -34,11 +34,21 @@ SECRET = "ROLE_PASSWORD"
 class Shield:
     """dbshield in front of one database of one server, with an agent of each access level.
 
-    `folder` keeps its configuration, state and log. Agents are named after their access level.
+    `folder` keeps its configuration, state and log. Agents are named after their access level. The control database is on
+    `control_server`, the same server where none is named.
     """
 
-    def __init__(self, server: Server, database: str, folder: Path, *, proxy: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        database: str,
+        folder: Path,
+        *,
+        proxy: dict[str, Any] | None = None,
+        control_server: Server | None = None,
+    ) -> None:
         self.server = server
+        self.control_server = control_server or server
         self.database = database
         self.folder = folder
         self.control = f"control_{database}"
@@ -54,8 +64,8 @@ class Shield:
     def set_up(self, agents: Sequence[str] = ACCESS) -> None:
         """Write the configuration, make the control database, and create agents named after their access level."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.server.drop(self.control)
-        with self.server.connect() as admin:
+        self.control_server.drop(self.control)
+        with self.control_server.connect() as admin:
             admin.execute(f'create database "{self.control}"')
         self.write_config()
         self.cli("init")
@@ -92,7 +102,7 @@ class Shield:
             **changed,
         }
         lines = [f'state = "{self.folder / "state"}"']
-        lines += ["[control]", f"url = {json.dumps(self.server.dsn(self.control))}"]
+        lines += ["[control]", f"url = {json.dumps(self.control_server.dsn(self.control))}"]
         lines += [f'key_file = "{self.key_file}"'] if self.key_file is not None else []
         lines += ["[proxy]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in proxy.items()]
@@ -112,7 +122,7 @@ class Shield:
     def twin(self) -> Shield:
         """Another proxy on another port, as on another machine: the same control database and key, a state folder of its own. Set
         up and not started; its connection strings lead through it."""
-        other = Shield(self.server, self.database, self.folder / "twin", proxy=self.settings)
+        other = Shield(self.server, self.database, self.folder / "twin", proxy=self.settings, control_server=self.control_server)
         other.folder.mkdir(exist_ok=True)
         other.control = self.control
         other.key_file = self.folder / "state" / "secret.key"
@@ -219,17 +229,23 @@ class Shield:
 
 @contextlib.contextmanager
 def prepared_shield(
-    server: Server, database: str, folder: Path, *, agents: Sequence[str] = ACCESS, **proxy: Any
+    server: Server,
+    database: str,
+    folder: Path,
+    *,
+    agents: Sequence[str] = ACCESS,
+    control_server: Server | None = None,
+    **proxy: Any,
 ) -> Iterator[Shield]:
     """A shield over a fresh clone of the seeded database, set up and not started."""
     server.clone(database)
-    shield = Shield(server, database, folder, proxy=proxy)
+    shield = Shield(server, database, folder, proxy=proxy, control_server=control_server)
     shield.set_up(agents)
     try:
         yield shield
     finally:
         server.drop(database)
-        server.drop(shield.control)
+        shield.control_server.drop(shield.control)
 
 
 @contextlib.contextmanager
@@ -249,10 +265,19 @@ def started(shield: Shield) -> Iterator[Shield]:
 
 @contextlib.contextmanager
 def running_shield(
-    server: Server, database: str, folder: Path, *, agents: Sequence[str] = ACCESS, **proxy: Any
+    server: Server,
+    database: str,
+    folder: Path,
+    *,
+    agents: Sequence[str] = ACCESS,
+    control_server: Server | None = None,
+    **proxy: Any,
 ) -> Iterator[Shield]:
     """Both at once."""
-    with prepared_shield(server, database, folder, agents=agents, **proxy) as shield, started(shield):
+    with (
+        prepared_shield(server, database, folder, agents=agents, control_server=control_server, **proxy) as shield,
+        started(shield),
+    ):
         yield shield
 
 
