@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pyotp
 import pytest
-from support.executing import oracle
+from support.cases import oracle
 from support.servers import Server
 from support.shield import COMMAND, ENVIRONMENT, Shield, prepared_shield
 from support.waiting import until
