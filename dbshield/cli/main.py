@@ -57,7 +57,7 @@ COMMANDS = (
     Command(name="check", module="dbshield.cli.check", attribute="check", summary="Judge SQL without a database."),
     Command(name="policy", module="dbshield.cli.policy", attribute="app", summary="Show what holds for an agent, and test it."),
     Command(name="agent", module="dbshield.cli.agent", attribute="app", summary="Create, list and remove agents."),
-    Command(name="token", module="dbshield.cli.token", attribute="app", summary="Issue, list and revoke tokens."),
+    Command(name="token", module="dbshield.cli.token", attribute="app", summary="Issue, list, rotate and revoke tokens."),
     Command(name="user", module="dbshield.cli.user", attribute="app", summary="Add and remove the people who decide."),
     Command(
         name="approvals",
@@ -69,7 +69,7 @@ COMMANDS = (
         name="environment",
         module="dbshield.cli.environment",
         attribute="app",
-        summary="List, freeze and thaw protected databases.",
+        summary="List, pin, freeze and thaw protected databases.",
     ),
     Command(
         name="executor", module="dbshield.cli.executor", attribute="executor", summary="Run approved statements, with a way back."
