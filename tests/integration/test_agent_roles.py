@@ -89,7 +89,7 @@ def server(bare: Server) -> Server:
     return bare
 
 
-def made_on(server: Server, access: str, agent: str = "", **changed: object) -> tuple[RoleSpec, Made]:
+def made_on(server: Server, access: str, agent: str = "", **changed: Any) -> tuple[RoleSpec, Made]:
     spec = spec_of(agent or access, access, **changed)
     return spec, make(server, spec, DATABASE)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import uuid4
+
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -22,19 +25,17 @@ def keep_to_itself(server: Server) -> None:
         admin.execute(sql.SQL("revoke connect on database {} from public").format(sql.Identifier(TEMPLATE)))
 
 
-def spec_of(agent: str, access: str, agent_id: str = "", **changed: object) -> RoleSpec:
+def spec_of(agent: str, access: str, **changed: Any) -> RoleSpec:
     """What is wanted of the role of an agent."""
-    from uuid import UUID, uuid4  # noqa: PLC0415
-
-    values: dict[str, object] = {
-        "agent_id": UUID(agent_id) if agent_id else uuid4(),
+    values: dict[str, Any] = {
+        "agent_id": uuid4(),
         "agent": agent,
         "environment": ENVIRONMENT,
         "access": AccessLevel(access),
         "limits": LIMITS,
         "today": "2026-05-01",
     }
-    return RoleSpec(**(values | changed))  # type: ignore[arg-type]
+    return RoleSpec(**(values | changed))
 
 
 def make(server: Server, spec: RoleSpec, *databases: str, password: str = PASSWORD) -> Made:
