@@ -1,0 +1,171 @@
+"""Snapshots in an object store that speaks like S3, a real server on loopback."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from support.backups import Backups, backups_of
+from support.servers import Server
+
+from dbshield.backup.catalogue import Catalogue
+from dbshield.backup.damage import Absent, Damaged, Taken
+from dbshield.backup.objects import PART_BYTES, Objects, credentials
+from dbshield.backup.repository import Repository
+from dbshield.config import BackupConfig
+from dbshield.errors import BackupError, ConfigError
+
+BUCKET = "backups"
+CREDENTIALS = "AWS_ACCESS_KEY_ID=testing\nAWS_SECRET_ACCESS_KEY=hunter2hunter2\n"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    request = urllib.request.Request(f"{address}/{BUCKET}", method="PUT")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def plan(endpoint: str, tmp_path: Path) -> BackupConfig:
+    file = tmp_path / "credentials"
+    file.write_text(CREDENTIALS)
+    file.chmod(0o600)
+    return BackupConfig(
+        destination=f"s3://{BUCKET}/{tmp_path.name}",
+        encryption="none",
+        credentials_file=file,
+        endpoint=endpoint,
+        region="us-east-1",
+    )
+
+
+def whole(store: Objects, key: str) -> bytes:
+    with store.open(key) as source:
+        pieces = []
+        while data := source.read(1 << 20):
+            pieces.append(data)
+        return b"".join(pieces)
+
+
+def test_a_large_object_goes_in_parts_and_comes_back(plan: BackupConfig) -> None:
+    store = Objects.of(plan)
+    content = os.urandom(2 * PART_BYTES + 12345)
+    with store.create("test/large") as sink:
+        for start in range(0, len(content), 65536):
+            sink.write(content[start : start + 65536])
+    assert whole(store, "test/large") == content
+    (found,) = store.list("test")
+    assert (found.key, found.size) == ("test/large", len(content))
+    store.delete("test/large")
+    store.delete("test/large")
+    assert list(store.list("test")) == []
+
+
+def test_nothing_is_written_over(plan: BackupConfig) -> None:
+    store = Objects.of(plan)
+    store.put_new("a", b"first")
+    with pytest.raises(Taken):
+        store.put_new("a", b"second")
+    with pytest.raises(Taken), store.create("a") as sink:
+        sink.write(b"third")
+    assert whole(store, "a") == b"first"
+    # What was repeated because an answer got lost is no second writer.
+    store.put_new("a", b"first")
+
+
+def test_an_upload_that_fails_is_no_object(plan: BackupConfig) -> None:
+    store = Objects.of(plan)
+    with pytest.raises(ValueError, match="the source broke"), store.create("half") as sink:
+        sink.write(os.urandom(2 * PART_BYTES))
+        raise ValueError("the source broke")
+    with pytest.raises(Absent), store.open("half"):
+        pass
+
+
+def test_what_the_store_says_is_a_line_without_secrets(plan: BackupConfig) -> None:
+    elsewhere = plan.model_copy(update={"destination": "s3://no-such-bucket/x"})
+    with pytest.raises(BackupError) as caught:
+        Objects.of(elsewhere).put_new("a", b"x")
+    assert "s3://no-such-bucket/x/a" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("http://192.0.2.7:9000", "not on this machine"), ("ftp://localhost", "no URL"), ("https://a:b@localhost", "no URL")],
+)
+def test_an_endpoint_without_tls_is_on_this_machine(plan: BackupConfig, address: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Objects.of(plan.model_copy(update={"endpoint": address}))
+
+
+def test_credentials_are_for_their_owner(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(f"# ours\n\n{CREDENTIALS}")
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="open to others"):
+        credentials(file)
+    file.chmod(0o600)
+    assert credentials(file) == {"aws_access_key_id": "testing", "aws_secret_access_key": "hunter2hunter2"}
+    file.write_text("hunter2\n")
+    with pytest.raises(ConfigError, match="line 1 is no NAME=value") as caught:
+        credentials(file)
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.fixture
+def backups(server18: Server, worker_id: str, tmp_path: Path) -> Iterator[Backups]:
+    name = f"backup_objects_{worker_id}"
+    server18.clone(name)
+    try:
+        with backups_of(server18, name, tmp_path / "shield") as made:
+            yield made
+    finally:
+        server18.drop(name)
+
+
+def test_a_snapshot_in_a_bucket(backups: Backups, plan: BackupConfig) -> None:
+    backups.write_config(
+        destination=plan.destination,
+        same_device=None,
+        endpoint=plan.endpoint,
+        region=plan.region,
+        credentials_file=str(plan.credentials_file),
+    )
+    made = backups.backup()
+    assert made["destination"] == plan.destination
+    checked = backups.json("backup", "verify", made["snapshot"], "--identity", str(backups.identity))
+    assert (checked["verified"], checked["opened"], checked["problems"]) == (True, True, [])
+    store = Objects.of(plan)
+    with backups.store() as control:
+        reader = Repository(store).open("test", made["snapshot"], Catalogue(control).trusted())
+    member = max(reader.manifest.members, key=lambda member: member.stored)
+    key = f"test/{made['snapshot']}/{member.name}"
+    data = bytearray(whole(store, key))
+    data[len(data) // 2] ^= 1
+    store.delete(key)
+    with store.create(key) as sink:
+        sink.write(bytes(data))
+    with pytest.raises(Damaged, match="SHA-256 differs"):
+        reader.check(member)
+    assert backups.json("backup", "verify", made["snapshot"], status=1)["problems"] == [
+        f"{member.name} is not what was written: its SHA-256 differs"
+    ]
+    store.delete(key)
+    assert backups.json("backup", "verify", made["snapshot"], status=1)["problems"] == [
+        f"{member.name} of {made['snapshot']} is not there"
+    ]
+    assert Repository(store).remove("test", made["snapshot"]) == len(reader.manifest.members) + 2
+    assert Repository(store).list() == ()
