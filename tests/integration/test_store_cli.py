@@ -149,7 +149,7 @@ def test_a_token_is_narrowed_listed_and_rotated(shield: CommandLine) -> None:
     assert scope in shield("token", "list").out
     rotated = shield("token", "rotate", listed[1]["token_id"], "--overlap", "1h", "--json")
     assert (rotated.code, "works until" in rotated.err) == (0, True)
-    assert parse_token(psycopg.conninfo.conninfo_to_dict(rotated.json["dsn"])["password"]).id == rotated.json["token_id"]
+    assert parse_token(str(psycopg.conninfo.conninfo_to_dict(rotated.json["dsn"])["password"])).id == rotated.json["token_id"]
     newest = shield("token", "list", "--json").json[-1]
     assert (newest["replaces"], newest["scope"]) == (listed[1]["token_id"], listed[1]["scope"])
     at_once = shield("token", "rotate", first["token_id"], "--overlap", "0")
