@@ -12,6 +12,7 @@ What is not undone, because nothing was destroyed: rows that the statement inser
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from dbshield.control.undo_points import pin
 from dbshield.control.undo_rows import Rows
 from dbshield.control.witness import Connection
 from dbshield.errors import DbshieldError
+
+_TRIGGER = re.compile(rb"^CREATE TRIGGER ", re.MULTILINE)
+"""The guard puts its triggers on a table as soon as there is one, by an event trigger; the script brings the same ones."""
 
 
 class UndoConflict(DbshieldError):
@@ -137,12 +141,13 @@ class _Undo:
 
     def _script(self, name: str) -> None:
         """Runs one section of pg_dump's script, whose settings are for itself alone."""
-        self._connection.execute((self._folder / name).read_bytes())
+        script = _TRIGGER.sub(b"CREATE OR REPLACE TRIGGER ", (self._folder / name).read_bytes())
+        self._connection.execute(script)
         pin(self._connection)
         self._connection.execute("select pg_catalog.set_config('row_security', 'off', false)")
 
     def _silence_new_triggers(self) -> None:
-        """Takes away what event triggers put on the new tables; the script has every trigger that they had."""
+        """Takes away what event triggers put on the new tables, before rows meet it; the script has all that they had."""
         query = """
             select t.tgrelid::regclass::text, quote_ident(t.tgname) from pg_trigger t
             where t.tgrelid = any(%s::text[]::regclass[]) and not t.tgisinternal and t.tgparentid = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import resource
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import text
-from support.executing import Stage, control_of, stage
+from support.executing import ENVIRONMENT, Stage, control_of, stage
 from support.servers import Server
 from support.waiting import until
 
@@ -26,6 +27,8 @@ from dbshield.control.executor import Executor
 from dbshield.control.undo import UndoConflict
 from dbshield.control.undo_files import UndoError
 from dbshield.errors import Refused
+from dbshield.guard.install import Options, install
+from dbshield.guard.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +408,43 @@ def test_what_its_role_may_not_see_is_not_passed_over(plain: Stage, statement: s
         assert plain.facts() == before
     finally:
         plain.sql(f"drop role {role}")
+
+
+@pytest.fixture
+def guard_roles(server: Server) -> Iterator[None]:
+    """The guard makes roles, which belong to the whole server; they go when the database has gone."""
+    yield
+    with server.connect() as admin:
+        for role in ("dbshield_owner", "dbshield_agents"):
+            # Another test may have its guard in another database.
+            with contextlib.suppress(psycopg.errors.DependentObjectsStillExist):
+                admin.execute(f"drop role if exists {role}".encode())
+
+
+@pytest.mark.parametrize(
+    "statement", ["drop table shop.orders cascade", "drop table shop.events_2026_01", "delete from shop.customers"]
+)
+def test_the_guard_is_on_what_comes_back(guard_roles: None, here: Stage, statement: str) -> None:
+    with here.server.connect(here.database) as connection:
+        install(connection, Options(environment=ENVIRONMENT))
+    before = here.facts()
+    done = here.run(statement)
+    assert done.state is State.DONE, done.error
+    assert here.lost(before)
+    here.undo(done)
+    assert here.lost(before) == []
+    with here.server.connect(here.database) as connection:
+        assert verify(connection) == ()
+
+
+def test_the_guard_of_another_environment_stops_the_executor(guard_roles: None, here: Stage) -> None:
+    with here.server.connect(here.database) as connection:
+        install(connection, Options(environment="staging"))
+    failed = here.run("delete from shop.settings")
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert "belongs to staging" in failed.error["message"]
+    assert here.sql("select count(*) from shop.settings") == [(3,)]
 
 
 def test_two_executors_run_each_statement_once(here: Stage) -> None:
