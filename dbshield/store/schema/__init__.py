@@ -6,6 +6,7 @@ here, so that the comparison sees it.
 """
 
 from dbshield.store.schema.agents import agents, changed_rows, environments, freezes, token_uses, tokens
+from dbshield.store.schema.alerts import alert_position, alerts, emergencies
 from dbshield.store.schema.approvals import APPROVALS_CHANNEL, MOVES, approvals, decisions, denials, people
 from dbshield.store.schema.audit import audit, audit_head, audit_writers
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
@@ -22,6 +23,8 @@ __all__ = [
     "ROWS_CHANNEL",
     "SCHEMA",
     "agents",
+    "alert_position",
+    "alerts",
     "approvals",
     "audit",
     "audit_head",
@@ -31,6 +34,7 @@ __all__ = [
     "decisions",
     "denials",
     "drills",
+    "emergencies",
     "environments",
     "freezes",
     "metadata",

@@ -84,6 +84,7 @@ freezes = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("environment", Text, ForeignKey("environments.name"), nullable=False),
+    Column("agent", Text),
     Column("reason", Text, CheckConstraint("reason <> ''", name="reason"), nullable=False),
     Column("frozen_by", Text, nullable=False),
     Column("frozen_at", DateTime(timezone=True), nullable=False),
@@ -92,7 +93,7 @@ freezes = Table(
     Column("lifted_by", Text),
     CheckConstraint("until > frozen_at and isfinite(until)", name="until"),
     CheckConstraint("(lifted_at is null) = (lifted_by is null)", name="lifted"),
-    comment="who froze an environment, why and until when; lifted ones stay",
+    comment="who froze an environment or an agent, why and until when; lifted ones stay",
 )
 Index("freezes_unlifted_idx", freezes.c.environment, postgresql_where=freezes.c.lifted_at.is_(None))
 
