@@ -204,7 +204,8 @@ class Shipping:
                 await asyncio.wait([trying, woken], timeout=SPOOL, return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
                 if self._stopping and not trying.done():
-                    raise StoreError("the control database is away")
+                    # Once more and at once, so that nothing lies here until somebody starts again.
+                    return await connect(self._dsn)
             return trying.result()
         finally:
             if not trying.done():

@@ -208,6 +208,7 @@ def test_while_it_is_away_writes_are_refused_and_reads_go_on(shield: Shield) -> 
     with running(shield), shield.connect("read") as reader, shield.connect() as writer:
         writer.execute("insert into shop.journal values (1, 0)")
         writer.execute("prepare put as insert into shop.journal values (2, $1)")
+        assert settled(shield)
         with away(shield):
             # A write that is on its way at this very moment ends its session: nobody can say any more that it was not sent.
             assert until(lambda: shield.text().count("audit.away") == WORKERS)
@@ -405,3 +406,20 @@ def test_a_stop_leaves_nothing_on_the_disk(shield: Shield) -> None:
         shield.signal(signal.SIGHUP)
     assert [*(shield.folder / "state" / "audit").iterdir()] == []
     assert statements(chain(shield))["insert into shop.journal values ($1, $2)"] == 1
+
+
+def test_what_lies_on_the_disk_at_a_stop_is_brought_over_by_the_next_start(shield: Shield) -> None:
+    with running(shield, when_away="spool"), shield.connect() as writer:
+        assert settled(shield)
+        with away(shield):
+            assert until(lambda: shield.text().count("audit.away") == WORKERS)
+            for number in range(20):
+                writer.execute(f"insert into shop.journal values (1, {number})".encode())
+            shield.stop()
+    folder = shield.folder / "state" / "audit"
+    assert list(folder.glob("*.spool"))
+    with running(shield):
+        assert until(lambda: not [path for path in folder.iterdir() if path.stat().st_size])
+    links = chain(shield)
+    assert without_gaps(links)
+    assert statements(links)["insert into shop.journal values ($1, $2)"] == 20
