@@ -89,9 +89,7 @@ def _near(folder: Path, server: Upstream, connection: Connection) -> str:
         return ""
     places = list(server_places(connection))
     if not places:
-        return (
-            "cannot be told from the database's disk: the server is on this machine, and its data_directory is not seen from here"
-        )
+        return "cannot be told from the database's disk: its data_directory is not seen (pg_read_all_settings)"
     for place in places:
         theirs = mount_of(place)
         if mine.device == theirs.device or (mine.source.startswith("/dev/") and mine.source == theirs.source):
@@ -179,7 +177,7 @@ def _writable(folder: Path, server: Upstream, connection: Connection) -> str:
         return ""
     places = list(server_places(connection))
     if not places:
-        return "cannot be told from what the database's account may write: its data_directory is not seen from here"
+        return "cannot be told from what the database's account may write: its data_directory is not seen (pg_read_all_settings)"
     account = places[0].stat()
     for path in (folder, *folder.parents) if account.st_uid else ():
         problem = _writes(account, path.stat())

@@ -98,10 +98,13 @@ class Relation:
     bytes: int
     extension: str | None
     key: tuple[str, ...]
+    hidden: bool = False
 
     @property
     def reason(self) -> str:
         """Why it is not counted; nothing where it is."""
+        if self.hidden:
+            return "large objects, which the role of the backups may not read all at once"
         if self.kind == "f":
             return "a foreign table: its rows are elsewhere"
         if self.kind == "m":
@@ -127,12 +130,8 @@ def relations(connection: Connection) -> tuple[Relation, ...]:
     ]
     count, readable, size = connection.execute(LARGE_OBJECTS).fetchone() or (0, False, 0)
     if count:
-        reason = None if readable else "large objects, which this role may not read"
-        found.append(
-            Relation(
-                oid=0, schema="pg_catalog", name="pg_largeobject", kind="r", unlogged=False, bytes=size, extension=reason, key=()
-            )
-        )
+        place: dict[str, Any] = {"oid": 0, "schema": "pg_catalog", "name": "pg_largeobject", "kind": "r", "unlogged": False}
+        found.append(Relation(**place, bytes=size, extension=None, key=(), hidden=not readable))
     return tuple(found)
 
 
