@@ -34,7 +34,7 @@ from dbshield.config import AuditConfig
 from dbshield.control.audit_connection import Connection, connect, connect_some_time
 from dbshield.control.audit_outbox import Outbox, Told
 from dbshield.control.audit_spool import Spool, SpoolFull
-from dbshield.control.audit_store import APPEND, Entry
+from dbshield.control.audit_store import APPEND_LINES, Entry
 from dbshield.control.directory import POLL, QUERY_TIMEOUT
 from dbshield.errors import Refused, StoreError
 from dbshield.policy.policy import Policy
@@ -233,7 +233,7 @@ class Shipping:
         first, entries = await asyncio.to_thread(spool.next)
         with self._in_time():
             async with asyncio.timeout(QUERY_TIMEOUT):
-                await connection.execute(APPEND, [spool.writer, first, entries])
+                await connection.execute(APPEND_LINES, [spool.writer, first, "\n".join(entries)])
         await asyncio.to_thread(spool.taken)
         if spool is self._spool:
             self._outbox.tell(first + len(entries) - 1)
@@ -285,7 +285,7 @@ class Shipping:
     async def _append(self, connection: Connection, batch: list[str]) -> None:
         with self._in_time():
             async with asyncio.timeout(QUERY_TIMEOUT):
-                await connection.execute(APPEND, [self.writer, self._outbox.first, batch])
+                await connection.execute(APPEND_LINES, [self.writer, self._outbox.first, "\n".join(batch)])
         self._outbox.gone(len(batch))
         self._outbox.tell(self._outbox.first - 1)
 

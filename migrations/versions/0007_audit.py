@@ -185,7 +185,8 @@ def make_append() -> None:
                 p_writer, p_first + v_skip + e.n - 1, e.entry, e.hash
             from rows from (pg_catalog.unnest(p_entries[v_skip + 1:]), pg_catalog.unnest(v_hashes))
                 with ordinality as e (entry, hash, n)
-                cross join lateral (select e.entry::jsonb as j) as j;
+                -- offset: read once, not once a column
+                cross join lateral (select e.entry::jsonb as j offset 0) as j;
             update dbshield.audit_head
             set position = v_head.position + v_count - v_skip, hash = v_hash, recorded_at = v_moment;
             if p_writer is not null then
