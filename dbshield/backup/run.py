@@ -86,6 +86,10 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
     began = clock()
     with catalogue.alone(environment, name, began) as interrupted:
         tools = _checked(config, plan, environment, source, catalogue)
+        for dead in interrupted:
+            # Where that is not allowed it stays, and is no snapshot all the same.
+            with contextlib.suppress(BackupError):
+                repository.remove(environment, dead)
         writer = repository.begin(environment, began, recipients=plan.encrypt_to, level=plan.compression_level)
         engine = ENGINES[plan.engine]()
         try:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from dbshield.errors import BackupError
 
 HALF = ".half-"
 """How the names of objects begin that are being written. They are no objects."""
+SNAPSHOT_DEPTH = 2
+"""Folders down to a snapshot's own: its environment's, and itself. Nobody else writes below it."""
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 """File systems without hard links, such as FAT and some network shares."""
 
@@ -78,7 +81,7 @@ class Store(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object; nothing happens where there is none. Not while somebody writes beside it."""
         ...
 
 
@@ -141,11 +144,15 @@ class Folder:
         with self.told(key):
             path.unlink(missing_ok=True)
             for folder in path.parents:
-                if folder == self.root:
+                if folder == self.root or any(left.is_file() and not left.name.startswith(HALF) for left in folder.rglob("*")):
                     break
+                if len(folder.relative_to(self.root).parts) >= SNAPSHOT_DEPTH:
+                    # What a killed writer left half-written goes with the last object.
+                    shutil.rmtree(folder)
+                    continue
                 try:
                     folder.rmdir()
-                except OSError:  # Not empty, so it stays.
+                except OSError:  # Somebody begins another snapshot beside it.
                     break
 
     def _path(self, key: str) -> Path:

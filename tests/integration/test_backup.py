@@ -187,6 +187,7 @@ def test_a_killed_backup_never_counts(backups: Backups) -> None:
     next_one = backups.backup()
     assert next_one["interrupted"] == [killed["snapshot"]]
     states = {found["snapshot"]: (found["state"], found["error"]) for found in backups.listed()}
+    assert not [name for name in files(backups.destination) if killed["snapshot"] in name]
     assert states[killed["snapshot"]] == ("failed", "interrupted: the process that made it is gone")
     assert states[next_one["snapshot"]][0] == states[good["snapshot"]][0] == "complete"
     assert left_behind(backups) == []

@@ -15,6 +15,7 @@ import pyrage
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import until
 
 from dbshield.backup import manifest as manifests
 from dbshield.backup import sealing
@@ -265,6 +266,31 @@ except BackupError as error:
     assert message.endswith("/data: File too large")
     assert hint.startswith("The destination is full")
     assert [path.name for path in (tmp_path / "backups").rglob("*") if path.is_file()] == ["claim"]
+
+
+def test_a_writer_that_is_killed_leaves_no_member_and_what_it_left_can_be_removed(tmp_path: Path) -> None:
+    program = """
+import sys
+from datetime import datetime, UTC
+from pathlib import Path
+from dbshield.backup.repository import Repository
+from dbshield.backup.store import Folder
+writer = Repository(Folder(Path(sys.argv[1]))).begin("staging", datetime.now(UTC), recipients=[], level=1)
+writer.add("databases/5/data", sys.stdin.buffer)
+"""
+    folder = tmp_path / "backups"
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"x" * 100_000)
+        process.stdin.flush()
+        assert until(lambda: list((folder / "staging").glob("*/databases/5/.half-*")))
+        process.kill()
+        process.wait()
+    repository = Repository(Folder(folder))
+    (found,) = repository.list()
+    assert (found.complete, found.objects) == (False, 1)
+    assert repository.remove("staging", found.snapshot) == 1
+    assert list(folder.iterdir()) == []
 
 
 @given(st.binary(max_size=400))
