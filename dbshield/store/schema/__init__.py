@@ -10,6 +10,7 @@ from dbshield.store.schema.alerts import alert_position, alerts, emergencies
 from dbshield.store.schema.approvals import APPROVALS_CHANNEL, MOVES, approvals, decisions, denials, people
 from dbshield.store.schema.audit import audit, audit_head, audit_writers
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
+from dbshield.store.schema.schedule import schedule_jobs, schedule_runs
 from dbshield.store.schema.snapshots import backup_keys, drills, snapshots
 from dbshield.store.schema.undo import undo_points
 
@@ -39,6 +40,8 @@ __all__ = [
     "freezes",
     "metadata",
     "people",
+    "schedule_jobs",
+    "schedule_runs",
     "snapshots",
     "token_uses",
     "tokens",

@@ -15,6 +15,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -61,6 +62,8 @@ snapshots = Table(
     Column("parent", Text, ForeignKey("snapshots.id"), index=True),
     Column("drilled", Text, CheckConstraint("drilled in ('passed', 'failed', 'error')", name="drilled")),
     Column("pruned_at", DateTime(timezone=True)),
+    Column("number", BigInteger, Identity(always=True), nullable=False, unique=True),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
     CheckConstraint("(state = 'running') = (ended is null)", name="ended"),
     CheckConstraint("(state = 'failed') = (error is not null)", name="error"),
     CheckConstraint(
