@@ -47,6 +47,13 @@ WITNESS_LOCK_TIMEOUT: Final = 5
 CHANGED_SINCE: Final = "40001"
 """serialization_failure: the same statement may succeed when it is asked for again."""
 
+GUARD: Final = """
+    select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'dbshield' and c.relname = 'installation'
+"""
+"""Whether this role may read what the guard says of itself; no row where there is no guard."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
@@ -233,7 +240,14 @@ def check_server(connection: Connection, environment: str, pinned: str | None) -
             sqlstate="08001",
             hint="Look at the executor's URL.",
         )
-    if one(connection, "select pg_catalog.to_regclass('dbshield.installation') is not null"):
+    readable = one(connection, GUARD)
+    if readable is False and pinned is None:
+        raise Refused(
+            "the executor's role may not read which environment the guard belongs to, and no server is pinned either",
+            sqlstate="42501",
+            hint="Let it: grant usage on schema dbshield, and select on dbshield.installation, to the executor's role.",
+        )
+    if readable:
         owner = one(connection, "select environment from dbshield.installation")
         if owner not in {None, environment}:
             raise Refused(

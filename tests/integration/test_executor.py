@@ -447,6 +447,23 @@ def test_the_guard_of_another_environment_stops_the_executor(guard_roles: None, 
     assert here.sql("select count(*) from shop.settings") == [(3,)]
 
 
+def test_a_plain_executor_has_to_know_whose_guard_it_is(guard_roles: None, plain: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECUTOR_PASSWORD", "p")
+    with plain.server.connect(plain.database) as connection:
+        install(connection, Options(environment=ENVIRONMENT))
+    failed = plain.run("drop table shop.order_items")
+    assert failed.state is State.FAILED
+    assert failed.error is not None
+    assert "grant usage on schema dbshield" in failed.error["hint"]
+    role = f"operator_{plain.database}"
+    plain.sql(f"grant usage on schema dbshield to {role}; grant select on dbshield.installation to {role}")
+    before = plain.facts()
+    done = plain.run("drop table shop.order_items")
+    assert done.state is State.DONE, done.error
+    plain.undo(done)
+    assert plain.lost(before) == []
+
+
 def test_two_executors_run_each_statement_once(here: Stage) -> None:
     asked = [here.ask(f"insert into shop.products values ({1000 + i}, 'n{i}', 'n', 1, 1)") for i in range(12)]
     for approval in asked:
