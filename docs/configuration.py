@@ -8,9 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dbshield.config.alerts import EVENTS, AlertsConfig
 from dbshield.config.backup import BackupConfig
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.policy import AgentConfig, EnvironmentOverride, OverrideConfig
+from dbshield.config.schedule import ScheduleConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -72,6 +74,17 @@ One plan of backups: what, by which engine, to where. What weakens a backup has 
 `same_device = "allowed"`, `same_account = "allowed"` (docs/decisions/0030-backup-repository.md).
 """
 
+ALERTS = f"""\
+A channel by which people are told what happened, as many as are needed: Slack, Teams, e-mail, webhooks and whatever else apprise
+has a URL for (docs/how-to/alerts.md). A change holds from the next start on. The events:
+
+{"".join(f"- `{event}`: {meaning}{chr(10)}" for event, meaning in EVENTS.items())}"""
+
+SCHEDULE = """\
+What `dbshield scheduler`, or `dbshield up`, runs by itself, each plan and environment on its own. Expressions are those of cron, or
+`@daily` and the like; `dbshield schedule show` says when each is due (docs/how-to/schedule.md).
+"""
+
 SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[control]", ControlConfig, "The database of agents, tokens and approvals. Never the protected one.\n"),
     ("[proxy]", ProxyConfig, "Where agents connect, and the limits on what they may take up.\n"),
@@ -80,6 +93,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[environments.NAME.agents.AGENT]", AgentConfig, AGENTS),
     ("[[environments.NAME.agents.AGENT.overrides]]", OverrideConfig, "As those of the environment.\n"),
     ("[backup.NAME]", BackupConfig, BACKUP),
+    ("[alerts.NAME]", AlertsConfig, ALERTS),
+    ("[schedule]", ScheduleConfig, SCHEDULE),
     ("[audit]", AuditConfig, "One line for every statement. It cannot be switched off.\n"),
     ("[log]", LogConfig, "What dbshield says about itself, on standard error.\n"),
 )

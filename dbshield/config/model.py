@@ -15,12 +15,15 @@ from pydantic import Field, field_validator, model_validator
 
 from dbshield.config import conninfo
 from dbshield.config.address import ListenAddress
+from dbshield.config.alerts import AlertsConfig
 from dbshield.config.approvals import ApprovalsConfig
 from dbshield.config.backup import BackupConfig
 from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath, WithPassword
 from dbshield.config.executor import ExecutorConfig
 from dbshield.config.policy import PolicyConfig
+from dbshield.config.refusals import RefusalsConfig
 from dbshield.config.roles import RolesConfig
+from dbshield.config.schedule import ScheduleConfig
 from dbshield.config.secret import read_secret
 from dbshield.errors import ConfigError
 from dbshield.model import Upstream
@@ -144,7 +147,7 @@ class ProxyConfig(Section):
         return ListenAddress.parse(self.advertise) if self.advertise else self.addresses[0]
 
 
-class EnvironmentConfig(PolicyConfig, ApprovalsConfig, ExecutorConfig, RolesConfig, WithPassword):
+class EnvironmentConfig(PolicyConfig, RefusalsConfig, ApprovalsConfig, ExecutorConfig, RolesConfig, WithPassword):
     """[environments.NAME]: one protected cluster."""
 
     upstream: str = Field(repr=False, description="the protected server: postgresql://USER@HOST:PORT/DATABASE or key=value text")
@@ -215,6 +218,8 @@ class Config(Section):
     proxy: ProxyConfig = ProxyConfig()
     environments: Mapping[Name, EnvironmentConfig] = {}
     backup: Mapping[Name, BackupConfig] = {}
+    schedule: ScheduleConfig = ScheduleConfig()
+    alerts: Mapping[Name, AlertsConfig] = {}
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
 
@@ -223,6 +228,9 @@ class Config(Section):
         for name, plan in self.backup.items():
             if (plan.environment or name) not in self.environments:
                 raise ValueError(f"[backup.{name}] backs up the environment {plan.environment or name}, which is not configured")
+        for name, channel in self.alerts.items():
+            if unknown := [one for one in channel.environments if one not in self.environments]:
+                raise ValueError(f"[alerts.{name}] is about the environment {unknown[0]}, which is not configured")
         return self
 
     @property

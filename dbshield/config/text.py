@@ -14,9 +14,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dbshield.config import conninfo
+from dbshield.config.alerts import AlertsConfig
 from dbshield.config.backup import BackupConfig
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.policy import INSTEAD, AgentConfig, EnvironmentOverride
+from dbshield.config.schedule import ScheduleConfig
 
 HEAD = """\
 # dbshield: what stands between AI agents and PostgreSQL.
@@ -48,6 +50,7 @@ TABLES: dict[type[BaseModel], frozenset[str]] = {
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("control", ControlConfig),
     ("proxy", ProxyConfig),
+    ("schedule", ScheduleConfig),
     ("audit", AuditConfig),
     ("log", LogConfig),
 )
@@ -72,6 +75,7 @@ def _policy_examples(environment: str) -> str:
         f"{_fields(EnvironmentOverride)}"
         f"\n# A plan of backups. It names the environment that it backs up, or is called as that.\n# [backup.{environment}]\n"
         f"{_fields(BackupConfig)}"
+        f"\n# A channel by which people are told what happened; as many as are needed.\n# [alerts.team]\n{_fields(AlertsConfig)}"
         f"\n# What holds for one agent. It may have overrides too, which are asked first.\n{agent}\n{_fields(AgentConfig)}"
     )
 
