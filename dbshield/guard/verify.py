@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from dbshield.guard.identity import mark
 from dbshield.guard.install import Connection, Server, installed_version, server_of
 from dbshield.guard.steps import AGENTS, EVENT_TRIGGERS, OWNER, SCHEMA, VERSION, shipped
 
@@ -140,10 +141,20 @@ def _roles(conn: Connection, server: Server) -> Iterator[Problem]:
 
 def _identity(conn: Connection, server: Server) -> Iterator[Problem]:
     row = conn.execute(
-        "select environment, i.system_identifier, c.system_identifier::text"
-        " from dbshield.installation i, pg_catalog.pg_control_system() c"
+        "select environment, i.system_identifier, c.system_identifier::text,"
+        " pg_catalog.obj_description(pg_catalog.to_regnamespace(%s)::pg_catalog.oid, 'pg_namespace')"
+        " from dbshield.installation i, pg_catalog.pg_control_system() c",
+        [SCHEMA],
     ).fetchone()
-    if row is not None and row[1] != row[2]:
+    if row is None:
+        return
+    if row[3] != mark(row[0]):
+        # The proxy goes by the comment, the commands by the table: they have to name one environment.
+        yield Problem(
+            what=f"the comment on the schema {SCHEMA} does not say that this is {row[0]}, so the proxy does not know it",
+            mend="Find out who changed it, then run `dbshield guard install` with the name of the environment that this is.",
+        )
+    if row[1] != row[2]:
         yield Problem(
             what=f"the guard was installed for {row[0]} on another cluster ({row[1]}), this one is {row[2]}",
             mend="A copy of that database runs here. Install again with the name of the environment that this cluster is.",
