@@ -1,13 +1,14 @@
 """Which snapshots may go. Pure: snapshots and rules in, a reason for each of them out.
 
 Laws, which hold whatever the rules say (tests/unit/backup/test_retention.py tries to break them):
-- The newest complete snapshot of a plan stays, and so does the newest that a drill has proven.
+- The newest complete snapshot of a plan stays; so does the newest that failed no drill, and the newest that a drill has proven.
 - What a snapshot that stays was made upon stays as well, and whatever the window of the WAL begins with.
-- One that is being made stays. One that failed is removed once it is older than `failed_for`, since nothing can be restored
-  from it and somebody may want to look at it.
+- One that is being made stays. One that failed, or failed its drill, does not count as one of those that are to be kept, and is
+  removed once it is older than `failed_for`, since nothing can be restored from it and somebody may want to look at it.
 - A run removes no more than `at_most`, the oldest first, so that a wrong rule costs a little and is seen.
 
-Times are when snapshots began, as the catalogue has them, counted in UTC: a name proves nothing.
+What is newer is what the catalogue recorded later, whatever a clock said: one that went back would make the newest the oldest,
+and each snapshot would be removed as soon as it is made. Times are those of recording, counted in UTC: a name proves nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
 PASSED = "passed"
+NEEDED = "another needs it"
 CALENDAR: Final[Mapping[str, Callable[[datetime], tuple[int, ...]]]] = {
     "daily": lambda at: (at.year, at.month, at.day),
     "weekly": lambda at: tuple(at.isocalendar())[:2],
@@ -29,12 +32,16 @@ CALENDAR: Final[Mapping[str, Callable[[datetime], tuple[int, ...]]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A snapshot that is still there. `began` has a zone; `parent` is the id of the one that it was made upon."""
+    """A snapshot that is still there. `number` is its place in the catalogue's order, `recorded` when it got that, with a zone.
+
+    `drilled` is the verdict of its newest drill; `parent` is the id of the one that it was made upon.
+    """
 
     id: str
     plan: str
     state: str
-    began: datetime
+    number: int
+    recorded: datetime
     drilled: str | None = None
     parent: str | None = None
 
@@ -68,9 +75,14 @@ class Fate:
         return not self.keep and not self.later
 
 
-def fates(snapshots: Sequence[Candidate], rules: Rules, now: datetime) -> tuple[Fate, ...]:
-    """The fate of every snapshot, the newest first. Plans do not know of each other, but for parents."""
-    reasons: dict[str, list[str]] = {snapshot.id: [] for snapshot in snapshots}
+def fates(
+    snapshots: Sequence[Candidate], rules: Rules, now: datetime, held: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Fate, ...]:
+    """The fate of every snapshot, the newest first. Plans do not know of each other, but for parents.
+
+    `held` has reasons to keep that are not known here, by the snapshots' ids.
+    """
+    reasons: dict[str, list[str]] = {snapshot.id: [held[snapshot.id]] if snapshot.id in held else [] for snapshot in snapshots}
     for plan in {snapshot.plan for snapshot in snapshots}:
         for snapshot, reason in _wanted([one for one in snapshots if one.plan == plan], rules, now):
             reasons[snapshot.id].append(reason)
@@ -89,25 +101,25 @@ def fates(snapshots: Sequence[Candidate], rules: Rules, now: datetime) -> tuple[
 def _wanted(snapshots: Sequence[Candidate], rules: Rules, now: datetime) -> Iterable[tuple[Candidate, str]]:
     """The reasons of one plan, each with its snapshot."""
     complete = [snapshot for snapshot in _newest_first(snapshots) if snapshot.state == COMPLETE]
+    good = [snapshot for snapshot in complete if snapshot.drilled != FAILED]
     for snapshot in snapshots:
         if snapshot.state == RUNNING:
             yield snapshot, "it is being made"
-        elif snapshot.state != COMPLETE and now - snapshot.began < rules.failed_for:
-            yield snapshot, "it failed lately"
         elif snapshot.state not in {COMPLETE, FAILED}:
             yield snapshot, f'its state is "{snapshot.state}", which is not known here'
+        elif FAILED in {snapshot.state, snapshot.drilled} and now - snapshot.recorded < rules.failed_for:
+            yield snapshot, "it failed lately" if snapshot.state == FAILED else "it failed its drill, lately"
     yield from ((snapshot, "the newest") for snapshot in complete[:1])
-    yield from (
-        (snapshot, "the newest that a drill proved") for snapshot in [one for one in complete if one.drilled == PASSED][:1]
-    )
-    yield from ((snapshot, f"one of the last {rules.last}") for snapshot in complete[: rules.last])
+    yield from ((snapshot, "the newest that did not fail a drill") for snapshot in good[:1] if snapshot not in complete[:1])
+    yield from ((snapshot, "the newest that a drill proved") for snapshot in [one for one in good if one.drilled == PASSED][:1])
+    yield from ((snapshot, f"one of the last {rules.last}") for snapshot in good[: rules.last])
     for word, count in (("daily", rules.daily), ("weekly", rules.weekly), ("monthly", rules.monthly), ("yearly", rules.yearly)):
-        for snapshot in _newest_of_each(complete, CALENDAR[word], count):
+        for snapshot in _newest_of_each(good, CALENDAR[word], count):
             yield snapshot, word
     if rules.wal_window:
         begin = now - rules.wal_window
-        yield from ((snapshot, "within the window of the WAL") for snapshot in complete if snapshot.began >= begin)
-        before = [snapshot for snapshot in complete if snapshot.began < begin]
+        yield from ((snapshot, "within the window of the WAL") for snapshot in good if snapshot.recorded >= begin)
+        before = [snapshot for snapshot in good if snapshot.recorded < begin]
         yield from ((snapshot, "the window of the WAL begins behind it") for snapshot in before[:1])
 
 
@@ -116,7 +128,7 @@ def _newest_of_each(
 ) -> Iterable[Candidate]:
     seen: set[tuple[int, ...]] = set()
     for snapshot in complete:
-        key = period(snapshot.began.astimezone(UTC))
+        key = period(snapshot.recorded.astimezone(UTC))
         if key not in seen:
             if len(seen) == count:
                 return
@@ -134,8 +146,8 @@ def _keep_parents(snapshots: Sequence[Candidate], reasons: dict[str, list[str]])
             continue
         if not reasons[parent.id]:
             todo.append(parent)
-        if "another needs it" not in reasons[parent.id]:
-            reasons[parent.id].append("another needs it")
+        if NEEDED not in reasons[parent.id]:
+            reasons[parent.id].append(NEEDED)
 
 
 def _gone_now(snapshots: Sequence[Candidate], removable: Sequence[Candidate], at_most: int) -> set[str]:
@@ -153,4 +165,4 @@ def _gone_now(snapshots: Sequence[Candidate], removable: Sequence[Candidate], at
 
 
 def _newest_first(snapshots: Iterable[Candidate]) -> list[Candidate]:
-    return sorted(snapshots, key=lambda snapshot: (snapshot.began, snapshot.id), reverse=True)
+    return sorted(snapshots, key=lambda snapshot: (snapshot.number, snapshot.id), reverse=True)

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dbshield.config import conninfo
 from dbshield.config.base import OptionalPath, Texts, WithPassword
+from dbshield.config.retention import RetentionConfig
+from dbshield.config.schedule import PlanSchedule
 
 SCHEMES = ("file", "s3", "gs", "az")
 """A folder, and the stores of Amazon (and those that speak like it), Google and Azure."""
@@ -60,7 +62,7 @@ def _source(text: str) -> str:
     return text
 
 
-class BackupConfig(WithPassword):
+class BackupConfig(RetentionConfig, PlanSchedule, WithPassword):
     """[backup.NAME]: one plan of backups."""
 
     destination: Annotated[str, AfterValidator(_destination)] = Field(

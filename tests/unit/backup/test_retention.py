@@ -20,9 +20,18 @@ def snapshot(
     state: str = "complete",
     drilled: str | None = None,
     parent: str | None = None,
+    number: int | None = None,
 ) -> Candidate:
-    began = NOW - days * DAY
-    return Candidate(id=name or f"{began:%Y%m%dt%H%M%S}", plan=plan, state=state, began=began, drilled=drilled, parent=parent)
+    recorded = NOW - days * DAY
+    return Candidate(
+        id=name or f"{recorded:%Y%m%dt%H%M%S}",
+        plan=plan,
+        state=state,
+        number=number if number is not None else -round(days * 86_400),
+        recorded=recorded,
+        drilled=drilled,
+        parent=parent,
+    )
 
 
 def kept(snapshots: list[Candidate], rules: Rules) -> set[str]:
@@ -40,7 +49,31 @@ class TestWhatIsKept:
     def test_the_newest_that_a_drill_proved(self) -> None:
         made = [snapshot(1, name="new"), snapshot(2, name="bad", drilled="failed"), snapshot(3, name="good", drilled="passed"),
                 snapshot(4, name="older", drilled="passed")]  # fmt: skip
-        assert kept(made, Rules(last=1)) == {"new", "good"}
+        assert kept(made, Rules(last=1, failed_for=DAY)) == {"new", "good"}
+
+    def test_one_that_failed_its_drill_takes_nobodys_place(self) -> None:
+        made = [snapshot(1, name="bad", drilled="failed"), snapshot(2, name="a"), snapshot(3, name="b"),
+                snapshot(4, name="bad-too", drilled="failed"), snapshot(9, name="long-bad", drilled="failed")]  # fmt: skip
+        assert kept(made, Rules(last=2)) == {"bad", "a", "b", "bad-too"}
+        assert kept(made, Rules(last=0, failed_for=DAY)) == {"bad", "a"}
+
+    def test_the_newest_is_what_came_last_though_a_clock_went_back(self) -> None:
+        made = [snapshot(400, name="new", number=3), snapshot(0, name="a", number=1), snapshot(401, name="b", number=2)]
+        assert kept(made, Rules(last=2)) == {"new", "b"}
+
+    def test_what_is_held_for_a_reason_from_elsewhere(self) -> None:
+        made = [
+            snapshot(0, name="new"),
+            snapshot(1, name="child", parent="base"),
+            snapshot(2, name="base"),
+            snapshot(3, name="x"),
+        ]
+        decided = fates(made, Rules(last=1), NOW, {"child": "somebody said so"})
+        assert {fate.snapshot.id: fate.keep for fate in decided if not fate.goes} == {
+            "new": ("the newest", "one of the last 1"),
+            "child": ("somebody said so",),
+            "base": ("another needs it",),
+        }
 
     def test_the_newest_of_each_day_that_has_one(self) -> None:
         made = [snapshot(days, name=f"d{days}") for days in (0, 0.1, 1, 1.1, 7, 8)]
@@ -62,8 +95,8 @@ class TestWhatIsKept:
         """Half past midnight in Auckland is the day before in UTC."""
         there = timezone(timedelta(hours=13))
         made = [
-            Candidate(id="noon", plan="main", state="complete", began=datetime(2026, 11, 21, 12, tzinfo=UTC)),
-            Candidate(id="before", plan="main", state="complete", began=datetime(2026, 11, 22, 0, 30, tzinfo=there)),
+            Candidate(id="noon", plan="main", state="complete", number=2, recorded=datetime(2026, 11, 21, 12, tzinfo=UTC)),
+            Candidate(id="before", plan="main", state="complete", number=1, recorded=datetime(2026, 11, 22, 0, 30, tzinfo=there)),
         ]
         assert kept(made, Rules(last=0, daily=2)) == {"noon"}
 
@@ -126,7 +159,7 @@ rules_of = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Candidate]:
-    """Snapshots of two plans at any times, each made upon an earlier one or upon none."""
+    """Snapshots of two plans in the catalogue's order, at any times, each made upon an earlier one or upon none."""
     made: list[Candidate] = []
     for number in range(draw(st.integers(0, 12))):
         parents = [one.id for one in made]
@@ -138,6 +171,7 @@ def histories(draw: st.DrawFn) -> list[Candidate]:
                 state=draw(st.sampled_from(["complete", "complete", "complete", "failed", "running"])),
                 drilled=draw(st.sampled_from([None, "passed", "failed", "error"])),
                 parent=draw(st.sampled_from([None, *parents])),
+                number=number,
             )
         )
     return made
@@ -150,12 +184,11 @@ def test_the_laws(made: list[Candidate], rules: Rules) -> None:
     assert sorted(fate.snapshot.id for fate in decided) == sorted(one.id for one in made), "each has one fate"
     assert len(gone) <= rules.at_most
     for plan in {one.plan for one in made}:
-        complete = sorted(
-            (one for one in made if one.plan == plan and one.state == "complete"), key=lambda one: (one.began, one.id)
-        )
+        complete = [one for one in made if one.plan == plan and one.state == "complete"]
+        good = [one for one in complete if one.drilled != "failed"]
         proven = [one for one in complete if one.drilled == "passed"]
-        assert not {one.id for one in complete[-1:] + proven[-1:]} & gone
-        assert not {one.id for one in complete[len(complete) - rules.last :] if rules.last} & gone
+        assert not {one.id for one in complete[-1:] + good[-1:] + proven[-1:]} & gone
+        assert not {one.id for one in good[max(0, len(good) - rules.last) :] if rules.last} & gone
     for one in made:
         assert one.id in gone or one.parent not in gone, "what is still there can be restored"
         assert one.state != "running" or one.id not in gone
