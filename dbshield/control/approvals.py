@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dbshield.control.approval import OPEN, Approval, Decision, State, read_approval
@@ -23,7 +23,7 @@ from dbshield.control.asking import Ask, new_id, remembered, store_findings, sto
 from dbshield.control.audit_store import Entry, append
 from dbshield.errors import Refused
 from dbshield.store.database import Database
-from dbshield.store.schema import approvals, decisions, people
+from dbshield.store.schema import agents, approvals, decisions, freezes, people
 
 UNDEFINED_OBJECT: Final = "42704"
 WRONG_STATE: Final = "55000"
@@ -44,7 +44,8 @@ class Approvals:
         self._database = database
 
     def request(self, ask: Ask, *, now: datetime, ttl: timedelta, needed: int, most: int = WAITING_MOST) -> Approval:
-        """Asks for a statement. An equal ask of the same agent that is still open gives that one back, however many ask at once.
+        """Asks for a statement. An equal ask of the same agent that is still open gives that one back, however many ask at once,
+        and so does one that runs now: who lost the first answer and asks again does not have it run twice.
 
         Refused where the agent has too many that wait.
         """
@@ -78,7 +79,7 @@ class Approvals:
                     approvals.c.environment == ask.environment,
                     approvals.c.digest == row["digest"],
                     approvals.c.agent_id.is_not_distinct_from(ask.agent_id),
-                    _is_open(now),
+                    or_(_is_open(now), approvals.c.state == State.RUNNING.value),
                 )
                 .order_by(approvals.c.requested_at)
                 .limit(1)
@@ -133,13 +134,15 @@ class Approvals:
     def claim(self, executor: str, *, environments: Collection[str], now: datetime) -> Approval | None:
         """The oldest approved one of these environments, which this executor alone may run from now on; None where there is none.
 
-        One that was changed by hand, or that lost a person who approved it, is withdrawn with the reason instead.
+        One that was changed by hand, or that lost its agent or a person who approved it, is withdrawn with the reason instead.
+        While its environment or its agent is frozen it is left alone: it may expire meanwhile, or go on when the freeze is over.
         """
         query = (
             select(approvals)
             .where(
                 approvals.c.state == State.APPROVED.value, approvals.c.expires_at > now, approvals.c.environment.in_(environments)
             )
+            .where(~_frozen(now))
             .order_by(approvals.c.decided_at, approvals.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -150,7 +153,7 @@ class Approvals:
                 if row is None:
                     return None
                 [found] = _with_decisions(connection, [row])
-                objection = _objection(found)
+                objection = _objection(found) or _agent_is_gone(connection, found)
                 if not objection:
                     return move(connection, found.id, State.RUNNING, now=now, executor=executor, started_at=now)
                 error = {"sqlstate": "42501", "message": objection, "detail": "", "hint": "Ask again."}
@@ -264,6 +267,24 @@ def _objection(approval: Approval) -> str:
     if len(approval.approved_by) < approval.needed:
         return f"approval {approval.id} lost a person who had approved it"
     return ""
+
+
+def _agent_is_gone(connection: Connection, approval: Approval) -> str:
+    """Whoever removes an agent takes back what it asked for."""
+    if approval.agent_id is None:
+        return ""
+    there = connection.scalar(select(agents.c.id).where(agents.c.id == approval.agent_id, agents.c.removed_at.is_(None)))
+    return "" if there is not None else f"the agent that asked for approval {approval.id} was removed"
+
+
+def _frozen(now: datetime) -> ColumnElement[bool]:
+    """Whether the environment or the agent of an approval is frozen."""
+    return exists().where(
+        freezes.c.environment == approvals.c.environment,
+        or_(freezes.c.agent.is_(None), freezes.c.agent == approvals.c.agent),
+        freezes.c.lifted_at.is_(None),
+        or_(freezes.c.until.is_(None), freezes.c.until > now),
+    )
 
 
 def _rules(ask: Ask) -> list[str]:

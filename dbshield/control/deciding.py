@@ -53,6 +53,7 @@ class Deciding:
     ) -> Approval:
         """One person's yes. The approval is `approved` afterwards where enough people said so, else it is still waiting.
 
+        It runs without an undo point only where each of them said `without_undo`.
         `shown` is the digest that the human saw, or its beginning, in hexadecimal. Refused where it is not open, not intact, the
         code does not hold, or this person may not decide here.
         """
@@ -65,8 +66,9 @@ class Deciding:
                 _decide(connection, found, person=person, decision="approve", reason=reason, at=now)
                 found = load(connection, approval_id)
                 needed = max(found.needed, self._environment(found).approvals_needed)
-                if without_undo:
-                    connection.execute(approvals.update().where(approvals.c.id == approval_id).values(without_undo=True))
+                # Nobody goes without an undo point because somebody else would.
+                everybody = without_undo and (found.without_undo or found.approved_by == (person,))
+                connection.execute(approvals.update().where(approvals.c.id == approval_id).values(without_undo=everybody))
                 if len(found.approved_by) >= needed:
                     found = move(connection, approval_id, State.APPROVED, now=now, decided_at=now)
                 fields = {"person": person, "verdict": "approve", "reason": reason, "without_undo": without_undo}

@@ -113,7 +113,9 @@ class Executor:
         self.settle()
         done = 0
         while stop is None or not stop.is_set():
-            approval = self._approvals.claim(self.name, environments=list(self._settings), now=self._clock())
+            moment = self._clock()
+            thawed = [name for name, each in self._settings.items() if not each.is_frozen(moment)]
+            approval = self._approvals.claim(self.name, environments=thawed, now=moment)
             if approval is None:
                 break
             self._at("claimed")

@@ -129,6 +129,8 @@ class WorkerApprovals:
                     agents.c.environment == ask.environment, agents.c.name == ask.agent, agents.c.removed_at.is_(None)
                 )
             )
+        if agent_id is None:
+            raise Refused(f"there is no agent {ask.agent} in {ask.environment} any more", hint="Ask a human to run it.")
         if (enrolled or 0) < needed:
             raise Refused(
                 f"nobody can be asked: {needed} must approve in {ask.environment}, {enrolled or 0} could",

@@ -436,3 +436,55 @@ def test_everything_about_an_approval_is_in_the_audit(office: Office) -> None:
         ("approval-withdrawn", third.id, None, None),
     ]
     assert {entry["digest"] for entry in entries} == {one.digest.hex() for one in (made, other, third)}
+
+
+def test_who_asks_again_while_it_runs_does_not_have_it_run_twice(office: Office) -> None:
+    asked = office.ask()
+    office.approve(asked, office.ann)
+    assert office.claim() is not None
+    assert office.ask().id == asked.id
+    late = NOW + 2 * HOUR
+    assert office.ask(now=late).id == asked.id
+    office.approvals.finished(asked.id, tag="DELETE 1", now=late)
+    assert office.ask(now=late).id != asked.id
+
+
+@pytest.mark.parametrize("agent", [None, ASK.agent])
+def test_nothing_runs_while_the_environment_or_the_agent_is_frozen(office: Office, agent: str | None) -> None:
+    asked = office.ask()
+    office.approve(asked, office.ann)
+    freeze = "insert into dbshield.freezes (environment, agent, reason, frozen_by, frozen_at) values (:e, :agent, 'x', 'x', :now)"
+    with office.database.transaction() as connection:
+        connection.execute(text(freeze), {"e": "production", "agent": agent, "now": NOW})
+        connection.execute(text(freeze), {"e": ASK.environment, "agent": "another", "now": NOW})
+        connection.execute(text(freeze), {"e": ASK.environment, "agent": agent, "now": NOW})
+    assert office.claim() is None
+    assert office.approvals.get(asked.id).state is State.APPROVED
+    with office.database.transaction() as connection:
+        lifted = "update dbshield.freezes set lifted_at = :now, lifted_by = 'x' where agent is distinct from 'another'"
+        connection.execute(text(lifted), {"now": NOW})
+    claimed = office.claim()
+    assert claimed is not None
+    assert claimed.id == asked.id
+
+
+def test_what_an_agent_asked_for_goes_with_the_agent(office: Office) -> None:
+    office.agents.create(name="claude", environment="staging", access=AccessLevel.WRITE, now=NOW, by="root")
+    with office.database.transaction() as connection:
+        agent_id = connection.scalar(text("select id from dbshield.agents where name = 'claude'"))
+    asked = office.ask(replace(ASK, agent_id=agent_id))
+    office.approve(asked, office.ann)
+    office.agents.remove(name="claude", environment="staging", now=NOW)
+    assert office.claim() is None
+    found = office.approvals.get(asked.id)
+    assert found.state is State.WITHDRAWN
+    assert "removed" in (found.error or {})["message"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True), (True, True)])
+def test_nobody_goes_without_an_undo_point_because_somebody_else_would(office: Office, first: bool, second: bool) -> None:
+    asked = office.ask(replace(ASK, environment="production"))
+    for phone, without_undo in ((office.ann, first), (office.bob, second)):
+        office.deciding.approve(asked.id, person=phone.person, code=phone.code(NOW), now=NOW, without_undo=without_undo)
+    found = office.approvals.get(asked.id)
+    assert (found.state, found.without_undo) == (State.APPROVED, first and second)
