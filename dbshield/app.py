@@ -120,7 +120,7 @@ class Proxy:
             judges=Judges(
                 lambda policy, functions: make_judge(state.config, policy, functions),
                 lambda login: shipping.applied(
-                    policy_of(state.config, login, directory.frozen(login.environment), datetime.now(UTC))
+                    policy_of(state.config, login, directory.frozen(login.environment, login.agent), datetime.now(UTC))
                 ),
                 lambda: state.sessions,
             ),
@@ -146,7 +146,7 @@ def make_judge(config: Config, policy: Policy, functions: FunctionCatalogue) -> 
 
 
 def policy_of(config: Config, login: AgentLogin, freeze: Freeze | None, now: datetime) -> Policy:
-    """The policy that holds for an agent at `now`, a time with a zone; `freeze` is what a human froze, besides the configuration.
+    """The policy that holds for an agent at `now`, a time with a zone; `freeze` is what was frozen besides the configuration.
 
     Raises Refused where the environment is configured no more.
     """

@@ -140,6 +140,6 @@ def _reason(rule: str) -> str:
         r"DS22[45]": "what was counted or judged would no longer hold",
         r"DS22": "raise max_rows or max_rows_per_hour",
         r"DS7": "what is not written down did not happen under anybody's eyes",
-        r"DS313": "thaw the environment",
+        r"DS313": "thaw the environment or the agent",
     }
     return next(reason for pattern, reason in reasons.items() if re.match(pattern, rule))

@@ -10,14 +10,24 @@ import typer
 
 from dbshield.cli import agent_roles
 from dbshield.cli.agent_roles import DsnOption, PasswordEnvOption, PasswordFileOption
+from dbshield.cli.environment import (
+    LastingOption,
+    ReasonOption,
+    UntilOption,
+    freeze_end,
+    freeze_fields,
+    until_when,
+)
 from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import (
     AgentArgument,
     AnyEnvironmentOption,
     EnvironmentOption,
     TtlOption,
+    agents_in,
     now,
     open_agents,
+    open_database,
     person,
     read_settings,
 )
@@ -26,6 +36,7 @@ from dbshield.config import Config
 from dbshield.config.secret import read_secret
 from dbshield.control.agents import IssuedToken
 from dbshield.control.dsn import agent_dsn
+from dbshield.control.freezes import Freezes
 from dbshield.control.people import check_person
 from dbshield.control.tokens import parse_duration
 from dbshield.errors import ConfigError
@@ -33,7 +44,7 @@ from dbshield.guard.roles import Made
 from dbshield.model import AccessLevel
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Create, list, rotate and remove agents."
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Create, list, freeze, rotate and remove agents."
 )
 
 
@@ -126,8 +137,10 @@ def list_(environment: AnyEnvironmentOption = None, json: JsonOption = False, co
     Example:
       dbshield agent list --environment staging
     """
-    with open_agents(read_settings(config)) as agents:
-        listed = agents.list_agents(now=now(), environment=environment)
+    settings = read_settings(config)
+    with open_database(settings) as database:
+        listed = agents_in(database, settings).list_agents(now=now(), environment=environment)
+        frozen = Freezes(database, settings.environments).agents_in_force(now())
     if json:
         answer(
             [
@@ -138,6 +151,7 @@ def list_(environment: AnyEnvironmentOption = None, json: JsonOption = False, co
                     "role": agent.role or None,
                     "live_tokens": agent.live_tokens,
                     "owner": agent.owner,
+                    "freezes": [freeze_fields(one) for one in frozen.get(f"{agent.name}.{agent.environment}", ())],
                     "created_at": agent.created_at,
                 }
                 for agent in listed
@@ -145,13 +159,71 @@ def list_(environment: AnyEnvironmentOption = None, json: JsonOption = False, co
         )
         return
     rows = [
-        (agent.name, agent.environment, agent.access, agent.role or "-", agent.live_tokens, agent.created_at) for agent in listed
+        (
+            *(agent.name, agent.environment, agent.access, agent.role or "-", agent.live_tokens, agent.created_at),
+            "; ".join(f"{until_when(one.until)}: {one.reason}" for one in frozen.get(f"{agent.name}.{agent.environment}", ()))
+            or "-",
+        )
+        for agent in listed
     ]
     table(
-        ("agent", "environment", "access", "role", "tokens", "created"),
+        ("agent", "environment", "access", "role", "tokens", "created", "frozen"),
         rows,
         empty="There are no agents; `dbshield agent create` makes one.",
     )
+
+
+@app.command()
+def freeze(
+    name: AgentArgument,
+    *,
+    environment: EnvironmentOption,
+    reason: ReasonOption,
+    until: UntilOption = None,
+    lasting: LastingOption = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Freeze one agent: it may read, and writes nothing. Every proxy knows within a second, also for its open sessions.
+
+    Without --until or --for it lasts until `dbshield agent thaw`. An agent that is refused again and again is frozen by itself
+    (freeze_after_refusals in dbshield.toml).
+
+    \b
+    Example:
+      dbshield agent freeze claude --environment production --reason "drops what it did not make"
+    """
+    settings = read_settings(config)
+    moment = now()
+    end = freeze_end(until, lasting, moment)
+    with open_database(settings) as database:
+        made = Freezes(database, settings.environments).freeze(
+            environment, reason=reason, by=person(), now=moment, until=end, agent=name
+        )
+    if json:
+        answer({"agent": name, "environment": environment, **freeze_fields(made)})
+    else:
+        say(f"{name} in {environment} is frozen {until_when(made.until)}: {made.reason}")
+
+
+@app.command()
+def thaw(name: AgentArgument, environment: EnvironmentOption, json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Lift every freeze of an agent, and count its refusals anew. Exit code 1 where nobody froze it.
+
+    \b
+    Example:
+      dbshield agent thaw claude --environment production
+    """
+    settings = read_settings(config)
+    with open_database(settings) as database:
+        lifted = Freezes(database, settings.environments).thaw(environment, by=person(), now=now(), agent=name)
+        whole = environment in Freezes(database, settings.environments).in_force(now())
+    if json:
+        answer({"agent": name, "environment": environment, "lifted": lifted, "environment_frozen": whole})
+        return
+    say(f"{name} in {environment} is thawed: {lifted} freeze{' is' if lifted == 1 else 's are'} lifted.")
+    if whole:
+        remark(f"All of {environment} is still frozen; `dbshield environment thaw {environment}` lifts that.")
 
 
 @app.command()

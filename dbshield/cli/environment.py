@@ -28,6 +28,11 @@ app = typer.Typer(
 )
 
 EnvironmentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The environment, as in dbshield.toml.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="Why; agents and colleagues read it.")]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="When it ends by itself, as in 2026-05-01T18:00+02:00.")
+]
+LastingOption = Annotated[str | None, typer.Option("--for", metavar="2h", help="When, as a length of time: m, h, d or w.")]
 
 
 @app.callback()
@@ -78,11 +83,9 @@ def list_(json: JsonOption = False, config: ConfigOption = None) -> None:
 def freeze(
     name: EnvironmentArgument,
     *,
-    reason: Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="Why; agents and colleagues read it.")],
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="When it ends by itself, as in 2026-05-01T18:00+02:00.")
-    ] = None,
-    lasting: Annotated[str | None, typer.Option("--for", metavar="2h", help="When, as a length of time: m, h, d or w.")] = None,
+    reason: ReasonOption,
+    until: UntilOption = None,
+    lasting: LastingOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -97,13 +100,13 @@ def freeze(
     """
     settings = read_settings(config)
     moment = now()
-    end = _end(until, lasting, moment)
+    end = freeze_end(until, lasting, moment)
     with open_database(settings) as database:
         made = Freezes(database, settings.environments).freeze(name, reason=reason, by=person(), now=moment, until=end)
     if json:
-        answer({"environment": name, **_freeze(made)})
+        answer({"environment": name, **freeze_fields(made)})
     else:
-        say(f"{name} is frozen {_until(made.until)}: {made.reason}")
+        say(f"{name} is frozen {until_when(made.until)}: {made.reason}")
 
 
 @app.command()
@@ -213,7 +216,7 @@ def _frozen(environment: EnvironmentConfig, entry: dict[str, Any]) -> Iterator[s
         until = environment.frozen_until
         yield f"in dbshield.toml until {date(until)}" if until is not None else "in dbshield.toml"
     for freeze in entry["freezes"]:
-        yield f"{_until(freeze['until'])}: {freeze['reason']}"
+        yield f"{until_when(freeze['until'])}: {freeze['reason']}"
 
 
 def _entry(
@@ -232,11 +235,11 @@ def _entry(
         "system_identifier": str(pin.system_identifier) if pin is not None else None,
         "frozen": frozen or bool(freezes),
         "frozen_in_configuration": frozen,
-        "freezes": [_freeze(freeze) for freeze in freezes],
+        "freezes": [freeze_fields(freeze) for freeze in freezes],
     }
 
 
-def _freeze(freeze: Freeze) -> dict[str, Any]:
+def freeze_fields(freeze: Freeze) -> dict[str, Any]:
     return {
         "reason": freeze.reason,
         "frozen_by": freeze.frozen_by,
@@ -245,11 +248,11 @@ def _freeze(freeze: Freeze) -> dict[str, Any]:
     }
 
 
-def _until(end: datetime | None) -> str:
+def until_when(end: datetime | None) -> str:
     return f"until {date(end)}" if end is not None else "until somebody thaws it"
 
 
-def _end(until: str | None, lasting: str | None, moment: datetime) -> datetime | None:
+def freeze_end(until: str | None, lasting: str | None, moment: datetime) -> datetime | None:
     """When a freeze ends. A time without a zone is meant on the clock of this machine."""
     if until is not None and lasting is not None:
         raise ConfigError("--until and --for are both given", hint="Keep one.")

@@ -77,6 +77,9 @@ COMMANDS = (
     Command(
         name="undo", module="dbshield.cli.undo", attribute="undo", summary="Bring back what an approved statement destroyed."
     ),
+    Command(
+        name="alerts", module="dbshield.cli.alert", attribute="app", summary="List alerts, try a channel, and tell people."
+    ),
     Command(name="audit", module="dbshield.cli.audit", attribute="app", summary="Read, search, export and verify the audit."),
     Command(name="doctor", module="dbshield.cli.doctor", attribute="doctor", summary="Say what is wrong with the databases."),
     Command(name="scan", module="dbshield.cli.scan", attribute="scan", summary="Find credentials that go around the proxy."),

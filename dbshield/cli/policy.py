@@ -84,7 +84,10 @@ def _asked(settings: Config, environment: str, agent: str | None) -> tuple[Freez
     moment = datetime.now(UTC)
     try:
         with open_database(settings) as database:
-            freezes = Freezes(database, settings.environments).in_force(moment).get(environment, ())
+            known = Freezes(database, settings.environments)
+            freezes = [*known.in_force(moment).get(environment, ())]
+            if agent is not None:
+                freezes += known.agents_in_force(moment).get(f"{agent}.{environment}", ())
             agents = agents_in(database, settings).list_agents(now=moment, environment=environment)
     except DbshieldError as error:
         remark(f"not asked whether somebody froze it: {error.message}")

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from dbshield.app import Proxy
+from dbshield.cli.alert import watch_beside
 from dbshield.cli.executor import executor_beside
 from dbshield.cluster.trial import ENVIRONMENT, trial_environment
 from dbshield.config import Config, load_config
@@ -45,7 +46,7 @@ def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     _unwind_on_signals()
     settings = _load(config, workers)
     _start_logging(settings)
-    with control_dsn(settings) as dsn:
+    with control_dsn(settings) as dsn, watch_beside(settings, dsn):
         raise typer.Exit(Proxy(settings, lambda: _load(config, workers), dsn).run())
 
 
@@ -64,7 +65,7 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     with _environments(settings) as complete, control_dsn(complete) as dsn:
         make_tables(complete, dsn)
         _greet(complete, dsn)
-        with executor_beside(complete, dsn):
+        with executor_beside(complete, dsn), watch_beside(complete, dsn):
             raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn).run())
 
 

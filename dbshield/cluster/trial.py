@@ -36,7 +36,8 @@ def trial_environment(config: Config) -> Iterator[Config]:
         password = secrets.token_urlsafe(24)
         _prepare(cluster, password)
         upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
-        environment = EnvironmentConfig(upstream=upstream, executor=cluster.dsn(DATABASE))
+        # Whoever tries out what is refused is not frozen for it.
+        environment = EnvironmentConfig(upstream=upstream, executor=cluster.dsn(DATABASE), freeze_after_refusals=0)
         yield config.model_copy(update={"environments": {**config.environments, ENVIRONMENT: environment}})
     finally:
         cluster.stop()

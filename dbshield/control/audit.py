@@ -348,7 +348,8 @@ def judgement_fields(judgement: Judgement, *, statement: bool = True) -> str:
 
 
 def _freeze_fields(freeze: Freeze) -> str:
-    return f'"environment":{_quoted(freeze.environment)},"freeze":{freeze.id},"reason":{_quoted(freeze.reason)}'
+    agent = f'"agent":{_quoted(freeze.agent)},' if freeze.agent is not None else ""
+    return f'{agent}"environment":{_quoted(freeze.environment)},"freeze":{freeze.id},"reason":{_quoted(freeze.reason)}'
 
 
 def _time(moment: datetime | None) -> str:

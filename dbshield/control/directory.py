@@ -139,16 +139,18 @@ class Directory:
         """The system identifier of the cluster that each environment was seen to be; replaced, never changed."""
         return self._pins
 
-    def frozen(self, environment: str) -> Freeze | None:
-        """The freeze that a human put on an environment, the one that holds longest of several; nothing where there is none.
+    def frozen(self, environment: str, agent: str | None = None) -> Freeze | None:
+        """The freeze that was put on an environment or on this agent of it, the one that holds longest of several; nothing
+        where there is none.
 
         Never raises: while the connection is lost it says what was known last.
         """
-        return self._frozen.get(environment)
+        found = [self._frozen[whom] for whom in (environment, f"{agent}.{environment}") if whom in self._frozen]
+        return longest(found) if found else None
 
     @property
     def freezes(self) -> Mapping[str, Freeze]:
-        """Every frozen environment with what `frozen` says of it; replaced, never changed."""
+        """What is frozen, by `Freeze.whom`, with the freeze that holds longest; replaced, never changed."""
         return self._frozen
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -294,8 +296,9 @@ class Directory:
         now = self._clock()
         self._freezes = [freeze for freeze in freezes if freeze.in_force(now)]
         frozen: dict[str, Freeze] = {}
-        for environment, group in groupby(self._freezes, key=lambda freeze: freeze.environment):
-            frozen[environment] = longest(group)
+        for freeze in self._freezes:
+            known = frozen.get(freeze.whom)
+            frozen[freeze.whom] = freeze if known is None else longest((known, freeze))
         if frozen != self._frozen:
             self._frozen = frozen
             self._tell()

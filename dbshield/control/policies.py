@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it brings the tables of the control database along, which `
 
 
 def policy_at(environment: EnvironmentConfig, *, agent: str, access: AccessLevel, freeze: Freeze | None, now: datetime) -> Policy:
-    """The policy at `now`, a time with a zone; `freeze` is what a human froze."""
+    """The policy at `now`, a time with a zone; `freeze` is what was frozen besides, the environment or this agent."""
     by_configuration = environment.is_frozen(now)
     until = f"until {environment.frozen_until.isoformat()}" if by_configuration and environment.frozen_until else ""
     return policy_for(
@@ -23,4 +23,5 @@ def policy_at(environment: EnvironmentConfig, *, agent: str, access: AccessLevel
         access=access,
         frozen=by_configuration or freeze is not None,
         freeze_reason=freeze.reason if freeze else until,
+        agent_frozen=not by_configuration and freeze is not None and freeze.agent is not None,
     )

@@ -86,7 +86,8 @@ class Policy:
 
     `max_rows` bounds the rows that one transaction may change, `max_rows_per_hour` those of one table in an hour (0: no bound).
     `overrides` stand in the order in which they are asked, `protected` are the tables that nobody writes without a human,
-    `frozen` stops every write and `freeze_reason` is what the agent reads of it, `unaudited` stops every write while there is no
+    `frozen` stops every write, `freeze_reason` is what the agent reads of it, and `agent_frozen` says that it is about the agent
+    alone; `unaudited` stops every write while there is no
     audit, `functions_allowed` has the functions that a human lets through by name.
     """
 
@@ -98,6 +99,7 @@ class Policy:
     protected: tuple[ObjectPattern, ...] = ()
     frozen: bool = False
     freeze_reason: str = ""
+    agent_frozen: bool = False
     unaudited: bool = False
     functions_allowed: frozenset[ObjectName] = frozenset()
 
@@ -155,9 +157,16 @@ class Policy:
 
 
 def policy_for(
-    environment: EnvironmentConfig, *, agent: str, access: AccessLevel, frozen: bool, freeze_reason: str = ""
+    environment: EnvironmentConfig,
+    *,
+    agent: str,
+    access: AccessLevel,
+    frozen: bool,
+    freeze_reason: str = "",
+    agent_frozen: bool = False,
 ) -> Policy:
-    """The policy of `agent` in `environment`. `frozen` is whether it is frozen now, by whom and for whatever reason.
+    """The policy of `agent` in `environment`. `frozen` is whether it is frozen now, by whom and for whatever reason, and
+    `agent_frozen` whether that is about this agent alone.
 
     Numbers and the mode of the agent's own section replace the environment's; protected tables and allowed functions add to
     them; its overrides are asked first.
@@ -177,6 +186,7 @@ def policy_for(
         protected=tuple(dict.fromkeys(map(ObjectPattern.parse, (*environment.protected, *(own.protected if own else ()))))),
         frozen=frozen,
         freeze_reason=freeze_reason if frozen else "",
+        agent_frozen=frozen and agent_frozen,
         functions_allowed=frozenset(map(_function, (*environment.functions_allowed, *(own.functions_allowed if own else ())))),
     )
 

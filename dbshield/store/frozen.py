@@ -13,7 +13,7 @@ CLOCKS_DIFFER_HOURS = 24
 be behind the control database's."""
 
 UNLIFTED_FREEZES = f"""
-    select id, environment, reason, frozen_by, frozen_at, until
+    select id, environment, agent, reason, frozen_by, frozen_at, until
     from {SCHEMA}.freezes
     where lifted_at is null and (until is null or until > now() - make_interval(hours => {CLOCKS_DIFFER_HOURS}))
     order by environment, frozen_at, id
@@ -22,7 +22,7 @@ UNLIFTED_FREEZES = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freeze:
-    """One freeze that nobody lifted. Without `until` it lasts until a human lifts it."""
+    """One freeze that nobody lifted: of an agent, or of a whole environment. Without `until` it lasts until a human lifts it."""
 
     id: int
     environment: str
@@ -30,6 +30,12 @@ class Freeze:
     frozen_by: str
     frozen_at: datetime
     until: datetime | None
+    agent: str | None = None
+
+    @property
+    def whom(self) -> str:
+        """What it freezes: an environment, or an agent by the name that it logs in with."""
+        return f"{self.agent}.{self.environment}" if self.agent is not None else self.environment
 
     def in_force(self, now: datetime) -> bool:
         return self.until is None or now < self.until

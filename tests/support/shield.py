@@ -112,10 +112,11 @@ class Shield:
                 f"upstream = {json.dumps(self.upstream())}",
                 f"databases = {json.dumps([self.database])}",
             ]
+            # The tests share an agent, which changes more rows within an hour than one should, and is refused more often.
+            settings = {"freeze_after_refusals": 0}
             if name == ENVIRONMENT:
-                # The tests share an agent, and change more rows within an hour than one agent should.
-                settings = {"max_rows_per_hour": 10_000_000} | dict(environment or {})
-                lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+                settings |= {"max_rows_per_hour": 10_000_000} | dict(environment or {})
+            lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         lines.append(f"token_ttl_days = {3 / 86400:.8f}")
         self.config.write_text("\n".join(lines) + "\n")
 

@@ -16,8 +16,9 @@ JUDGED_BY_ARGUMENTS = frozenset({"set_config", "lo_open"})
 
 
 class Frozen(Rule):
-    """In a frozen environment agents write nothing: no rows, no definitions, no numbers of sequences. What was prepared by name
-    is not executed, since it may write. Reads pass. It holds in observing environments too: a freeze is a human's word.
+    """A frozen agent, and every agent of a frozen environment, writes nothing: no rows, no definitions, no numbers of sequences.
+    What was prepared by name is not executed, since it may write. Reads pass. It holds in observing environments too: a freeze
+    is there until a human lifts it.
 
     The examples are judged with `frozen = true`.
 
@@ -55,8 +56,9 @@ class Frozen(Rule):
         if not policy.frozen or not writes(effect, context):
             return None
         why = f" ({policy.freeze_reason})" if policy.freeze_reason else ""
+        what = "this agent" if policy.agent_frozen else "this environment"
         return self.finding(
-            effect, hint=f"Go on with reading: this environment is frozen{why}, and writing waits until a human lifts the freeze."
+            effect, hint=f"Go on with reading: {what} is frozen{why}, and writing waits until a human lifts the freeze."
         )
 
 
