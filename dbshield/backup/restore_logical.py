@@ -1,8 +1,7 @@
-"""Restoring a logical snapshot into an empty cluster, and comparing what stands there then with the record.
+"""Restoring a logical snapshot into a new cluster, and comparing what stands there then with the record.
 
-Never over something: a database that the target has already must be empty, and is refused otherwise. Roles that the target has
-are kept as they are. What fails leaves the target as it is then, with the error; it is not to be used, and the caller throws it
-away. The target runs the snapshot's SQL as its superuser, so the manifest's signature is checked before anything is.
+The server runs the snapshot's SQL as its superuser, so the manifest's signature is checked before anything is. What fails leaves
+the target as it is then, with the error; it is not to be used, and the caller throws it away.
 
 Source: PostgreSQL manual, pg_restore (`--exit-on-error`, `--create`), psql (`ON_ERROR_STOP`).
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,13 @@ from dbshield.backup import record, sealing
 from dbshield.backup.command import run
 from dbshield.backup.engine import Progress
 from dbshield.backup.logical import DUMP, GLOBALS, SCHEMA, measured, schema_text
-from dbshield.backup.manifest import RECORD
+from dbshield.backup.manifest import Manifest
 from dbshield.backup.record import DatabaseRecord, Difference, Record
 from dbshield.backup.repository import Reader
+from dbshield.backup.restore import QUIET, Laps, Order, Standing, fetch, kept_record
 from dbshield.backup.source import Connection, Source, told
 from dbshield.backup.work import Work
-from dbshield.cluster import Binaries
+from dbshield.cluster import Binaries, Cluster
 from dbshield.errors import BackupError
 
 ALWAYS_THERE = ("postgres", "template1")
@@ -36,7 +36,23 @@ OBJECTS = """
     select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
 """
-CREATE_ROLE = re.compile(rb'^CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);$')
+_ROLE = rb'(?P<name>"(?:[^"]|"")+"|[^\s;]+)'
+CREATE_ROLE = re.compile(rb"^CREATE ROLE " + _ROLE + rb";$")
+ABOUT_ROLE = re.compile(rb"^(?:ALTER ROLE|GRANT .* TO) " + _ROLE + rb"[ ;]")
+"""What pg_dumpall writes of a role after it was made: attributes, settings, memberships."""
+GRANTED_BY = re.compile(rb'^GRANT .* GRANTED BY "?(?P<name>[a-z_][a-z0-9_]*)"?;$', re.MULTILINE)
+LOADING: Mapping[str, str] = {
+    # Nothing of it counts until all of it is there and on the disk.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "8GB",
+    "maintenance_work_mem": "256MB",
+}
+TAKEN_OVER = ("max_connections", "max_locks_per_transaction", "max_prepared_transactions")
+"""Settings of the source without which what fits there may not fit here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What was restored, and how it compares. `seconds` by phase: download, roles, data, compare."""
+    """What was restored, and how it compares. `seconds` by phase: download, restore, compare."""
 
     record: Record
     databases: tuple[DatabaseRecord, ...]
@@ -58,42 +74,96 @@ class Restored:
     seconds: Mapping[str, float]
 
 
+class LogicalRestorer:
+    """The engine `logical`: a new cluster, roles, and pg_restore of each database."""
+
+    name = "logical"
+
+    def restore(self, order: Order) -> Standing:
+        if order.goal:
+            raise BackupError(
+                "a logical snapshot restores to the moment when it was made, and to no other",
+                hint="Leave --at and --lsn out, or choose a physical snapshot.",
+            )
+        with order.laps.phase("download"):
+            folder = order.work.make("snapshot")
+            fetch(order.reader, order.identities, folder, order.progress)
+        taken_over = {name: order.record.settings[name] for name in TAKEN_OVER if name in order.record.settings}
+        cluster = Cluster(
+            order.cluster,
+            binaries=order.binaries,
+            settings={**QUIET, **LOADING, **taken_over, **order.settings},
+            superuser=superuser_of(order.record, folder / GLOBALS),
+        )
+        with order.laps.phase("start"):
+            order.progress.step("start", None)
+            cluster.start(tethered=True, throwaway=True)
+        try:
+            with order.laps.phase("restore"):
+                target = target_of(cluster.dsn(), order.binaries, order.work)
+                load(target, order.record, folder, jobs=order.jobs, progress=order.progress)
+        except BaseException:
+            cluster.stop("immediate")
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        return Standing(cluster=cluster)
+
+
+def superuser_of(kept: Record, globals_: Path) -> str:
+    """The name that the new cluster's first superuser gets: that of the source's own, which granted memberships since 16."""
+    superusers = [name for name, role in kept.roles.items() if role.get("superuser")]
+    if "postgres" in superusers:
+        return "postgres"
+    granting = [match["name"].decode() for match in GRANTED_BY.finditer(globals_.read_bytes())]
+    return next((name for name in granting if name in superusers), "postgres")
+
+
 def target_of(dsn: str, programs: Binaries, work: Work) -> Target:
     """The cluster at a superuser's connection string, password included."""
     return Target(source=Source(base=dsn, databases=()), programs=programs, work=work)
 
 
-def restore(reader: Reader, identities: Sequence[sealing.Identity], target: Target, *, jobs: int, progress: Progress) -> Restored:
-    """Restore every database of a snapshot, with its roles, and compare counts, fingerprints, sequences and schema.
-
-    Raises Damaged, Absent and WrongKey before the target is touched, BackupError where it does not take what is in the snapshot.
-    """
-    if reader.manifest.engine != "logical":
-        raise BackupError(f"{reader.manifest.snapshot} is no logical snapshot", hint="Restore it with its own engine.")
-    if reader.manifest.server.version // 10000 != target.programs.major:
+def require_logical(manifest: Manifest, programs: Binaries) -> None:
+    """Raises BackupError for a snapshot of another engine, or of another major version than the programs."""
+    if manifest.engine != "logical":
+        raise BackupError(f"{manifest.snapshot} is no logical snapshot", hint="Restore it with its own engine.")
+    if manifest.server.version // 10000 != programs.major:
         raise BackupError(
-            f"{reader.manifest.snapshot} is of PostgreSQL {reader.manifest.server.version // 10000},"
-            f" and the target's programs are {target.programs.major}",
+            f"{manifest.snapshot} is of PostgreSQL {manifest.server.version // 10000},"
+            f" and the target's programs are {programs.major}",
             hint="Restore it with the same major version.",
         )
-    clock = _Clock()
-    kept = record.parse(reader.read(RECORD, identities))
-    folder = download(reader, identities, target.work, progress)
-    clock.lap("download")
+
+
+def restore(reader: Reader, identities: Sequence[sealing.Identity], target: Target, *, jobs: int, progress: Progress) -> Restored:
+    """Restore every database of a snapshot into an empty cluster that runs, and compare.
+
+    Raises DamagedMembers and WrongKey before the target is touched, BackupError where it does not take what is in the snapshot.
+    """
+    require_logical(reader.manifest, target.programs)
+    laps = Laps()
+    kept = kept_record(reader, identities)
+    with laps.phase("download"):
+        folder = target.work.make("snapshot")
+        fetch(reader, identities, folder, progress)
+    with laps.phase("restore"):
+        load(target, kept, folder, jobs=jobs, progress=progress)
+    with laps.phase("compare"):
+        progress.step("compare", None)
+        found = tuple(measured(target.source, database.name, jobs=jobs, like=database) for database in kept.databases)
+        differences = compare(kept, found, schema=lambda database: schema_digest(target, database.name))
+    return Restored(record=kept, databases=found, differences=differences, seconds=laps.seconds)
+
+
+def load(target: Target, kept: Record, folder: Path, *, jobs: int, progress: Progress) -> None:
+    """Roles and databases from a snapshot's folder into an empty cluster. Raises BackupError where something is in its way."""
     with target.source.connect("postgres") as connection, told("the target"):
         for database in kept.databases:
             _require_room(target, connection, database.name)
-    _roles(target, folder / GLOBALS)
-    clock.lap("roles")
+    roles(target, folder / GLOBALS)
     for database in kept.databases:
         progress.step(f"restore {database.name}", None)
         _data(target, database, folder / "databases" / database.folder / DUMP, jobs)
-    clock.lap("data")
-    progress.step("compare", None)
-    found = tuple(measured(target.source, database.name, jobs=jobs, like=database) for database in kept.databases)
-    differences = compare(kept, found, schema=lambda database: _schema(target, database))
-    clock.lap("compare")
-    return Restored(record=kept, databases=found, differences=differences, seconds=clock.laps)
 
 
 def compare(kept: Record, found: Sequence[DatabaseRecord], *, schema: Callable[[DatabaseRecord], str]) -> tuple[Difference, ...]:
@@ -117,18 +187,6 @@ def compare(kept: Record, found: Sequence[DatabaseRecord], *, schema: Callable[[
     return tuple(differences)
 
 
-def download(reader: Reader, identities: Sequence[sealing.Identity], work: Work, progress: Progress) -> Path:
-    """Every member, unpacked, below a new folder of the work folder. Nothing in it is used before all of it is right."""
-    folder = work.make("snapshot")
-    progress.step("download", reader.manifest.stored)
-    for member in reader.manifest.members:
-        path = folder / member.name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        reader.extract_file(member.name, path, identities)
-        progress.advance(member.stored)
-    return folder
-
-
 def _require_room(target: Target, connection: Connection, name: str) -> None:
     """Raises BackupError where the target has the database already and something is in it."""
     if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
@@ -140,20 +198,24 @@ def _require_room(target: Target, connection: Connection, name: str) -> None:
             )
 
 
-def _roles(target: Target, globals_: Path) -> None:
-    """Make the roles that are missing, and give all of them their attributes and memberships. The superuser that we are stays."""
+def roles(target: Target, globals_: Path, *, keep: bool = False) -> None:
+    """Make the roles that are missing, and give them attributes and memberships. The superuser that we are stays as it is.
+
+    With `keep`, so does every role that the target has.
+    """
     with target.source.connect("postgres") as connection, told("the roles of the target"):
-        quoted = [row[0] for row in connection.execute("select quote_ident(rolname) from pg_roles")]
-        me = str((connection.execute("select quote_ident(current_user)").fetchone() or ("",))[0])
-    there = {name.encode() for name in quoted}
+        there = {str(row[0]).encode() for row in connection.execute("select quote_ident(rolname) from pg_roles")}
+        me = str((connection.execute("select quote_ident(current_user)").fetchone() or ("",))[0]).encode()
+    kept = there if keep else {me}
     script = target.work.folder / "roles.sql"
     with globals_.open("rb") as lines, script.open("wb") as out:
         for line in lines:
             made = CREATE_ROLE.match(line.rstrip(b"\n"))
             if made is not None and made["name"] in there:
                 continue
+            about = ABOUT_ROLE.match(line)
             # Its own password and attributes are the target's, or we would be locked out.
-            if line.startswith(b"ALTER ROLE " + me.encode() + b" "):
+            if about is not None and about["name"] in kept and (keep or line.startswith(b"ALTER ROLE")):
                 continue
             out.write(line)
     variables = {**target.source.variables("postgres"), "PGOPTIONS": "-c client_min_messages=warning"}
@@ -164,43 +226,41 @@ def _roles(target: Target, globals_: Path) -> None:
     )
 
 
-def _data(target: Target, database: DatabaseRecord, dump: Path, jobs: int) -> None:
+def pg_restore(target: Target, dump: Path, *options: str) -> None:
+    """pg_restore of a dump's folder, ending at the first error."""
     arguments: list[str | Path] = [
         target.programs.program("pg_restore"),
         "--exit-on-error",
         "--no-tablespaces",
         "--no-password",
-        f"--jobs={jobs}",
+        *options,
+        dump,
     ]
+    run(arguments, work=target.work, variables=target.source.variables("postgres"))
+
+
+def _data(target: Target, database: DatabaseRecord, dump: Path, jobs: int) -> None:
     if database.name in ALWAYS_THERE:
-        arguments.append(f"--dbname={_conninfo(database.name)}")
+        pg_restore(target, dump, f"--jobs={jobs}", f"--dbname={named(database.name)}")
     else:
-        arguments += ["--create", "--dbname=postgres"]
-    run([*arguments, dump], work=target.work, variables=target.source.variables("postgres"))
-    with target.source.connect(database.name) as connection, told(f"the database {database.name}"):
+        pg_restore(target, dump, f"--jobs={jobs}", "--create", "--dbname=postgres")
+    analyze(target.source, database.name)
+
+
+def analyze(source: Source, name: str) -> None:
+    """Statistics, which a dump does not have; without them the first queries are slow."""
+    with source.connect(name) as connection, told(f"the database {name}"):
         connection.execute(sql.SQL("analyze"))
 
 
-def _conninfo(name: str) -> str:
+def named(name: str) -> str:
     """A name of a database that libpq takes for nothing else."""
-    return f"dbname='{name}'"
+    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
 
 
-def _schema(target: Target, database: DatabaseRecord) -> str:
+def schema_digest(target: Target, name: str) -> str:
     """The digest of a restored database's schema."""
-    path = target.work.folder / f"restored-{database.folder}-{SCHEMA}"
-    schema_text(target.programs, target.source, database.name, work=target.work, target=path)
+    path = target.work.folder / f"restored-{hashlib.sha256(name.encode()).hexdigest()[:16]}-{SCHEMA}"
+    schema_text(target.programs, target.source, name, work=target.work, target=path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = now - self._last
-        self._last = now

@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,10 @@ class Work:
 
 
 @contextlib.contextmanager
-def work_folder(base: Path) -> Iterator[Work]:
+def work_folder(base: Path, *, before: Callable[[Path], None] | None = None) -> Iterator[Work]:
     """A folder below `base`, which is made for its owner alone; what others left behind there is removed first.
+
+    `before` is called with each folder that is about to be removed, to end what still runs in it.
 
     Raises:
         BackupError: the folder cannot be used.
@@ -46,7 +48,7 @@ def work_folder(base: Path) -> Iterator[Work]:
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         if base.stat().st_mode & 0o022:
             raise BackupError(f"others may write in {base}, where the data lies in clear for a while", hint=f"chmod go-w {base}")
-        sweep(base)
+        sweep(base, before=before)
         with _alone(base):
             folder = base / f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
             folder.mkdir(mode=0o700)
@@ -63,8 +65,8 @@ def work_folder(base: Path) -> Iterator[Work]:
         os.close(lock)
 
 
-def sweep(base: Path) -> tuple[str, ...]:
-    """Remove what dead processes left behind; the names of what went."""
+def sweep(base: Path, *, before: Callable[[Path], None] | None = None) -> tuple[str, ...]:
+    """Remove what dead processes left behind; the names of what went. `before` as in `work_folder`."""
     gone = []
     with _alone(base):
         for folder in sorted(base.glob(f"{PREFIX}*")):
@@ -72,6 +74,8 @@ def sweep(base: Path) -> tuple[str, ...]:
                 lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if before is not None:
+                        before(folder)
                     shutil.rmtree(folder, ignore_errors=True)
                     gone.append(folder.name)
                 finally:
