@@ -1,0 +1,1 @@
+"""The scheduler: which job is due when, one leader among many schedulers, and what became of each run."""
