@@ -86,3 +86,9 @@ class CanaryRun:
         except psycopg.Error as error:
             self.reason = str(error).strip().splitlines()[0]
         return ""
+
+
+def exists_for(connection: Connection, snapshot: str, moment: str) -> bool:
+    """Whether the row of a snapshot is there, `before` or `after`. psycopg's error where its table is not."""
+    query = "select exists (select from dbshield_backup.canary where snapshot = %s and moment = %s)"
+    return bool((connection.execute(query, [snapshot, moment]).fetchone() or (False,))[0])

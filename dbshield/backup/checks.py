@@ -52,6 +52,10 @@ class NotChecked(Exception):
     """A check that cannot be made here, with the reason."""
 
 
+class NoVerdict(DbshieldError):
+    """A check that nothing can be learned from, whoever is to blame."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """What a check saw: a measure in words, and what is wrong."""
@@ -91,7 +95,7 @@ def verdict_of(checks: Sequence[Check]) -> Verdict:
 
 
 def checked(name: str, body: Callable[[], Found], *, log: Path | None = None) -> Check:
-    """Make one check. `log` is the restored server's, which tells why something that it was asked failed."""
+    """Make one check. `log` is that of the restored server where it is asked something: it tells why that failed."""
     begin = time.monotonic()
     offset = _size(log)
     try:
@@ -113,7 +117,7 @@ def failure(name: str, error: Exception, *, log: Path | None = None, offset: int
 
 
 def is_bad_backup(error: Exception, *, log: Path | None = None, offset: int = 0) -> bool:
-    """Whether what went wrong is the backup's fault. Where nobody can tell, it is: a backup that does not restore is bad."""
+    """Whether what went wrong is the backup's fault. What the restored server refuses is, unless the machine is to blame."""
     if isinstance(error, WrongKey | ClusterError | OSError):
         return False
     if isinstance(error, Absent | Damaged):
@@ -122,7 +126,7 @@ def is_bad_backup(error: Exception, *, log: Path | None = None, offset: int = 0)
     if isinstance(cause, psycopg.Error):
         # Without a SQLSTATE the connection broke.
         return cause.sqlstate is not None and not cause.sqlstate.startswith(MACHINE)
-    if isinstance(cause, OSError) or not isinstance(error, BackupError):
+    if log is None or isinstance(cause, OSError) or not isinstance(error, BackupError):
         return False
     if "killed by signal" in error.message:
         return False

@@ -108,11 +108,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A restored server that runs, tethered to this process. `checks` are those that only the engine can make, such as that the
-    replay reached its goal; each is part of a drill's verdict."""
+    """A restored server that runs, tethered to this process, and takes writes. `checks` are those that only the engine can make,
+    such as that the replay reached its goal; each is part of a drill's verdict. `reached` is the time (RFC 3339) of the newest
+    data in it, where that is not the moment of the snapshot."""
 
     cluster: Cluster
     checks: tuple[Check, ...] = ()
+    reached: str = ""
 
 
 class Restorer(Protocol):

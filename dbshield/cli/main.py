@@ -89,6 +89,12 @@ COMMANDS = (
     Command(
         name="backup", module="dbshield.cli.backup", attribute="app", summary="Make a snapshot now; list, show and verify them."
     ),
+    Command(
+        name="restore-drill",
+        module="dbshield.cli.restore_drill",
+        attribute="restore_drill",
+        summary="Prove that a snapshot restores, and how fast.",
+    ),
     Command(name="config", module="dbshield.cli.config", attribute="app", summary="Check and show the configuration."),
 )
 

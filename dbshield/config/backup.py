@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dbshield.config import conninfo
 from dbshield.config.base import OptionalPath, Texts, WithPassword
+from dbshield.config.drill import DrillConfig
 from dbshield.config.retention import RetentionConfig
 from dbshield.config.schedule import PlanSchedule
 
@@ -62,15 +63,16 @@ def _source(text: str) -> str:
     return text
 
 
-class BackupConfig(RetentionConfig, PlanSchedule, WithPassword):
+class BackupConfig(RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
     """[backup.NAME]: one plan of backups."""
 
     destination: Annotated[str, AfterValidator(_destination)] = Field(
         description="where snapshots go: file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
     )
     environment: str = Field(default="", description="the environment that is backed up; empty: the one called as this plan")
-    engine: Literal["logical"] = Field(
-        default="logical", description="logical: pg_dump, which restores into any server of the version"
+    engine: Literal["logical", "physical"] = Field(
+        default="logical",
+        description="logical: pg_dump, which restores into any server of the version; physical: pg_basebackup of the whole cluster",
     )
     source: Annotated[str, AfterValidator(_source)] = Field(
         default="",
