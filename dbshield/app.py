@@ -36,7 +36,7 @@ from dbshield.proxy.judges import Judges
 from dbshield.proxy.listener import listen
 from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.state import WorkerState
-from dbshield.proxy.supervisor import Supervisor
+from dbshield.proxy.supervisor import CANNOT_BEGIN, Supervisor
 from dbshield.proxy.tls import server_context
 from dbshield.proxy.worker import Worker
 from dbshield.store.database import Database
@@ -96,7 +96,7 @@ class Proxy:
                 runner.run(self._serve(number, sockets, vault))
         except DbshieldError as error:
             self._log.error("the proxy cannot go on", why=error.message, hint=error.hint)
-            return 2
+            return CANNOT_BEGIN
         return 0
 
     async def _serve(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> None:

@@ -18,6 +18,7 @@ from dbshield.control.connection import control_dsn
 from dbshield.control.executor import Executor
 from dbshield.control.logs import configure_logging
 from dbshield.errors import ConfigError, DbshieldError
+from dbshield.proxy.signals import hear
 from dbshield.proxy.supervisor import end_with_parent
 from dbshield.store.database import Database
 
@@ -106,4 +107,5 @@ def _stopped_by_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hear()
     return stop

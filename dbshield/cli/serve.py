@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from rich.console import Console
 from dbshield.app import Proxy
 from dbshield.cli.alert import watch_beside
 from dbshield.cli.executor import executor_beside
+from dbshield.cli.scheduler import scheduler_beside
 from dbshield.cluster.trial import ENVIRONMENT, trial_environment
 from dbshield.config import Config, load_config
 from dbshield.control.agents import Agents
@@ -25,6 +25,7 @@ from dbshield.control.logs import configure_logging
 from dbshield.control.setup import make_key, make_state, make_tables
 from dbshield.control.vault import Vault
 from dbshield.model import AccessLevel
+from dbshield.proxy.signals import unwind_on_sigterm
 from dbshield.store.database import Database
 
 TRIAL_AGENT = "agent"
@@ -43,7 +44,7 @@ def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
 
     Example: dbshield proxy --config /etc/dbshield/dbshield.toml --workers 4
     """
-    _unwind_on_signals()
+    unwind_on_sigterm()
     settings = _load(config, workers)
     _start_logging(settings)
     with control_dsn(settings) as dsn, watch_beside(settings, dsn):
@@ -57,7 +58,7 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
 
     Example: dbshield up
     """
-    _unwind_on_signals()
+    unwind_on_sigterm()
     settings = _load(config, workers)
     _start_logging(settings)
     make_state(settings)
@@ -75,15 +76,6 @@ def _load(config: Path | None, workers: int | None) -> Config:
     if workers is None:
         return settings
     return settings.model_copy(update={"proxy": settings.proxy.model_copy(update={"workers": workers})})
-
-
-def _unwind_on_signals() -> None:
-    """Before the proxy's loop takes signals, SIGTERM must not leave a server behind that was just started."""
-    signal.signal(signal.SIGTERM, _unwind)
-
-
-def _unwind(_number: int, _frame: object) -> None:
-    raise SystemExit(0)
 
 
 def _start_logging(settings: Config) -> None:

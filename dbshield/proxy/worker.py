@@ -19,7 +19,7 @@ from typing import Any, Final
 from dbshield.config import Config
 from dbshield.control.changes import audit_policies
 from dbshield.errors import ConfigError, DbshieldError
-from dbshield.proxy import login
+from dbshield.proxy import login, signals
 from dbshield.proxy.ending import end_untrusted
 from dbshield.proxy.memory import release_free_memory
 from dbshield.proxy.state import WorkerState
@@ -62,6 +62,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        signals.hear()
         state.directory.on_change(state.judges.follow)
         state.directory.on_change(self._end_untrusted)
         await state.directory.start()
