@@ -45,33 +45,21 @@ def deliver(url: str, title: str, body: str, *, timeout: float, urgent: bool = F
 def _send(url: str, title: str, body: str, *, urgent: bool) -> str:
     import apprise  # noqa: PLC0415  (half a second, which processes that send nothing need not spend)
 
-    log = logging.getLogger("apprise")
-    # Its lines name hosts and users, some of them secrets.
-    log.propagate = False
-    heard = _Heard()
-    log.addHandler(heard)
+    # Its lines name hosts and users, and some of those are secrets.
+    logging.getLogger("apprise").propagate = False
     try:
         service = apprise.Apprise(asset=apprise.AppriseAsset(app_id="dbshield", app_desc="dbshield", app_url=""))
         if not service.add(url):
             return NO_URL
         kind = apprise.NotifyType.FAILURE if urgent else apprise.NotifyType.WARNING
-        if service.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):
-            return ""
+        result = service.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT)
+        return "" if result else _why(result)
     except Exception as error:  # noqa: BLE001  (of a hundred services' own; its text may hold the URL)
         return f"the service could not be reached: {type(error).__name__}"
-    finally:
-        log.removeHandler(heard)
-    return f"the service answered with status {heard.status}" if heard.status else "the service was not reached, or refused it"
 
 
-class _Heard(logging.Handler):
-    """Hears what apprise logs in this thread."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self._thread = threading.get_ident()
-        self.status = ""
-
-    def emit(self, record: logging.LogRecord) -> Any:
-        if record.thread == self._thread and (found := _STATUS.search(record.getMessage())):
-            self.status = found[1]
+def _why(result: Any) -> str:
+    """What a failed result says, as far as it holds no secret. Before apprise 2 it is a boolean, which says nothing."""
+    logs = result.logs() if hasattr(result, "logs") else ()
+    found = next((found for line in logs if (found := _STATUS.search(line.message))), None)
+    return f"the service answered with status {found[1]}" if found else "the service was not reached, or refused it"

@@ -1,0 +1,128 @@
+"""Where alerts arrive in tests: a real HTTP server and a real SMTP server on this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email import message_from_bytes
+from email.header import decode_header, make_header
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from aiosmtpd.controller import Controller
+
+
+class HttpReceiver:
+    """Takes apprise's json:// messages; `status` is what it answers. While `gate` is shut it takes messages and says nothing."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.tries = 0
+        self.status = 200
+        self.gate = threading.Event()
+        self.gate.set()
+        self.port = 0
+        self._server: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The apprise URL, with a secret in its path."""
+        return f"json://127.0.0.1:{self.port}/hook-{SECRET}"
+
+    @property
+    def titles(self) -> list[str]:
+        return [message["title"] for message in list(self.messages)]
+
+    @property
+    def text(self) -> str:
+        """All that arrived."""
+        return "\n".join(f"{message['title']}\n{message['message']}" for message in list(self.messages))
+
+    def start(self) -> None:
+        """On the port that it had before, if it had one."""
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.tries += 1
+                receiver.gate.wait(60)
+                if receiver.status == 200:
+                    receiver.messages.append(json.loads(body))
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                """Nobody wants to see it."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A sender that is killed leaves a broken pipe behind."""
+
+        self._server = Server(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self.gate.set()
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = None
+
+
+SECRET = "T0PS3CRET"
+
+
+@contextmanager
+def http_receiver() -> Iterator[HttpReceiver]:
+    receiver = HttpReceiver()
+    receiver.start()
+    try:
+        yield receiver
+    finally:
+        receiver.stop()
+
+
+class SmtpReceiver:
+    """Takes mail; `subjects` and `text` are what arrived."""
+
+    def __init__(self) -> None:
+        self.subjects: list[str] = []
+        self.text = ""
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802  (aiosmtpd's name)
+        mail = message_from_bytes(envelope.content)
+        body = mail.get_payload(decode=True) if not mail.is_multipart() else b""
+        for part in mail.walk():
+            if part.get_content_type() == "text/plain":
+                body = part.get_payload(decode=True)
+        assert isinstance(body, bytes)
+        self.text += body.decode()
+        self.subjects.append(str(make_header(decode_header(mail["Subject"]))).replace("\n", ""))
+        return "250 taken"
+
+
+@contextmanager
+def smtp_receiver() -> Iterator[tuple[SmtpReceiver, str]]:
+    """The receiver and the apprise URL that leads to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    receiver = SmtpReceiver()
+    controller = Controller(receiver, hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        yield receiver, f"mailto://127.0.0.1:{port}?from=dbshield@example.com&to=team@example.com&mode=insecure"
+    finally:
+        controller.stop()
