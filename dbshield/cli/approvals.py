@@ -34,6 +34,9 @@ LOOK_AGAIN: Final = 0.3
 WHAT_MOST: Final = 60
 """Characters of a statement in the list."""
 
+SETTINGS_SHOWN: Final = ("search_path", "datestyle", "intervalstyle", "timezone")
+"""Of the settings that a statement is run under, those by which names and dates are read."""
+
 ApprovalArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, apr-…")]
 PersonOption = Annotated[
     str | None, typer.Option("--person", metavar="NAME", help="Who decides; else the person at the keyboard.")
@@ -201,6 +204,7 @@ def describe(one: Approval, moment: datetime) -> dict[str, Any]:
         "application": one.application,
         "statement": one.statement,
         "parameters": store_parameters(one.parameters),
+        "settings": dict(one.settings),
         "digest": one.digest.hex(),
         "intact": one.intact,
         "destructive": one.destructive,
@@ -310,6 +314,7 @@ def _statement_lines(one: Approval) -> Iterator[str]:
     yield "statement, exactly as it would run"
     yield from (f"    {line}" for line in exact)
     yield from (f"    {line}" for line in print_parameters(one.parameters))
+    yield from (f"    under {name} = {visible(one.settings[name])}" for name in SETTINGS_SHOWN if name in one.settings)
     laid_out = readable(one.statement)
     if laid_out is not None and laid_out.split() != one.statement.split():
         yield "the same, laid out"

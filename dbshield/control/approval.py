@@ -77,6 +77,7 @@ class Approval:
     application: str
     statement: str = field(repr=False)
     parameters: tuple[Parameter, ...] | None = field(repr=False)
+    settings: Mapping[str, str]
     digest: bytes
     normal: str
     effects: tuple[str, ...]
@@ -122,6 +123,7 @@ class Approval:
             database=self.database,
             statement=self.statement,
             parameters=self.parameters,
+            settings=self.settings,
         )
         return hmac.compare_digest(fresh, self.digest)
 

@@ -61,6 +61,7 @@ class Approvals:
             "application": ask.application,
             "statement": ask.statement,
             "parameters": store_parameters(ask.parameters),
+            "settings": dict(ask.settings),
             "digest": ask.digest,
             "normal": ask.normal,
             "effects": [str(effect) for effect in ask.effects],

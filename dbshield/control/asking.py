@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -26,7 +26,7 @@ ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 """Base 32 of RFC 4648, in lower case."""
 ID_LENGTH: Final = 8
 """40 bits: an id is read aloud and typed, and is no secret."""
-_DOMAIN: Final = b"dbshield approval 1\n"
+_DOMAIN: Final = b"dbshield approval 2\n"
 
 DESTROYS: Final = frozenset({Operation.DELETE, Operation.TRUNCATE, Operation.DROP})
 """What a denial takes for one and the same: whoever was denied DELETE FROM orders does not get DROP TABLE orders instead."""
@@ -45,7 +45,8 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One held statement. `parameters` is None for a simple query; `findings` and `effects` are the judgement's."""
+    """One held statement. `parameters` is None for a simple query; `findings` and `effects` are the judgement's. `settings` are
+    those of the session that decide what the text means (see `dbshield.session.terms`); empty, those of the agent's role."""
 
     environment: str
     agent: str
@@ -56,6 +57,7 @@ class Ask:
     application: str = ""
     statement: str = field(repr=False)
     parameters: tuple[Parameter, ...] | None = field(default=None, repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict)
     normal: str = ""
     effects: tuple[Effect, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -69,10 +71,19 @@ class Ask:
             database=self.database,
             statement=self.statement,
             parameters=self.parameters,
+            settings=self.settings,
         )
 
 
-def digest(*, environment: str, agent: str, database: str, statement: str, parameters: Sequence[Parameter] | None) -> bytes:
+def digest(
+    *,
+    environment: str,
+    agent: str,
+    database: str,
+    statement: str,
+    parameters: Sequence[Parameter] | None,
+    settings: Mapping[str, str],
+) -> bytes:
     """SHA-256 over everything that a decision is bound to."""
     hashed = hashlib.sha256(_DOMAIN)
     for text in (environment, agent, database, statement):
@@ -85,6 +96,9 @@ def digest(*, environment: str, agent: str, database: str, statement: str, param
         for parameter in parameters:
             hashed.update(parameter.type.to_bytes(4, "big") + parameter.format.to_bytes(2, "big"))
             hashed.update(b"\x00" if parameter.value is None else b"\x01" + _with_length(parameter.value))
+    hashed.update(len(settings).to_bytes(4, "big"))
+    for name, value in sorted(settings.items()):
+        hashed.update(_with_length(name.encode("utf-8", "surrogatepass")) + _with_length(value.encode("utf-8", "surrogatepass")))
     return hashed.digest()
 
 

@@ -167,7 +167,7 @@ class Execution:
         worker = found.worker
         found.witness.begin()
         worker.execute("savepoint dbshield")
-        running.as_role(worker, self._role)
+        running.as_asked(worker, self._approval.settings, self._role)
         answer = running.run(worker, self._approval.statement, self._approval.parameters)
         worker.execute("set constraints all immediate")
         pin(worker)

@@ -154,7 +154,7 @@ class _Preview:
         self._made = made
 
     def fill(self, effects: tuple[Effect, ...]) -> None:
-        running.as_role(self._connection, self._role)
+        running.as_asked(self._connection, self._approval.settings, self._role)
         count = counting(self._approval.statement)
         targets = {effect: self._found(effect) for effect in effects}
         table = (

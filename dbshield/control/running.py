@@ -20,6 +20,7 @@ from psycopg import pq
 from dbshield.control.asking import Parameter
 from dbshield.errors import Refused
 from dbshield.model import Effect, ObjectKind, Operation
+from dbshield.session.terms import CARRIED, SEARCH_PATH
 from dbshield.sqltext import postgres
 from dbshield.sqltext.statement import Unreadable
 
@@ -84,12 +85,24 @@ def check(statement: str) -> tuple[Effect, ...]:
     return effects
 
 
-def as_role(connection: Connection, role: str) -> None:
-    """Takes on the settings that decide what a text means to this role: an unqualified name is to be the same table.
+def as_asked(connection: Connection, asked: Mapping[str, str], role: str) -> None:
+    """Takes on the settings that decide what a text means: those that the session had when it asked, or where none were kept
+    those of the agent's role. Refused where one is not among those that a question may carry: then somebody else wrote it."""
+    if not asked:
+        _as_role(connection, role)
+        return
+    unknown = sorted(asked.keys() - CARRIED)
+    if unknown:
+        raise Refused(f"a question carries no setting {unknown[0]}", sqlstate=NOT_SUPPORTED, hint="Ask again.")
+    for name, value in asked.items():
+        if name != SEARCH_PATH:
+            connection.execute("select pg_catalog.set_config(%s, %s, false)", [name, value])
+    # Last, so that nothing of ours is looked up in it.
+    connection.execute("select pg_catalog.set_config(%s, %s, false)", [SEARCH_PATH, asked.get(SEARCH_PATH, "")])
 
-    What the agent's session had set for itself is not known here; names that were judged for one search_path would mean another
-    thing under it, so a human sees in the preview which tables it is.
-    """
+
+def _as_role(connection: Connection, role: str) -> None:
+    """The settings that a login of this role has."""
     settings = {"search_path": '"$user", public', "datestyle": "ISO, MDY", "intervalstyle": "postgres"}
     rows = connection.execute(SETTINGS_OF.encode(), [role, list(ROLE_SETTINGS)])
     settings |= {str(name): str(value) for name, value in rows}

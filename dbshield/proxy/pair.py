@@ -170,7 +170,8 @@ class Pair:
         self._go_on()
 
     def _hold(self, statement: HeldStatement) -> None:
-        """The server has come to the place of a held statement, or has passed it by for an error before it."""
+        """The server has come to the place of a held statement, has told on what terms, or has passed it by for an error before
+        it."""
         holding = self.relay.holding
         if self.over or holding is None:
             return
@@ -178,6 +179,9 @@ class Pair:
             self._go_on()
         elif self.relay.terminated:
             self.end("the client said good-bye")
+        elif holding.phase is Phase.LOOKING:
+            if self.server and not self.server.is_closing():
+                self.server.write(held.look(self.relay))
         elif self.waiting is None:
             self.end("a held statement that nobody waits for", Refused("dbshield cannot ask a human here"), sqlstate=INTERNAL)
         else:

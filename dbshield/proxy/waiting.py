@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -28,10 +29,13 @@ from dbshield.proxy.approvals import LOOK_AGAIN, WorkerApprovals
 from dbshield.proxy.pair import Pair
 from dbshield.proxy.waiting_answers import ASK_A_HUMAN, GIVEN_UP, IN_VAIN, OVER, Stop
 from dbshield.session import held_answers
-from dbshield.session.held import ALONE, IN_BLOCK, HeldStatement
+from dbshield.session.held import ALONE, IN_BLOCK, TEMPORARY, HeldStatement
+from dbshield.session.terms import Terms
 
 NOTICE_EVERY: Final = 10.0
 """Seconds between two notices to a client that waits."""
+IDLE_SHARE: Final = 0.8
+"""Of the time after which the server ends an idle session."""
 START_GRACE: Final = 30.0
 """Seconds beyond the wait in which an executor may take up what was approved in time, or write down what it did."""
 
@@ -124,7 +128,14 @@ class Waiting:
             return held_answers.stopped(statement, IN_VAIN, hint=ASK_A_HUMAN)
         if self._stop is Stop.FLOODED:
             return held_answers.stopped(statement, IN_VAIN, hint=ALONE)
-        asked = await self._approvals.request(self._ask(statement), settings)
+        terms = statement.terms
+        if terms is None:
+            return held_answers.stopped(
+                statement, f"{IN_VAIN}: the server did not tell this session's settings", hint=ASK_A_HUMAN
+            )
+        if terms.temporary:
+            return held_answers.stopped(statement, IN_VAIN, hint=TEMPORARY)
+        asked = await self._approvals.request(self._ask(statement, terms), settings)
         if asked.denial is not None:
             return waiting_answers.remembered(statement, asked.denial)
         approval = asked.approval
@@ -133,7 +144,7 @@ class Waiting:
             self._asked.add(approval.id)
         if settings.approval_wait > 0:
             with self._approvals.watch(approval.id, self._wake):
-                approval = await self._wait(approval, settings)
+                approval = await self._wait(approval, settings, _patience(terms))
         if self._stop in GIVEN_UP and approval.id in self._asked:
             approval = await self._given_up(approval)
         if approval.result is not None and approval.result.get("truncated"):
@@ -143,7 +154,7 @@ class Waiting:
             return waiting_answers.decided(statement, approval, now)
         return waiting_answers.in_vain(statement, approval, settings, self._stop, now)
 
-    def _ask(self, statement: HeldStatement) -> Ask:
+    def _ask(self, statement: HeldStatement, terms: Terms) -> Ask:
         values = statement.parameters
         return Ask(
             environment=self._login.environment,
@@ -156,13 +167,15 @@ class Waiting:
             parameters=None
             if values is None
             else tuple(Parameter(type=each.type, format=each.format, value=each.value) for each in values),
+            settings=terms.settings,
             normal=statement.judgement.normal,
             effects=statement.judgement.effects,
             findings=statement.judgement.findings,
         )
 
-    async def _wait(self, approval: Approval, settings: EnvironmentConfig) -> Approval:
-        """Until it is over, the time is, or something else ends the waiting; the approval as it was seen last."""
+    async def _wait(self, approval: Approval, settings: EnvironmentConfig, patience: float) -> Approval:
+        """Until it is over, the time is, or something else ends the waiting; the approval as it was seen last. In no case longer
+        than `patience` seconds."""
         begun = time.monotonic()
         told = float("-inf")
         while True:
@@ -170,7 +183,7 @@ class Waiting:
             if state in OVER or self._ends(state):
                 return approval
             now = time.monotonic()
-            until = begun + settings.approval_wait + _grace(state, settings)
+            until = begun + min(settings.approval_wait + _grace(state, settings), patience)
             if now >= until:
                 self._stop = Stop.TIME
                 return approval
@@ -213,6 +226,11 @@ def _grace(state: State, settings: EnvironmentConfig) -> float:
     if state is State.APPROVED:
         return START_GRACE
     return START_GRACE + settings.execution_timeout if state is State.RUNNING else 0.0
+
+
+def _patience(terms: Terms) -> float:
+    """Seconds that the server lets the session be idle, less what the answer needs: it is better than a lost connection."""
+    return terms.idle_timeout * IDLE_SHARE if terms.idle_timeout else math.inf
 
 
 def _lives(approval: Approval, state: State) -> float:

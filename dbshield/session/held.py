@@ -8,6 +8,8 @@ Laws:
   what stands for a refusal (docs/decisions/0002-refusal-by-syntax-error.md); the error is kept from the client, and so is the
   ReadyForQuery behind it, until somebody has decided. Then the answer goes out, and the ReadyForQuery with it. So what the client
   sent before is answered first, and the server holds no lock while a human thinks.
+- The statement is run elsewhere. So before a human is asked, the server is: what has the session set that decides what the text
+  means (terms.py)?
 - While it waits, what the client sends is kept as it came, and read when the answer is out.
 
     simple     Query                                                   stands alone in its message
@@ -18,14 +20,16 @@ What comes in another form is refused at once, and told how to come (docs/decisi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, unique
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError
 from dbshield.model import Judgement
+from dbshield.session import handlers
 from dbshield.session.counted import changed_table
 from dbshield.session.handlers import HEADER, IDLE, QUERY, SERVER
+from dbshield.session.terms import Terms, question, read
 from dbshield.sqltext.alone import Answer, answer
 from dbshield.wire.frontend import Query
 
@@ -52,6 +56,11 @@ DESCRIBED: Final = (
 )
 BINARY: Final = "A human can be asked for it when its rows come as text: send it as a simple Query."
 OF_SESSION: Final = "No human can be asked for it: only this session could run it."
+TEMPORARY: Final = (
+    "No human can be asked while this session has temporary objects, whose names may stand for others: DISCARD TEMP, then send it"
+    " again."
+)
+NO_TEXT: Final = "A value that is sent as text has to be UTF-8 without NUL."
 TOO_LONG: Final = "No human can be asked for a statement or values of this length."
 
 
@@ -66,9 +75,11 @@ class Phase(IntEnum):
     """What stands for it is on its way to the server; from here on what the client sends is kept."""
     REACHED = 3
     """The server has come to it."""
-    WAITING = 4
-    """The server is ready. The next word is a human's."""
-    SKIPPED = 5
+    LOOKING = 4
+    """The server is ready, and is asked on what terms the session stands."""
+    WAITING = 5
+    """It has told. The next word is a human's."""
+    SKIPPED = 6
     """The server never came to it, because of an error before it."""
 
 
@@ -83,7 +94,8 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldStatement:
-    """What a human is asked for, and the form in which the client wants its answer. `parameters` is None for a simple query."""
+    """What a human is asked for, and the form in which the client wants its answer. `parameters` is None for a simple query, and
+    `terms` where the server did not tell them; then nobody can be asked."""
 
     text: bytes = field(repr=False)
     parameters: tuple[Parameter, ...] | None = field(default=None, repr=False)
@@ -92,6 +104,7 @@ class HeldStatement:
     """Whether the portal's columns were asked for."""
     closed: int = 0
     """Close messages for its portal that want an answer."""
+    terms: Terms | None = None
 
     @property
     def extended(self) -> bool:
@@ -124,6 +137,7 @@ class Holding:
         "scanned",
         "statement",
         "token",
+        "told",
     )
 
     def __init__(self, asks: Callable[[], bool]) -> None:
@@ -141,6 +155,8 @@ class Holding:
         """What the server complains about when it has come to the held statement."""
         self.ready = b""
         """The ReadyForQuery that the client does not have yet."""
+        self.told: list[bytes] = []
+        """The rows that the server told the session's terms in."""
         self.scanned = 0
         """How far the kept bytes were looked through for a good-bye."""
 
@@ -191,8 +207,14 @@ def release(relay: Relay) -> bytes:
     holding.phase = Phase.NONE
     holding.statement = holding.bound = None
     holding.ready = b""
+    holding.told = []
     relay.choose_server_handlers()
     return sent
+
+
+def look(relay: Relay) -> bytes:
+    """What the server gets while it is idle, when a statement has come to its place: the question on what terms."""
+    return question(relay.own_name(b"terms"))
 
 
 # What the server may send.
@@ -222,11 +244,47 @@ def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     ordinary = relay._server_handlers[data[pos]]
     assert ordinary is not None
     ordinary(relay, data, pos, end)
-    assert holding.statement is not None
-    holding.phase = Phase.WAITING
     holding.ready = data[pos:end]
+    if relay.status != IDLE:
+        return _wait(relay, None)
+    assert holding.statement is not None
+    holding.phase = Phase.LOOKING
+    relay.outcomes.append(holding.statement)
+    relay._server_handlers = LOOKING_SERVER
+    return b""
+
+
+def _wait(relay: Relay, terms: Terms | None) -> bytes:
+    holding = holding_of(relay)
+    assert holding.statement is not None
+    holding.statement = replace(holding.statement, terms=terms)
+    holding.phase = Phase.WAITING
     relay.outcomes.append(holding.statement)
     relay._server_handlers = WAITING_SERVER
+    return b""
+
+
+def _told(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    holding_of(relay).told.append(data[pos + HEADER : end])
+    return b""
+
+
+def _not_told(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """An error, which leaves the rows without the last of them. One that ends the session is the client's."""
+    handlers.error_response(relay, data, pos, end)
+    if relay.fatal:
+        return None
+    holding_of(relay).told = []
+    return b""
+
+
+def _looked(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    if end - pos != HEADER + 1 or data[pos + HEADER] != IDLE:
+        raise ProtocolError("the server is in a transaction after it was asked for settings alone")
+    return _wait(relay, read(holding_of(relay).told))
+
+
+def _drop(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     return b""
 
 
@@ -276,5 +334,9 @@ WAITING_SERVER: Final = changed_table(
     SERVER, A=_whole, N=_whole, **dict.fromkeys((*"ZGCDHITVWcdnst", "_1", "_2", "_3"), _out_of_turn)
 )
 """While a human thinks."""
+LOOKING_SERVER: Final = changed_table(
+    WAITING_SERVER, **dict.fromkeys(("C", "_1", "_2", "_3"), _drop), D=_told, E=_not_told, Z=_looked
+)
+"""While the server answers on what terms the session stands."""
 REACHED_SERVER: Final = changed_table(WAITING_SERVER, Z=_ready)
 """Between the error for what stands for the held statement and its ReadyForQuery."""

@@ -20,6 +20,7 @@ from dbshield.session.held import (
     DESCRIBED,
     MAX_HELD_NAMES,
     MAX_HELD_TEXT,
+    NO_TEXT,
     OF_SESSION,
     ONE_GO,
     TOO_LONG,
@@ -76,6 +77,8 @@ def bind(relay: Relay, prepared: Prepared, data: bytes, pos: int, end: int) -> b
         advice = ALONE
     elif not _formats_fit(message):
         advice = ONE_GO
+    elif not _are_texts(message):
+        advice = NO_TEXT
     elif not advice and prepared.answer is Answer.ROWS and any(message.result_formats):
         advice = BINARY
     if advice:
@@ -179,6 +182,22 @@ def _formats_fit(message: Bind) -> bool:
     """Whether a server would take the formats of the values: none, one for all, or one for each, and text or binary."""
     formats = message.parameter_formats
     return len(formats) in {0, 1, len(message.parameters)} and set(formats) <= {0, 1}
+
+
+def _are_texts(message: Bind) -> bool:
+    """Whether the values that are sent as text are any. The server takes no others, and who runs the statement might cut them."""
+    formats = message.parameter_formats
+    for index, value in enumerate(message.parameters):
+        binary = formats[0] if len(formats) == 1 else formats[index] if formats else 0
+        if value is None or binary:
+            continue
+        try:
+            value.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+        if 0 in value:
+            return False
+    return True
 
 
 def _parameters(message: Bind, types: tuple[int, ...]) -> tuple[Parameter, ...]:

@@ -263,6 +263,10 @@ class Relay:
         self._discarding = True
         return Parse(name=token, query=token).encode()
 
+    def own_name(self, what: bytes) -> bytes:
+        """A name on the server that nobody else gives."""
+        return self._marker + what
+
     def stand_in(self, judgement: Judgement, answer: bytes) -> bytes:
         """The identifier that stands for a stopped statement; the error that the server makes of it is exchanged for `answer`."""
         if len(self._refusals) >= MAX_REFUSALS:

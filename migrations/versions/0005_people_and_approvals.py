@@ -61,6 +61,8 @@ def approvals() -> None:
             statement text not null,
             -- null: a simple query
             parameters jsonb,
+            -- those of the session that decide what the text means; none: those of the agent's role
+            settings jsonb not null default '{}',
             digest bytea not null,
             normal text not null,
             effects jsonb not null,
@@ -150,11 +152,11 @@ def keep_to_the_moves() -> None:
                 return new;
             end if;
             if row(old.id, old.environment, old.agent, old.agent_id, old.access, old.database, old.session, old.application,
-                   old.statement, old.parameters, old.digest, old.normal, old.effects, old.findings, old.remembers,
+                   old.statement, old.parameters, old.settings, old.digest, old.normal, old.effects, old.findings, old.remembers,
                    old.requested_at, old.expires_at, old.needed)
                is distinct from
                row(new.id, new.environment, new.agent, new.agent_id, new.access, new.database, new.session, new.application,
-                   new.statement, new.parameters, new.digest, new.normal, new.effects, new.findings, new.remembers,
+                   new.statement, new.parameters, new.settings, new.digest, new.normal, new.effects, new.findings, new.remembers,
                    new.requested_at, new.expires_at, new.needed)
             then
                 raise check_violation using

@@ -25,6 +25,7 @@ from support.shield import Shield, libpq_environment, prepared_shield, started
 from support.waiting import until
 
 from dbshield.control.approval import State
+from dbshield.session.terms import CARRIED
 from dbshield.wire.backend import CommandComplete, DataRow, ErrorResponse, NoticeResponse, ReadyForQuery
 from dbshield.wire.frontend import Query, Terminate
 
@@ -240,6 +241,60 @@ class TestApproved:
             humans.approve_and_run()
             assert [each.result().statusmessage for each in waits] == ["DELETE 3", "DELETE 3"]
         assert left(shield) == 0
+
+
+class TestOnTheSessionsTerms:
+    """The text is run on another connection, where it must mean the same."""
+
+    def test_what_the_session_has_set_goes_with_the_question(self, shield: Shield, humans: Humans) -> None:
+        with shield.connect() as conn:
+            conn.execute('set search_path = "$user", nowhere, shop')
+            conn.execute("select set_config('DateStyle', 'SQL, DMY', false)")
+            waits = Background(lambda: conn.execute("delete from settings"))
+            asked = humans.asked()
+            assert (asked.settings["search_path"], asked.settings["datestyle"]) == ("shop", "SQL, DMY")
+            assert {"search_path", "datestyle", "timezone", "intervalstyle", "xmloption"} <= asked.settings.keys() <= CARRIED
+            humans.deny(asked.id, "no")
+            assert isinstance(waits.error(), errors.InsufficientPrivilege)
+            assert conn.execute("show datestyle").fetchone() == ("SQL, DMY",)
+
+    def test_the_same_text_on_other_terms_is_another_question(self, shield: Shield, humans: Humans) -> None:
+        with configured(shield, approval_wait=0), shield.connect() as conn:
+            for setting in ("set search_path = shop", "set search_path = public", "reset search_path"):
+                conn.execute(setting)
+                with pytest.raises(errors.InsufficientPrivilege):
+                    conn.execute("delete from settings")
+        # The last two mean the same.
+        assert [asked.settings["search_path"] for asked in humans.waiting()] == ["shop", "public"]
+
+    def test_names_that_may_be_those_of_temporary_tables(self, shield: Shield, humans: Humans) -> None:
+        with configured(shield, approval_wait=0), shield.connect() as conn:
+            conn.execute("create temporary table settings (key text)")
+            with pytest.raises(errors.InsufficientPrivilege) as error:
+                conn.execute("delete from settings")
+            assert "DISCARD TEMP" in (error.value.diag.message_hint or "")
+            assert humans.waiting() == []
+            conn.execute("discard temp")
+            with pytest.raises(errors.InsufficientPrivilege) as error:
+                conn.execute("delete from settings")
+            assert detail(error.value, "approval") == humans.asked().id
+
+    def test_a_statement_that_says_who_runs_it(self, shield: Shield, humans: Humans) -> None:
+        with shield.connect() as conn:
+            with pytest.raises(errors.InsufficientPrivilege) as error:
+                conn.execute("delete from shop.settings where current_user = 'agent_write'")
+            assert "only this session" in (error.value.diag.message_hint or "")
+        assert humans.waiting() == []
+        assert left(shield) == 3
+
+    def test_a_server_that_ends_idle_sessions(self, shield: Shield, humans: Humans) -> None:
+        """The client is told in time, instead of losing its connection; the question stays."""
+        with shield.connect() as conn:
+            conn.execute("set idle_session_timeout = '2s'")
+            with pytest.raises(errors.InsufficientPrivilege, match="nobody has decided") as error:
+                conn.execute(DELETE)
+            assert detail(error.value, "approval") == humans.asked().id
+            assert conn.execute("select 1").fetchone() == (1,)
 
 
 class TestNotApproved:

@@ -239,6 +239,29 @@ def test_names_mean_what_they_mean_to_the_agents_role(here: Stage) -> None:
     assert (here.sql("select count(*) from other.settings"), here.sql("select count(*) from shop.settings")) == ([(0,)], [(3,)])
 
 
+def test_a_text_means_what_it_meant_to_the_session_that_asked(here: Stage) -> None:
+    here.sql("create schema other; create table other.settings (key text, day date)")
+    here.sql("insert into other.settings values ('a', '2026-02-01'), ('b', '2026-01-02')")
+    here.sql(f"alter role agent_write in database {here.database} set search_path = shop")
+    terms = {"search_path": "other, public", "datestyle": "SQL, DMY", "xmloption": "content"}
+    done = here.run("delete from settings where day = '01/02/2026'", terms=terms, preview=True)
+    assert done.state is State.DONE, done.error
+    assert done.preview is not None
+    assert (done.preview["rows"], done.preview["objects"]) == (1, ["other.settings"])
+    assert here.sql("select key from other.settings") == [("b",)]
+    assert here.sql("select count(*) from shop.settings") == [(3,)]
+    here.undo(done)
+    assert here.sql("select count(*) from other.settings") == [(2,)]
+
+
+@pytest.mark.parametrize("name", ["role", "session_replication_role", "row_security", "statement_timeout"])
+def test_a_question_carries_nothing_else(here: Stage, name: str) -> None:
+    failed = here.run("delete from shop.settings", terms={"search_path": "shop", name: "on"})
+    assert failed.state is State.FAILED
+    assert here.sql("select count(*) from shop.settings") == [(3,)]
+    assert f"carries no setting {name}" in (failed.error or {})["message"]
+
+
 def test_rows_that_others_lock_are_no_rows_that_are_lost(here: Stage) -> None:
     """A row that somebody holds by a foreign key has a mark of two transactions (a multixact), which is no transaction id."""
     before = here.facts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -69,7 +69,9 @@ class Stage:
         settings = self.settings.model_copy(update=changed)
         return Executor(self.control, self.control_dsn, {ENVIRONMENT: settings}, self.folder, at=at)
 
-    def ask(self, statement: str, parameters: Sequence[Parameter] | None = None) -> Approval:
+    def ask(
+        self, statement: str, parameters: Sequence[Parameter] | None = None, terms: Mapping[str, str] | None = None
+    ) -> Approval:
         ask = Ask(
             environment=ENVIRONMENT,
             agent="claude",
@@ -77,6 +79,7 @@ class Stage:
             database=self.database,
             statement=statement,
             parameters=None if parameters is None else tuple(parameters),
+            settings=terms or {},
         )
         return self.approvals.request(ask, now=now(), ttl=timedelta(hours=1), needed=1)
 
@@ -102,10 +105,11 @@ class Stage:
         without_undo: bool = False,
         preview: bool = False,
         between: str = "",
+        terms: Mapping[str, str] | None = None,
         **changed: Any,
     ) -> Approval:
         """Asks, approves and executes; what became of it. `between` runs after the preview, before the execution."""
-        approval = self.ask(statement, parameters)
+        approval = self.ask(statement, parameters, terms)
         executor = self.executor(**changed)
         if preview:
             executor.preview()

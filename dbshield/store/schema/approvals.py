@@ -78,6 +78,7 @@ approvals = Table(
     Column("application", Text, nullable=False, server_default=""),
     Column("statement", Text, nullable=False),
     Column("parameters", JSON),
+    Column("settings", JSON, nullable=False, server_default="{}"),
     Column("digest", LargeBinary, CheckConstraint("octet_length(digest) = 32", name="digest"), nullable=False),
     Column("normal", Text, nullable=False),
     Column("effects", JSON, nullable=False),

@@ -23,7 +23,10 @@ ROW: dict[str, object] = {
     "database": "shop",
     "application": "",
     "statement": "DELETE FROM t",
-    "digest": digest(environment="staging", agent="claude", database="shop", statement="DELETE FROM t", parameters=None),
+    "settings": {},
+    "digest": digest(
+        environment="staging", agent="claude", database="shop", statement="DELETE FROM t", parameters=None, settings={}
+    ),
     "normal": "",
     "effects": ["delete table t"],
     "findings": [],
@@ -58,6 +61,7 @@ def test_a_changed_row_is_not_intact() -> None:
     others: tuple[dict[str, object], ...] = (
         {"statement": "DELETE FROM u"},
         {"parameters": []},
+        {"settings": {"search_path": "archive"}},
         {"agent": "other"},
         {"environment": "production"},
         {"database": "live"},

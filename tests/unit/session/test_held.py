@@ -31,6 +31,7 @@ from dbshield.session.held import (
     IN_BLOCK,
     MAX_HELD_NAMES,
     MAX_HELD_TEXT,
+    NO_TEXT,
     OF_SESSION,
     ONE_GO,
     TOO_LONG,
@@ -39,6 +40,7 @@ from dbshield.session.held import (
     Phase,
 )
 from dbshield.session.held_answers import Rows, failed, notice, ran, stopped
+from dbshield.session.terms import Terms
 from dbshield.wire.backend import (
     BackendMessage,
     BindComplete,
@@ -54,7 +56,19 @@ from dbshield.wire.backend import (
     decode_backend,
 )
 from dbshield.wire.framing import FrameReader
-from dbshield.wire.frontend import Bind, Close, Describe, Execute, Flush, Parse, Query, Sync, Target, Terminate
+from dbshield.wire.frontend import (
+    Bind,
+    Close,
+    Describe,
+    Execute,
+    Flush,
+    Parse,
+    Query,
+    Sync,
+    Target,
+    Terminate,
+    decode_frontend,
+)
 from dbshield.wire.message import Message
 
 DELETE = b"delete from shop.orders"
@@ -64,6 +78,18 @@ SELECT = b"select 1"
 STAND_IN = Query(query=f"{MARKER}_1".encode())
 STAND_IN_PARSE = Parse(name=f"{MARKER}_1".encode(), query=f"{MARKER}_1".encode())
 PORTAL = Describe(target=Target.PORTAL)
+TOLD = (
+    ParseComplete(),
+    BindComplete(),
+    DataRow(values=(b"search_path", b"shop, public")),
+    DataRow(values=(b"datestyle", b"ISO, MDY")),
+    DataRow(values=(b"lc_time", None)),
+    DataRow(values=(b"(idle_session_timeout)", b"90000")),
+    SELECTED,
+    CloseComplete(),
+    IDLE,
+)
+"""What the server tells of the session's terms."""
 ONE_RUN = (Bind(), PORTAL, Execute(), Sync())
 
 
@@ -74,6 +100,17 @@ class Waiting(Conversation):
         super().__init__(counts=counts, max_statement=max_statement)
         self.asks = asks
         self.relay.holding = held.Holding(lambda: self.asks)
+        self.told: tuple[Message, ...] = TOLD
+
+    def server(self, *messages: Message | bytes) -> list[BackendMessage]:
+        """When a held statement has come to its place, the server is asked for the session's terms, and tells them."""
+        heard = super().server(*messages)
+        holding = self.relay.holding
+        if holding is not None and holding.phase is Phase.LOOKING:
+            assert self.relay.outcomes.pop() is holding.statement
+            assert len(FrameReader().feed(held.look(self.relay))) == 5
+            assert super().server(*self.told) == []
+        return heard
 
     @property
     def waits(self) -> HeldStatement | None:
@@ -135,6 +172,48 @@ class TestAQuery:
         heard, _ = talk.decided(ran(found, "DELETE 2", Rows(columns=[("id", 23, -1)], rows=[["7"], [None]])))
         assert [type(message) for message in heard[:3]] == [RowDescription, DataRow, DataRow]
         assert heard[1:] == [DataRow(values=(b"7",)), DataRow(values=(None,)), CommandComplete(tag="DELETE 2"), IDLE]
+
+    def test_it_waits_on_the_terms_that_the_server_told(self) -> None:
+        found = Waiting().reach()
+        assert found.terms == Terms(settings={"search_path": "shop, public", "datestyle": "ISO, MDY"}, idle_timeout=90.0)
+
+    def test_where_the_server_does_not_tell_nobody_knows(self) -> None:
+        for told in ((*TOLD[:3], other_error(), IDLE), (*TOLD[:2], *TOLD[-3:])):
+            talk = Waiting()
+            talk.told = told
+            assert talk.reach().terms is None
+
+    def test_what_is_sent_while_the_server_is_asked_is_kept(self) -> None:
+        talk = Waiting()
+        talk.client(Query(query=DELETE))
+        Conversation.server(talk, syntax_error(), IDLE)
+        holding = talk.relay.holding
+        assert holding is not None
+        assert holding.phase is Phase.LOOKING
+        asked = [decode_frontend(frame.code, frame.payload) for frame in FrameReader().feed(held.look(talk.relay))]
+        assert [type(message) for message in asked] == [Parse, Bind, Execute, Close, Sync]
+        assert not any(DELETE in message.encode() for message in asked)
+        assert talk.client(Query(query=SELECT)) == []
+        for message in TOLD[:-1]:
+            assert Conversation.server(talk, message) == []
+        assert len(talk.relay.outcomes) == 1
+        assert Conversation.server(talk, TOLD[-1]) == []
+        assert talk.waits is not None
+        assert talk.decided(stopped(talk.waits, "no", hint="none"))[1] == Query(query=SELECT).encode()
+
+    def test_a_transaction_that_the_question_would_open_ends_the_session(self) -> None:
+        talk = Waiting()
+        talk.told = (*TOLD[:-1], IN_TRANSACTION)
+        with pytest.raises(ProtocolError, match="in a transaction"):
+            talk.reach()
+
+    def test_a_server_that_ends_the_session_meanwhile_is_heard(self) -> None:
+        talk = Waiting()
+        talk.client(Query(query=DELETE))
+        Conversation.server(talk, syntax_error(), IDLE)
+        end = ErrorResponse.of("FATAL", "57P01", "terminating connection")
+        assert Conversation.server(talk, end) == [end]
+        assert talk.relay.fatal
 
     def test_what_the_client_sends_meanwhile_is_kept_in_order(self) -> None:
         talk = Waiting()
@@ -286,7 +365,7 @@ class TestOneGo:
     @pytest.mark.parametrize("formats", [(0,), (1,), (0, 1)])
     def test_formats_of_parameters(self, formats: tuple[int, ...]) -> None:
         talk = Waiting()
-        values = (b"\0\0\0\1", None)
+        values = (b"1234", None)
         text = b"update shop.orders set note = $2, customer_id = $1"
         talk.client(
             Parse(query=text, parameter_types=(23,)), Bind(parameter_formats=formats, parameters=values), Execute(), Sync()
@@ -296,6 +375,16 @@ class TestOneGo:
         assert talk.waits.parameters is not None
         both = formats * 2 if len(formats) == 1 else formats
         assert [(each.type, each.format) for each in talk.waits.parameters] == [(23, both[0]), (0, both[1])]
+
+    @pytest.mark.parametrize("formats", [(), (0,), (1, 0)])
+    @pytest.mark.parametrize("value", [b"7\0 or more", b"\xff", b"\0"])
+    def test_a_value_that_is_no_text(self, formats: tuple[int, ...], value: bytes) -> None:
+        """The executor's library ends a text at its NUL: it would run with another value than a human was shown."""
+        talk = Waiting()
+        values = (b"\0\xff", value) if len(formats) == 2 else (value,)
+        talk.client(Parse(query=DELETE_VALUES), Bind(parameter_formats=formats, parameters=values), Execute(), Sync())
+        assert advised(talk.server(ParseComplete(), syntax_error(), IDLE)[1:], NO_TEXT)
+        assert talk.waits is None
 
     @pytest.mark.parametrize("formats", [(7,), (0, 1), (1, 1, 1, 0)])
     def test_formats_that_no_server_would_take(self, formats: tuple[int, ...]) -> None:
