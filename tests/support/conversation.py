@@ -8,7 +8,18 @@ from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Mode, Policy
 from dbshield.session.counting import RowCounter
 from dbshield.session.relay import Relay
-from dbshield.wire.backend import BackendMessage, CommandComplete, ErrorResponse, ReadyForQuery, TransactionStatus, decode_backend
+from dbshield.wire.backend import (
+    BackendMessage,
+    BindComplete,
+    CloseComplete,
+    CommandComplete,
+    DataRow,
+    ErrorResponse,
+    ParseComplete,
+    ReadyForQuery,
+    TransactionStatus,
+    decode_backend,
+)
 from dbshield.wire.framing import FrameReader
 from dbshield.wire.frontend import FrontendMessage, decode_frontend
 from dbshield.wire.message import Message
@@ -19,6 +30,18 @@ IDLE, IN_TRANSACTION, FAILED = (ReadyForQuery(status=status) for status in Trans
 DELETED = CommandComplete(tag="DELETE 1")
 SELECTED = CommandComplete(tag="SELECT 1")
 PREPARED = CommandComplete(tag="PREPARE")
+TOLD = (
+    ParseComplete(),
+    BindComplete(),
+    DataRow(values=(b"search_path", b"shop, public")),
+    DataRow(values=(b"datestyle", b"ISO, MDY")),
+    DataRow(values=(b"lc_time", None)),
+    DataRow(values=(b"(idle_session_timeout)", b"90000")),
+    SELECTED,
+    CloseComplete(),
+    IDLE,
+)
+"""What the server tells of the session's terms."""
 
 
 class Conversation:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
-from support.conversation import IDLE, MARKER, SELECTED, other_error, syntax_error
+from support.conversation import IDLE, MARKER, SELECTED, TOLD, other_error, syntax_error
 
 from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
@@ -22,8 +22,10 @@ from dbshield.proxy.pair import Pair
 from dbshield.session.held import HeldStatement
 from dbshield.session.held_answers import notice, ran
 from dbshield.session.relay import Relay
+from dbshield.session.terms import question
 from dbshield.wire.backend import CommandComplete
-from dbshield.wire.frontend import Bind, Execute, Parse, Query, Sync, Terminate
+from dbshield.wire.framing import FrameReader
+from dbshield.wire.frontend import Bind, Execute, Parse, Query, Sync, Terminate, decode_frontend
 from dbshield.wire.message import Message
 
 MAX_PENDING = 1 << 16
@@ -75,14 +77,24 @@ class Held:
         await self.say(self.client, DELETE)
         await self.hears(self.server, STAND_IN)
         await self.say(self.server, syntax_error(), IDLE)
+        await self.tell_terms()
         await until(lambda: self.waiter.told)
         [statement] = self.waiter.told
         assert isinstance(statement, HeldStatement)
         return statement
 
+    async def tell_terms(self) -> None:
+        """What the server is asked before a human is, and its answer."""
+        await self.hears(self.server, *decoded(question(f"{MARKER}_terms".encode())))
+        await self.say(self.server, *TOLD)
+
     def answer(self, answer: bytes) -> None:
         self.waiter.active = False
         self.pair.answer(answer)
+
+
+def decoded(data: bytes) -> list[Message]:
+    return [decode_frontend(frame.code, frame.payload) for frame in FrameReader().feed(data)]
 
 
 async def until(what: Callable[[], object]) -> None:
@@ -183,6 +195,7 @@ async def test_too_much_is_not_read(both: Held) -> None:
     assert not sending.done()
     await both.say(both.server, SELECTED, IDLE, syntax_error(), IDLE)
     await both.hears(both.client, SELECTED, IDLE)
+    await both.tell_terms()
     await until(lambda: "flood" in both.waiter.told)
     assert not sending.done()
     both.answer(b"")

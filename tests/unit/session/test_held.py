@@ -12,6 +12,7 @@ from support.conversation import (
     IN_TRANSACTION,
     MARKER,
     SELECTED,
+    TOLD,
     Conversation,
     other_error,
     refused,
@@ -78,18 +79,6 @@ SELECT = b"select 1"
 STAND_IN = Query(query=f"{MARKER}_1".encode())
 STAND_IN_PARSE = Parse(name=f"{MARKER}_1".encode(), query=f"{MARKER}_1".encode())
 PORTAL = Describe(target=Target.PORTAL)
-TOLD = (
-    ParseComplete(),
-    BindComplete(),
-    DataRow(values=(b"search_path", b"shop, public")),
-    DataRow(values=(b"datestyle", b"ISO, MDY")),
-    DataRow(values=(b"lc_time", None)),
-    DataRow(values=(b"(idle_session_timeout)", b"90000")),
-    SELECTED,
-    CloseComplete(),
-    IDLE,
-)
-"""What the server tells of the session's terms."""
 ONE_RUN = (Bind(), PORTAL, Execute(), Sync())
 
 
