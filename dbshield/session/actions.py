@@ -50,11 +50,12 @@ class Authenticated:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
     """Send `data`, an ErrorResponse, and close. `reason` is for the log: it may say more than the client is told. `guessed` is
-    true where the client proved no token at all."""
+    true where the client proved no token at all; `token_id` names the one that it proved."""
 
     data: bytes
     reason: str
     guessed: bool = False
+    token_id: str = ""
 
 
 ClientAction = Send | Lookup | Cancel | Authenticated | Fail

@@ -134,9 +134,16 @@ class ClientLogin:
             return self._take_initial(SASLInitialResponse.decode(frame.payload))
         return self._take_final(SASLResponse.decode(frame.payload), now)
 
-    def _fail(self, error: ProtocolError | Refused, reason: str = "", *, guessed: bool = False) -> Fail:
+    def _fail(
+        self, error: ProtocolError | Refused, reason: str = "", *, guessed: bool = False, token: TokenVerifier | None = None
+    ) -> Fail:
         self._state = _State.FAILED
-        return Fail(data=ErrorResponse.fatal(error).encode(), reason=reason or error.message, guessed=guessed)
+        return Fail(
+            data=ErrorResponse.fatal(error).encode(),
+            reason=reason or error.message,
+            guessed=guessed,
+            token_id=token.token_id if token is not None else "",
+        )
 
     # The start-up packet
 
@@ -198,7 +205,7 @@ class ClientLogin:
         if self._login is None or token is None:
             return [self._fail_password("wrong token" if self._login else "unknown agent")]
         if token.expires_at <= now:
-            return [self._fail_password(f"token {token.token_id} expired", expired=True)]
+            return [self._fail_password(f"token {token.token_id} expired", expired=token)]
         proof = AuthenticationSASLFinal(data=self._exchange.server_final(final, token.server_key))
         return [Send(data=proof.encode()), self._admit(self._login, token)]
 
@@ -210,8 +217,8 @@ class ClientLogin:
             exchange.proves(final, scram.mock(self._mock_secret, self.user).stored_key)
         return max(proven, key=lambda token: token.expires_at, default=None)
 
-    def _fail_password(self, reason: str, *, expired: bool = False) -> Fail:
-        if expired:
+    def _fail_password(self, reason: str, *, expired: TokenVerifier | None = None) -> Fail:
+        if expired is not None:
             # Whoever proves an expired token held it, and learns nothing new.
             error = Refused("the token has expired", sqlstate=INVALID_PASSWORD, hint="Ask for a new one: dbshield token issue.")
         else:
@@ -220,7 +227,7 @@ class ClientLogin:
                 sqlstate=INVALID_PASSWORD,
                 hint="The user is <agent>.<environment>, the password is the agent's token; it may have been revoked.",
             )
-        return self._fail(error, reason, guessed=not expired)
+        return self._fail(error, reason, guessed=expired is None, token=expired)
 
     def _admit(self, login: AgentLogin, token: TokenVerifier) -> Authenticated | Fail:
         database = self._startup.get("database") or self.user
@@ -230,7 +237,8 @@ class ClientLogin:
                     f'agent "{login.agent}" has no database "{printable(database)}" in environment "{login.environment}"',
                     sqlstate=INVALID_CATALOG_NAME,
                     hint=f"It may use: {', '.join(login.databases) or 'none'}.",
-                )
+                ),
+                token=token,
             )
         self._state = _State.AUTHENTICATED
         return Authenticated(

@@ -64,6 +64,7 @@ class TestProof:
         assert "expired" in talk.error.message
         assert isinstance(talk.end, Fail)
         assert "dbs_expired" in talk.end.reason
+        assert talk.end.token_id == "dbs_expired"
         assert not any(isinstance(answer, AuthenticationSASLFinal) for answer in talk.answers)
 
     def test_a_token_expires_while_the_client_computes(self) -> None:
