@@ -190,11 +190,11 @@ class _Login:
                     case Cancel(process_id=process_id, secret_key=key):
                         await self.state.cancel_keys.cancel(process_id, key)
                         raise _Gone
-                    case Fail(data=data, reason=reason, guessed=guessed):
+                    case Fail(data=data, reason=reason, guessed=guessed, token_id=token_id):
                         if guessed:
                             self.state.throttle.failed(self.client.source, self.user, time.monotonic())
                         self.transport.write(data)
-                        _tell_refused(self.state, self.client, self.user, reason)
+                        _tell_refused(self.state, self.client, self.user, reason, token_id=token_id)
                         raise _Gone
                     case Authenticated():
                         self.state.throttle.succeeded(self.client.source, self.user, time.monotonic())
