@@ -23,6 +23,7 @@ from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy import identity, listener, rotation, upstream
+from dbshield.proxy.ending import check_standing
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
@@ -232,6 +233,8 @@ class _Login:
             session, key = self._session(who, server, judge, place)
             try:
                 self._require_audit()
+                # The server may have taken its time, and whoever was revoked meanwhile was no session yet that could be ended.
+                check_standing(session, state.directory, datetime.now(UTC))
             except Refused as error:
                 session.pair.end(error.message)
                 raise

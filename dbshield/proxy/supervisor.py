@@ -3,8 +3,8 @@
 The sockets are bound before the first fork and inherited, so a worker that dies loses no connection that waits in the queue.
 A single worker needs no supervisor and runs in the process itself.
 
-A worker that cannot begin (the control database is away, a folder cannot be written to) says why and ends with CANNOT_BEGIN. It is
-tried again after longer and longer pauses for as long as another one stands; where none does, the proxy gives up, as a single
+A worker that cannot begin (the control database is away, a folder cannot be written to) says why and ends with CANNOT_BEGIN. It
+is tried again after longer and longer pauses for as long as another one stands; where none does, the proxy gives up, as a single
 worker would.
 
 Signals are blocked and waited for, never handled: a handler that runs just before the process goes to sleep would be lost on it.

@@ -15,6 +15,7 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 from support import servers
+from support.background import Background
 from support.servers import Server
 from support.shield import Shield, prepared_shield, started
 from support.slow import running, slowly
@@ -195,6 +196,27 @@ def test_a_decision_ends_the_sessions_on_every_proxy_within_a_second(
             assert says in last_words(connection)
         assert bystander.execute("select 1").fetchone() == (1,)
     assert until(lambda: len(audited(shield, "disconnected", agent=agent)) >= 2, deadline=5)
+
+
+@pytest.mark.parametrize(("end", "says"), [(revoked, "was revoked"), (lowered, "may do less")], ids=["revoked", "lowered"])
+def test_regression_a_decision_during_a_login_holds_for_it(
+    shield: Shield, control: Connection, end: Callable[[Shield, Connection, str], None], says: str
+) -> None:
+    """A server may take seconds to let the role in; the token that was proved before stood for another half second after that."""
+    agent = f"late-{end.__name__}"
+    shield.agent(agent, "write")
+    dsn, token = issue(shield, agent=agent)
+    with standing(dsn, shield) as connections, shield.server.connect(shield.database) as admin:
+        with admin.transaction():
+            # What every new connection reads; this one alone can look who waits for it.
+            admin.execute("lock table pg_catalog.pg_namespace in access exclusive mode")
+            login = Background(lambda: refusal(dsn))
+            waiting = "select count(*) from pg_catalog.pg_locks where not granted and relation = 2615"
+            assert until(lambda: admin.execute(waiting).fetchone() == (1,))
+            end(shield, control, token)
+            silent_until(connections)
+        assert says in login.result()
+    assert until(lambda: bool(audited(shield, "refused", token=token)), deadline=5)
 
 
 def test_a_busy_session_ends_on_the_server_too(shield: Shield, twin: Shield, control: Connection) -> None:
