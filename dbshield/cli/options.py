@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from dbshield.cluster.trial import with_running_trial
 from dbshield.config import Config, load_config
 from dbshield.control.agents import Agents
 from dbshield.control.connection import control_dsn
@@ -28,8 +29,9 @@ AgentArgument = Annotated[str, typer.Argument(metavar="NAME", help="The agent.")
 
 
 def read_settings(path: Path | None) -> Config:
-    """The configuration, and the log set up as it says; a command that answers stays silent below a warning."""
-    config = load_config(path)
+    """The configuration, and the log set up as it says; a command that answers stays silent below a warning. Beside `dbshield up`
+    on a trial it has the trial's environment too."""
+    config = with_running_trial(load_config(path))
     level = config.log.level
     configure_logging(level="warning" if level in {"debug", "info"} else level, format=config.log.format)
     return config

@@ -35,12 +35,25 @@ def trial_environment(config: Config) -> Iterator[Config]:
     try:
         password = secrets.token_urlsafe(24)
         _prepare(cluster, password)
-        upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
-        # Whoever tries out what is refused is not frozen for it.
-        environment = EnvironmentConfig(upstream=upstream, executor=cluster.dsn(DATABASE), freeze_after_refusals=0)
-        yield config.model_copy(update={"environments": {**config.environments, ENVIRONMENT: environment}})
+        yield _with_trial(config, cluster, password)
     finally:
         cluster.stop()
+
+
+def with_running_trial(config: Config) -> Config:
+    """The configuration for a command beside `dbshield up` on a trial: with its environment, which stands in no file, so that
+    people can decide in it. Unchanged where an environment is configured or no trial runs here."""
+    cluster = Cluster(config.state / ENVIRONMENT)
+    if config.environments or not cluster.running:
+        return config
+    return _with_trial(config, cluster)
+
+
+def _with_trial(config: Config, cluster: Cluster, password: str | None = None) -> Config:
+    upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
+    # Whoever tries out what is refused is not frozen for it.
+    environment = EnvironmentConfig(upstream=upstream, executor=cluster.dsn(DATABASE), freeze_after_refusals=0)
+    return config.model_copy(update={"environments": {**config.environments, ENVIRONMENT: environment}})
 
 
 def _prepare(cluster: Cluster, password: str) -> None:
