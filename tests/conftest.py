@@ -7,6 +7,7 @@ nothing. Databases come from pytest-postgresql, cloned from a template that is s
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +37,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _run in config.stash:
         config.stash[_run].close()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the expression of -m is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test marked `one_server` runs on one of the servers each time, by its name, and on the others in the long run: what it
+    shows is more of dbshield than of PostgreSQL, and starting what it needs takes seconds."""
+    majors = servers.majors()
+    for item in items:
+        if item.get_closest_marker("one_server") is None or not isinstance(item, pytest.Function):
+            continue
+        major = item.callspec.params.get("server") if hasattr(item, "callspec") else None
+        if major is None:
+            continue
+        name = item.nodeid.replace(f"pg{major}", "")
+        if major != majors[zlib.crc32(name.encode()) % len(majors)]:
+            item.add_marker(pytest.mark.long)
 
 
 def _executor(server: servers.Server) -> NoopExecutor:

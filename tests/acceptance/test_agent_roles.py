@@ -18,6 +18,8 @@ from support.waiting import until
 
 from dbshield.guard.install import Options, install
 
+pytestmark = pytest.mark.one_server
+
 CLIENTS = 3
 ROTATIONS = 4
 

@@ -29,6 +29,8 @@ from dbshield.session.terms import CARRIED
 from dbshield.wire.backend import CommandComplete, DataRow, ErrorResponse, NoticeResponse, ReadyForQuery
 from dbshield.wire.frontend import Query, Terminate
 
+pytestmark = pytest.mark.one_server
+
 DELETE = "delete from shop.settings"
 WAIT = 45
 ENVIRONMENT: dict[str, Any] = {"executor": EXECUTOR, "approval_wait": WAIT, "denial_memory_minutes": 0}

@@ -25,6 +25,8 @@ from dbshield.guard.roles_rights import RIGHTS, On, rights_of
 from dbshield.guard.steps import AGENTS
 from dbshield.model import AccessLevel, Upstream
 
+pytestmark = pytest.mark.one_server
+
 Connection = psycopg.Connection[Any]
 
 DATABASE = "roles"

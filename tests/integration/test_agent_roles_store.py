@@ -26,6 +26,8 @@ from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 from dbshield.store.schema import agents as agents_table
 
+pytestmark = pytest.mark.one_server
+
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DATABASE = "role_store"
 ROLE = "dbshield_test_claude"

@@ -28,6 +28,8 @@ from dbshield.errors import ConfigError, Refused
 from dbshield.model import AccessLevel, Effect, Flag, ObjectKind, ObjectName, Operation
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 UPSTREAM = "postgresql://app@db.example.com/shop?sslmode=verify-full"
 SETTINGS = {
     "staging": EnvironmentConfig(upstream=UPSTREAM),

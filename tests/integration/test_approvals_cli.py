@@ -37,6 +37,8 @@ from dbshield.control.vault import Vault
 from dbshield.model import AccessLevel, Effect, Finding, Hold, ObjectKind, ObjectName, Operation
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 UPSTREAM = "postgresql://app@db.example.com/shop?sslmode=verify-full"
 DELETE = Effect(operation=Operation.DELETE, kind=ObjectKind.TABLE, name=ObjectName(name="orders"))
 FINDING = Finding(

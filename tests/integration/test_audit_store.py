@@ -23,6 +23,8 @@ from dbshield.control.vault import Vault
 from dbshield.errors import StoreError
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 AT = datetime(2026, 5, 3, 3, 9, 37, 123456, tzinfo=UTC)
 Rows = list[tuple[Any, ...]]
 

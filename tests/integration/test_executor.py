@@ -30,6 +30,8 @@ from dbshield.errors import Refused
 from dbshield.guard.install import Options, install
 from dbshield.guard.verify import verify
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.fixture(scope="module")
 def control(server: Server) -> Iterator[str]:
@@ -272,6 +274,26 @@ def test_rows_that_others_lock_are_no_rows_that_are_lost(here: Stage) -> None:
     assert done.state is State.DONE, done.error
     here.undo(done)
     assert here.lost(before) == []
+
+
+def test_a_preview_calls_nothing_that_nobody_has_approved(here: Stage) -> None:
+    """A read-only transaction keeps a function from writing rows, and from nothing else."""
+    here.sql("""
+        create function shop.doomed(key text) returns boolean language plpgsql as $$
+        begin
+            execute format('copy (select 1) to %L', current_setting('data_directory') || '/previewed');
+            return true;
+        end $$
+    """)
+    asked = here.ask("delete from shop.settings where shop.doomed(key)")
+    here.executor().preview()
+    preview = here.approvals.get(asked.id).preview
+    assert preview is not None
+    assert here.sql("select pg_stat_file('previewed', true)") == [(None,)]
+    assert preview["rows"] is None
+    assert any("shop.doomed" in note for note in preview["notes"])
+    assert preview["objects"] == ["shop.settings"]
+    here.approvals.withdraw(asked.id, asked.requested_at)
 
 
 def test_more_rows_than_were_shown_are_not_deleted(here: Stage) -> None:

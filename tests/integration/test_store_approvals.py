@@ -26,6 +26,8 @@ from dbshield.model import AccessLevel, Effect, Finding, Hold, ObjectKind, Objec
 from dbshield.store.database import Database
 from dbshield.store.schema import MOVES
 
+pytestmark = pytest.mark.one_server
+
 HOUR = timedelta(hours=1)
 DELETE = Effect(operation=Operation.DELETE, kind=ObjectKind.TABLE, name=ObjectName(name="orders"))
 FINDING = Finding(

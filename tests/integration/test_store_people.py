@@ -19,6 +19,8 @@ from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError, Refused, StoreError
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 STEP = timedelta(seconds=30)
 
 
