@@ -128,7 +128,7 @@ def _decide(config: Config, name: str, database: Database, places: Mapping[str, 
 
 def _reachable(config: Config) -> Mapping[str, BackupConfig]:
     """Plans by where they go: their credentials open what another plan put there as well."""
-    return {plan.destination: plan for plan in reversed(config.backup.values())}
+    return {plan.destination: plan for plan in reversed(list(config.backup.values()))}
 
 
 def _order(going: Sequence[Candidate]) -> Iterator[Candidate]:
@@ -177,5 +177,5 @@ def _place(database: Database, snapshot: str) -> tuple[str, str]:
 def _now(database: Database) -> datetime:
     with database.transaction() as connection:
         now = connection.scalar(select(func.now()))
-    assert now is not None, "a database knows the time"
+    assert isinstance(now, datetime), "a database knows the time"
     return now

@@ -80,6 +80,12 @@ COMMANDS = (
     Command(
         name="alerts", module="dbshield.cli.alert", attribute="app", summary="List alerts, try a channel, and tell people."
     ),
+    Command(
+        name="break-glass",
+        module="dbshield.cli.break_glass",
+        attribute="break_glass",
+        summary="Go around the shield in an emergency, for a while.",
+    ),
     Command(name="audit", module="dbshield.cli.audit", attribute="app", summary="Read, search, export and verify the audit."),
     Command(name="doctor", module="dbshield.cli.doctor", attribute="doctor", summary="Say what is wrong with the databases."),
     Command(name="scan", module="dbshield.cli.scan", attribute="scan", summary="Find credentials that go around the proxy."),
@@ -90,10 +96,22 @@ COMMANDS = (
         name="backup", module="dbshield.cli.backup", attribute="app", summary="Make a snapshot now; list, show and verify them."
     ),
     Command(
+        name="restore", module="dbshield.cli.restore", attribute="restore", summary="Restore a snapshot, never over anything."
+    ),
+    Command(
         name="restore-drill",
         module="dbshield.cli.restore_drill",
         attribute="restore_drill",
         summary="Prove that a snapshot restores, and how fast.",
+    ),
+    Command(
+        name="schedule", module="dbshield.cli.schedule", attribute="app", summary="Show what is due when, and what became of it."
+    ),
+    Command(
+        name="scheduler",
+        module="dbshield.cli.scheduler",
+        attribute="scheduler",
+        summary="Run backups and drills when they are due.",
     ),
     Command(name="config", module="dbshield.cli.config", attribute="app", summary="Check and show the configuration."),
 )

@@ -66,7 +66,11 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     with _environments(settings) as complete, control_dsn(complete) as dsn:
         make_tables(complete, dsn)
         _greet(complete, dsn)
-        with executor_beside(complete, dsn), watch_beside(complete, dsn):
+        with (
+            executor_beside(complete, dsn),
+            watch_beside(complete, dsn),
+            scheduler_beside(settings, config, dsn),
+        ):
             raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn).run())
 
 

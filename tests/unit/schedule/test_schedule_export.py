@@ -1,20 +1,13 @@
 from __future__ import annotations
 
-import subprocess
-from datetime import UTC, datetime, timedelta
-from itertools import islice
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from dbshield.config import Config
 from dbshield.config.cron import parse
-from dbshield.schedule.due import dues
 from dbshield.schedule.export import calendar, crontab, units
 from dbshield.schedule.jobs import Job, jobs_of
-
-SYSTEMD = Path("/usr/bin/systemd-analyze")
 
 
 def config(**changed: object) -> Config:
@@ -76,20 +69,6 @@ def test_a_logical_plan_keeps_no_wal() -> None:
 )
 def test_systemd_is_told_the_same_time(text: str, expected: str) -> None:
     assert calendar(parse(text)) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["0 2 * * *", "*/15 * * * *", "0 2 * * 1-5", "30 3 * * 0,2,4", "0 0 1,15 1-3 *", "10-12 0-6/3 * * 7"]
-)
-def test_systemd_itself_reads_it_as_we_do(text: str) -> None:
-    assert SYSTEMD.exists(), "systemd-analyze (package systemd) is needed"
-    said = subprocess.run(
-        [SYSTEMD, "calendar", "--iterations=5", "--base-time=2026-11-20 12:00:00 UTC", f"{calendar(parse(text))} UTC"],
-        capture_output=True, text=True, check=True, env={"TZ": "UTC", "LC_ALL": "C"},
-    ).stdout  # fmt: skip
-    found = [line.partition(": ")[2].strip() for line in said.splitlines() if line.strip().startswith(("Next elapse", "Iter"))]
-    ours = islice(dues(parse(text), ZoneInfo("UTC"), datetime(2026, 11, 20, 12, tzinfo=UTC) + timedelta(0)), 5)
-    assert found == [f"{due:%a %Y-%m-%d %H:%M:%S} UTC" for due in ours]
 
 
 def test_a_crontab_has_the_zone_and_a_line_for_each_job() -> None:
