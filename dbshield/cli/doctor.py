@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dbshield.cli.doctor_backups import backup_checks
 from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import AnyEnvironmentOption, agents_in, now, open_database, read_settings
 from dbshield.cli.output import answer, headline, remark, say, visible
@@ -63,6 +64,7 @@ def doctor(
     examination.findings += without
     examination.unreached += [finding.environment for finding in without]
     examination.findings += _remarks(settings)
+    examination.findings += backup_checks(settings, names)
     findings = ordered(examination.findings)
     if json:
         answer(_answer(findings, examination, names))
