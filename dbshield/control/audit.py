@@ -25,6 +25,7 @@ from typing import Any, Final
 import structlog
 
 from dbshield.control.audit_shipping import Shipping
+from dbshield.control.tokens import hidden
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import Allow, Judgement
 from dbshield.store.frozen import Freeze
@@ -149,7 +150,7 @@ class AuditLog:
     def event(self, now: float, kind: str, /, **fields: Any) -> None:
         """Anything else that happened, such as "approval-requested" or "executed"; `fields` are what JSON knows. What stands
         under `environment`, `agent`, `database`, `session`, `person`, `verdict` and `rules` can be searched for quickly."""
-        text = json.dumps(fields, separators=(",", ":"), default=str)[1:]
+        text = hidden(json.dumps(fields, separators=(",", ":"), default=str))[1:]
         self._pending.append((now, f'Z","event":{_quoted(kind)}{"," if fields else ""}{text}\n', None))
 
     def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
@@ -343,7 +344,7 @@ def judgement_fields(judgement: Judgement, *, statement: bool = True) -> str:
     observed = f'"observed":"{judgement.observed.word}",' if judgement.observed is not None else ""
     return (
         f'"statement":{_quoted(normal) if statement else "null"}{cut},"verdict":"{judgement.verdict.word}",{observed}'
-        f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{json.dumps(effects, separators=(",", ":"))}}}\n'
+        f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{hidden(json.dumps(effects, separators=(",", ":")))}}}\n'
     )
 
 
@@ -369,5 +370,6 @@ def _recorder(head: str, pending: list[_Event], full: Callable[[], None]) -> Rec
 
 
 def _quoted(text: str) -> str:
-    """ASCII alone: no line separator, no text that runs backwards, and no lone surrogate reaches whoever reads the file."""
-    return json.dumps(text)
+    """ASCII alone: no line separator, no text that runs backwards, and no lone surrogate reaches whoever reads the file. Nor does
+    a token that somebody used as a name."""
+    return hidden(json.dumps(text))

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
+from dbshield.control.tokens import hidden
 from dbshield.store.database import Database
 
 APPEND: Final = "select dbshield.audit_append(%s::uuid, %s::bigint, %s::text[])"
@@ -43,9 +44,8 @@ class Entry:
 
     def line(self) -> str:
         """The entry as it is stored and hashed."""
-        return takeable(
-            json.dumps({"ts": stamp(self.at), "event": self.kind, **self.fields}, separators=(",", ":"), default=_plain)
-        )
+        said = json.dumps({"ts": stamp(self.at), "event": self.kind, **self.fields}, separators=(",", ":"), default=_plain)
+        return takeable(hidden(said))
 
 
 def append(connection: Connection, entries: Sequence[Entry]) -> int:

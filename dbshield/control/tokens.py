@@ -72,6 +72,11 @@ def parse_token(text: str) -> Token:
     return Token(environment=match["environment"], id=match["id"], secret=match["secret"])
 
 
+def hidden(text: str) -> str:
+    """`text` with every token in it cut behind its id, which is public: people put tokens in the wrong place."""
+    return _TOKEN.sub(rf"{PREFIX}_\g<environment>_\g<id>_***", text) if f"{PREFIX}_" in text else text
+
+
 def new_salt() -> bytes:
     return secrets.token_bytes(SALT_BYTES)
 

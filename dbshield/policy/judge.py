@@ -248,7 +248,7 @@ class Judge:
     def _read(self, text: bytes, shape: bytes | None) -> Judgement:
         statements = read(text)
         shaped = all(statement.kind in SHAPED for statement in statements)
-        logged = shape.decode() if shape is not None and shaped else normal.redacted(text[:MAX_CACHED_TEXT])
+        logged = normal.written(shape) if shape is not None and shaped else normal.redacted(text[:MAX_CACHED_TEXT])
         shape_only = shape is not None and shaped and not any(statement.literal for statement in statements)
         judgement = self._judgement(statements, logged, shape_only=shape_only)
         if text in KNOWN_TEXTS:

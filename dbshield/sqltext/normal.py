@@ -121,6 +121,12 @@ def quick_shape(text: bytes) -> bytes | None:
     return None if blanked == text else b"\0" + blanked
 
 
+def written(shape: bytes) -> str:
+    """A shape as it may be written down. libpg_query blanks no constant that its grammar keeps as a bare string, such as the
+    paths of JSON_TABLE: what is left of a quote is blanked here."""
+    return redacted(shape) if b"'" in shape else shape.decode()
+
+
 def redacted(text: bytes) -> str:
     """`text` with every constant blanked and without comments, whatever statement it is; empty where it cannot be told."""
     try:

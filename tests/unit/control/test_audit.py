@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from dbshield.control import audit as module
 from dbshield.control.audit import AuditedSession, AuditLog, judgement_fields
+from dbshield.control.audit_store import Entry
+from dbshield.control.tokens import new_token
 from dbshield.errors import ConfigError
 from dbshield.model import (
     Allow,
@@ -425,3 +427,26 @@ def test_any_other_event_has_its_fields(path: Path) -> None:
         {"ts": stamp, "event": "executed", "person": "ann", "approval": "apr-abcd2345", "kind": "of its own"},
         {"ts": stamp, "event": "bare"},
     ]
+
+
+def test_regression_a_token_that_is_used_as_a_name_is_not_written(path: Path) -> None:
+    """The audit is never changed, so what has leaked into it stays."""
+    token = new_token("staging").text
+    log = AuditLog(path)
+    session = log.connected(
+        NOW,
+        agent="claude",
+        environment="staging",
+        database="shop",
+        session=1,
+        client="10.0.0.7:1",
+        token_id="abc",
+        application_name=token,
+    )
+    named = Effect(operation=Operation.READ, kind=ObjectKind.TABLE, name=ObjectName(name=token))
+    session.statement(NOW, Judgement(verdict=Allow(), normal=f'select * from "{token}"', effects=(named,)))
+    log.event(NOW, "refused", user=token, reason=[{"text": token}])
+    log.close()
+    assert token not in path.read_text()
+    assert path.read_text().count(f"{token[:-32]}***") == 6
+    assert token not in Entry(at=datetime.now(UTC), kind="approval-denied", fields={"reason": token}).line()

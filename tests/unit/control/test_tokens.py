@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from dbshield.config.names import NAME_PATTERN
 from dbshield.control import tokens
-from dbshield.control.tokens import Token, Verifier, make_verifier, matches, new_salt, new_token, parse_duration, parse_token
+from dbshield.control.tokens import (
+    Token,
+    Verifier,
+    hidden,
+    make_verifier,
+    matches,
+    new_salt,
+    new_token,
+    parse_duration,
+    parse_token,
+)
 from dbshield.errors import ConfigError
 
 SALT = bytes(range(16))
@@ -33,6 +43,15 @@ def test_a_secret_has_160_bits_and_is_never_the_same() -> None:
     assert {len(token.id) for token in made} == {12}
     assert len({token.secret for token in made}) == len({token.id for token in made}) == 200
     assert set("".join(token.secret for token in made)) == set("abcdefghijklmnopqrstuvwxyz234567")
+
+
+@given(st.from_regex(NAME_PATTERN, fullmatch=True), st.text(), st.text())
+def test_a_token_in_the_wrong_place_is_hidden_and_named(environment: str, before: str, behind: str) -> None:
+    token = new_token(environment)
+    shown = hidden(f"{before} {token.text} {behind}")
+    assert token.secret not in shown
+    assert f"dbs_{environment}_{token.id}_***" in shown
+    assert hidden(f"{before} dbs_ {behind}") == f"{before} dbs_ {behind}"
 
 
 def test_saslprep_leaves_a_token_as_it_is() -> None:

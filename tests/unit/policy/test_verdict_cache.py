@@ -156,6 +156,15 @@ def test_a_redacted_text_keeps_what_is_no_constant() -> None:
     assert re.fullmatch(r"select \$1 from t", fresh().judge(b"select 'secret' from t").normal)
 
 
+def test_regression_the_path_of_a_json_table_is_a_constant_too() -> None:
+    """libpg_query's normal form leaves it as it was sent."""
+    text = b"select * from json_table(js, '$[*]' columns (a text path '$.hidden-1', \"b'c\" int path '$.hidden-2')) where d = 'x'"
+    judge = fresh()
+    for logged in (judge.judge(text.replace(b"$", b"strict ")).normal, judge.judge(text).normal):
+        assert "hidden" not in logged
+        assert '"b\'c" int' in logged
+
+
 def test_a_judge_that_has_to_share_its_memory_forgets() -> None:
     judge = fresh()
     for number in range(2_000):
