@@ -1,4 +1,4 @@
-"""The demo's acts: the stage is set, the agent works, the agent destroys, the data is looked at."""
+"""The demo's acts: the stage is set, the agent works, the agent destroys, the data is looked at, a human decides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from dbshield.cli.demo.human import Decided, decide
 from dbshield.cli.demo.proof import Contents, Refusal, contents
 from dbshield.cli.demo.show import Show
 from dbshield.cli.demo.stage import COPY, DATABASE, Connection, Stage
@@ -44,6 +45,7 @@ class Outcome:
     tried: tuple[Tried, ...]
     before: Contents
     after: Contents
+    decided: Decided
 
     @property
     def lost(self) -> int:
@@ -55,6 +57,7 @@ class Outcome:
             all(not done.problem for done in self.done)
             and all(tried.held for tried in self.tried)
             and self.lost == 0
+            and self.decided.held
             and all(self.before.fingerprint(table) == self.after.fingerprint(table) for table in TABLES)
         )
 
@@ -85,6 +88,7 @@ class Outcome:
                 }
                 for table in TABLES
             ],
+            "decided": self.decided.report(),
         }
 
 
@@ -109,9 +113,8 @@ def play(stage: Stage, show: Show) -> Outcome:
         tried = tuple(_attack(stage, agent, attack, before, show) for attack in ATTACKS)
     with stage.admin(DATABASE) as admin:
         after = contents(admin)
-    outcome = Outcome(done=done, tried=tried, before=before, after=after)
     show.proof(before, after)
-    return outcome
+    return Outcome(done=done, tried=tried, before=before, after=after, decided=decide(stage, show, after))
 
 
 def _work(agent: Connection, work: Work, show: Show) -> Done:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from dbshield.cli.demo.proof import Contents, Refusal
 from dbshield.cli.demo.story import TABLES, Attack, Work
+from dbshield.control.preview import preview_lines
 
 if TYPE_CHECKING:
     from dbshield.cli.demo.play import Outcome
@@ -57,11 +58,22 @@ class Show:
         self._print(f"  [green]✓[/] {escape(final)}  [dim]{time.monotonic() - began:.1f} s[/]")
 
     def commands(self, commands: list[str], dsn: str) -> None:
-        for command in commands:
-            self._print(f"      [dim]$[/] {escape(command)}")
+        self.typed(*commands)
         self._print("      The agent's connection string is now")
         without_secret = SECRET.sub(r"\1…@", dsn)
         self._print(f"      [cyan]{escape(without_secret)}[/]")
+
+    def typed(self, *commands: str) -> None:
+        """Commands as one would type them."""
+        for command in commands:
+            self._print(f"      [dim]$[/] {escape(command)}")
+
+    def waits(self, statement: str, notice: str, preview: Mapping[str, Any]) -> None:
+        """A statement that waits for a human: what the agent is told meanwhile, and what the human is shown."""
+        self._columns(("[yellow]■ waits[/]", MARK_WIDTH), (f"[yellow]{escape(statement)}[/]", 0))
+        self._columns(("", MARK_WIDTH), ("[dim]NOTICE[/]", FIELD_WIDTH), (escape(notice), 0))
+        for line in preview_lines(preview):
+            self._columns(("", MARK_WIDTH), ("[dim]SHOWN[/]", FIELD_WIDTH), (escape(" ".join(line.split())), 0))
 
     def act(self, title: str, how: str) -> None:
         self._print(f"\n[bold]{escape(title)}[/]  [dim]{escape(how)}[/]")
@@ -124,7 +136,9 @@ class Show:
         stopped = sum(tried.held for tried in outcome.tried)
         counts = f"{passed} of {len(outcome.done)} pieces of work passed, {stopped} of {len(outcome.tried)} attempts were stopped"
         if outcome.held:
-            self._print(f"\n[bold green]All of it held:[/] {counts}, no row was lost. [dim]{seconds:.1f} s, cleaned up.[/]")
+            undone = f"what a human let happen was taken back ({outcome.decided.gone:,} rows), no row was lost."
+            self._print(f"\n[bold green]All of it held:[/] {counts}, {undone} [dim]{seconds:.1f} s, cleaned up.[/]")
             self._print("Protect a database of your own: [bold]dbshield up[/]")
         else:
-            self._print(f"\n[bold red]It did not hold:[/] {counts}, {outcome.lost:,} rows were lost.")
+            lost = outcome.lost + outcome.decided.missing
+            self._print(f"\n[bold red]It did not hold:[/] {counts}, {lost:,} rows were lost.")

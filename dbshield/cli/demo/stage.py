@@ -11,15 +11,18 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+import pyotp
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -30,23 +33,32 @@ from dbshield.errors import ClusterError, DbshieldError
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 COMMAND = (sys.executable, "-c", "import sys; from dbshield.cli import main; sys.exit(main())")
-SUPERVISE = '"$@" </dev/null & child=$!; read -r _; kill -TERM "$child" 2>/dev/null; wait "$child"'
-"""Runs a program until standard input ends, then ends the program."""
+SUPERVISE = """file=$1; shift; "$@" </dev/null & child=$!; echo "$child" > "$file"
+read -r _; kill -TERM "$child" 2>/dev/null; wait "$child\""""
+"""Runs a program until standard input ends, then ends the program, whose process id is in the file meanwhile."""
 
 SWEEP = """read -r word; [ "$word" = done ] && exit
+n=0; while [ -e "$1/server/data/postmaster.pid" ] && [ $n -lt 200 ]; do sleep 0.1; n=$((n+1)); done
 n=0; while [ -d "$1" ] && [ $n -lt 200 ]; do rm -rf "$1"; sleep 0.1; n=$((n+1)); done"""
-"""Removes a folder when standard input ends without the word, while those who still write in it are ending."""
+"""Removes a folder when standard input ends without the word: first the server has to end, which is found by that file, and then
+those who still write in it."""
 
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "30", "autovacuum": "off"}
 """Quick rather than safe: this data is made up and goes away."""
 
 DATABASE, COPY, CONTROL, PRISTINE = "shop", "shop_unprotected", "dbshield", "shop_before"
 OWNER, ROLE = "shop_owner", "shop_agent"
-AGENT, ENVIRONMENT = "claude", "demo"
-PASSWORD_VARIABLE = "DEMO_ROLE_PASSWORD"  # noqa: S105 - the name of a variable
+EXECUTOR = "shop_executor"
+AGENT, ENVIRONMENT, HUMAN = "claude", "demo", "ann"
+# The names of variables, for commands that read secrets from them:
+PASSWORD_VARIABLE = "DEMO_ROLE_PASSWORD"  # noqa: S105
+EXECUTOR_VARIABLE = "DEMO_EXECUTOR_PASSWORD"
+CODE_VARIABLE = "DEMO_CODE"
+APPROVAL_WAIT = 45
+"""Seconds; what a human does here takes two or three."""
 
 COMMAND_TIMEOUT = 60.0
-PROXY_TIMEOUT = 30.0
+START_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
 POLL = 0.02
 
@@ -57,8 +69,10 @@ class Stage:
     def __init__(self) -> None:
         self.agent_dsn = ""
         self._password = secrets.token_urlsafe(18)
+        self._executor_password = secrets.token_urlsafe(18)
         self._port = _free_port()
-        self._proxy: subprocess.Popen[bytes] | None = None
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._phone: Phone | None = None
         self._folder: Path | None = None
         self._cluster: Cluster | None = None
 
@@ -79,7 +93,7 @@ class Stage:
             stack.callback(self._sweeper.communicate, b"done\n")
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             stack.callback(self.cluster.remove)
-            stack.callback(self._stop_proxy)
+            stack.callback(self._stop_all)
 
     @property
     def folder(self) -> Path:
@@ -107,12 +121,18 @@ class Stage:
                     sql.Identifier(ROLE), sql.Literal(self._password), sql.Identifier(OWNER)
                 )
             )
+            admin.execute(
+                sql.SQL("create role {} login password {} in role {}").format(
+                    sql.Identifier(EXECUTOR), sql.Literal(self._executor_password), sql.Identifier(OWNER)
+                )
+            )
             for name in (DATABASE, CONTROL):
                 admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
         with self.admin(DATABASE) as admin:
             admin.execute(sql.SQL("alter schema public owner to {}").format(sql.Identifier(OWNER)))
             admin.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
             admin.execute(SHOP.encode())
+            admin.execute("analyze")
             row = admin.execute(
                 "select (select count(*) from customers) + (select count(*) from orders) + count(*) from products"
             )
@@ -125,12 +145,46 @@ class Stage:
         create = ("agent", "create", AGENT, "--environment", ENVIRONMENT, "--access", "migrate", "--json")
         made = json.loads(self._run(*create, "--role", ROLE, "--role-password-env", PASSWORD_VARIABLE))
         self.agent_dsn = made["dsn"]
-        self._start_proxy()
+        self._start("proxy")
+        self._until(self._listens, "proxy", "does not listen")
         return [
             "dbshield init",
             f"dbshield agent create {AGENT} --environment {ENVIRONMENT} --access migrate",
             "dbshield proxy",
         ]
+
+    def bring_in_a_human(self) -> list[str]:
+        """Enrol somebody who may approve, with the app on their phone, and start what runs what they approve; the commands."""
+        made = json.loads(self._run("user", "add", HUMAN, "--json"))
+        self._phone = Phone(made["secret"])
+        self._run("user", "confirm", HUMAN, "--code-env", CODE_VARIABLE, code=self._phone.code())
+        (self.folder / "dbshield.toml").write_text(self._config(executor=True))
+        self._start("executor")
+        self._until(lambda: "the executor is ready" in self._said("executor"), "executor", "is not ready")
+        os.kill(int((self.folder / "proxy.pid").read_text()), signal.SIGHUP)
+        self._until(lambda: "configuration reloaded" in self._said("proxy"), "proxy", "did not read its configuration again")
+        return [f"dbshield user add {HUMAN}", "dbshield executor"]
+
+    def asked(self) -> dict[str, Any]:
+        """What waits for a human, once the executor has looked at what it would do."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found[:] = json.loads(self._run("approvals", "list", "--state", "waiting", "--json"))
+            return bool(found) and found[0]["preview"] is not None
+
+        self._until(look, "executor", "has not looked at what the agent asks for")
+        return found[0]
+
+    def decide(self, *words: str) -> dict[str, Any]:
+        """A command that wants the human's code; what it said."""
+        assert self._phone is not None, "nobody is there"
+        said = self._run(*words, "--person", HUMAN, "--code-env", CODE_VARIABLE, "--json", code=self._phone.code())
+        return dict(json.loads(said))
+
+    def verify_audit(self) -> dict[str, Any]:
+        """What `dbshield audit verify` says of every entry up to now."""
+        return dict(json.loads(self._run("audit", "verify", "--json")))
 
     def agent(self) -> Connection:
         """Through the proxy, as the agent connects: with the string it was given."""
@@ -160,22 +214,25 @@ class Stage:
                 sql.SQL("create database {} template {} strategy file_copy").format(sql.Identifier(name), sql.Identifier(source))
             )
 
-    def _config(self) -> str:
-        upstream = make_conninfo(self.cluster.dsn(DATABASE, ROLE))
-        return "\n".join(
-            (
-                f"state = {json.dumps(str(self.folder / 'state'))}",
-                "[control]",
-                f"url = {json.dumps(self.cluster.dsn(CONTROL))}",
-                "[proxy]",
-                f'listen = ["127.0.0.1:{self._port}"]',
-                f"[environments.{ENVIRONMENT}]",
-                f"upstream = {json.dumps(upstream)}",
-                "",
-            )
-        )
+    def _config(self, *, executor: bool = False) -> str:
+        lines = [
+            f"state = {json.dumps(str(self.folder / 'state'))}",
+            "[control]",
+            f"url = {json.dumps(self.cluster.dsn(CONTROL))}",
+            "[proxy]",
+            f'listen = ["127.0.0.1:{self._port}"]',
+            f"[environments.{ENVIRONMENT}]",
+            f"upstream = {json.dumps(make_conninfo(self.cluster.dsn(DATABASE, ROLE)))}",
+        ]
+        if executor:
+            lines += [
+                f"executor = {json.dumps(make_conninfo(self.cluster.dsn(DATABASE, EXECUTOR)))}",
+                f'executor_password_env = "{EXECUTOR_VARIABLE}"',
+                f"approval_wait = {APPROVAL_WAIT}",
+            ]
+        return "\n".join((*lines, ""))
 
-    def _run(self, *words: str) -> str:
+    def _run(self, *words: str, code: str = "") -> str:
         """A dbshield command; what it printed.
 
         Raises:
@@ -183,7 +240,7 @@ class Stage:
         """
         done = subprocess.run(
             [*COMMAND, *words, "--config", str(self.folder / "dbshield.toml")],
-            env=self._environment(),
+            env=self._environment() | {CODE_VARIABLE: code},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -198,37 +255,70 @@ class Stage:
     def _environment(self) -> dict[str, str]:
         """The user's own settings of dbshield and libpq have no place in the demo."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
-        return mine | {PASSWORD_VARIABLE: self._password}
+        return mine | {PASSWORD_VARIABLE: self._password, EXECUTOR_VARIABLE: self._executor_password}
 
-    def _start_proxy(self) -> None:
-        with (self.folder / "proxy.log").open("wb") as log:
-            self._proxy = subprocess.Popen(
-                ["/bin/sh", "-c", SUPERVISE, "dbshield-demo", *COMMAND, "proxy", "--config", str(self.folder / "dbshield.toml")],
+    def _start(self, command: str) -> None:
+        """Start a part of dbshield, which ends with the demo."""
+        with self._log(command).open("wb") as log:
+            self._running[command] = subprocess.Popen(
+                [
+                    *("/bin/sh", "-c", SUPERVISE, "dbshield-demo", str(self.folder / f"{command}.pid")),
+                    *(*COMMAND, command, "--config", str(self.folder / "dbshield.toml")),
+                ],
                 env=self._environment(),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + PROXY_TIMEOUT
-        while time.monotonic() < deadline and self._proxy.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
+
+    def _until(self, holds: Callable[[], bool], command: str, otherwise: str) -> None:
+        """Wait for a part of dbshield. ClusterError where it ended, or nothing came of it in time."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and self._running[command].poll() is None:
+            if holds():
                 return
             time.sleep(POLL)
-        said = (self.folder / "proxy.log").read_text(errors="replace").strip()
-        raise ClusterError(f"the proxy did not start: {said}", hint="Please report this as a bug.")
+        raise ClusterError(f"the {command} {otherwise}: {self._said(command).strip()}", hint="Please report this as a bug.")
 
-    def _stop_proxy(self) -> None:
-        if self._proxy is None:
-            return
-        assert self._proxy.stdin is not None
-        self._proxy.stdin.close()
-        try:
-            self._proxy.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._proxy.pid, 9)
-            self._proxy.wait()
-        self._proxy = None
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
+            return True
+        return False
+
+    def _log(self, command: str) -> Path:
+        return self.folder / f"{command}.log"
+
+    def _said(self, command: str) -> str:
+        return self._log(command).read_text(errors="replace")
+
+    def _stop_all(self) -> None:
+        for process in self._running.values():
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self._running.values():
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._running.clear()
+
+
+class Phone:
+    """A scripted human's authenticator app."""
+
+    def __init__(self, secret: str) -> None:
+        self._totp = pyotp.TOTP(secret)
+        self._used = 0
+
+    def code(self) -> str:
+        """One that was not used yet, for a code works once: of the half minute before, of this one, or of the next."""
+        step = max(self._used + 1, int(time.time()) // self._totp.interval - 1)
+        while step > int(time.time()) // self._totp.interval + 1:
+            time.sleep(POLL)
+        self._used = step
+        return self._totp.generate_otp(step)
 
 
 def _free_port() -> int:
