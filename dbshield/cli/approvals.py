@@ -293,7 +293,8 @@ def _show(one: Approval, moment: datetime) -> None:
     for line in _statement_lines(one):
         say(line)
     for finding in one.findings:
-        say(f"held by      {finding['rule']} {finding['name']}: {visible(finding['message'])}")
+        rule = f"{finding['rule']} {finding['name']}: "
+        say(f"held by      {rule}{visible(finding['message'].removeprefix(rule))}")
     for effect in one.effects:
         say(f"effect       {visible(effect)}")
     for line in preview_lines(one.preview):
