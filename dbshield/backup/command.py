@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
+from typing import IO
 
 from dbshield.backup.work import Work
 from dbshield.errors import BackupError
@@ -15,24 +16,40 @@ LAST_LINES = 5
 """Of what a program said before it failed."""
 END_TIMEOUT = 30.0
 """Seconds that a program gets after SIGTERM."""
+TETHER = (
+    'exec 3<&0; "$@" 3<&- </dev/null & child=$!; (read -r _ <&3; kill -TERM "$child") & guard=$!; exec 3<&-;'
+    ' wait "$child"; status=$?; kill "$guard" 2>/dev/null; exit "$status"'
+)
+"""A program that ends when our end of a pipe closes, which even SIGKILL does: one that streams on would never notice."""
 
 
 class Command:
-    """A program that runs. Its standard error goes to a file in the work folder, since a pipe that nobody reads fills up."""
+    """A program that runs. Its standard error goes to a file in the work folder, since a pipe that nobody reads fills up.
+
+    With `piped` its standard output is `stdout`. With `tethered` it gets SIGTERM when this process is gone, or calls `end`.
+    """
 
     def __init__(
-        self, arguments: Sequence[str | Path], *, work: Work, variables: Mapping[str, str], output: Path | None = None
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        work: Work,
+        variables: Mapping[str, str],
+        output: Path | None = None,
+        piped: bool = False,
+        tethered: bool = False,
     ) -> None:
         self._name = Path(arguments[0]).name
         self._said = work.folder / f"{self._name}-{id(self):x}.log"
         with contextlib.ExitStack() as stack:
             said = stack.enter_context(self._said.open("wb"))
             out = stack.enter_context(output.open("wb")) if output is not None else said
+            tether = ["/bin/sh", "-c", TETHER, self._name] if tethered else []
             try:
                 self._process = subprocess.Popen(
-                    list(arguments),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
+                    [*tether, *arguments],
+                    stdin=subprocess.PIPE if tethered else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if piped else out,
                     stderr=said,
                     env=dict(variables),
                     cwd=work.folder,
@@ -47,18 +64,33 @@ class Command:
         if status:
             raise BackupError(f"{self._name} failed ({_status(status)}): {self.last_lines()}", hint="Mend what it names.")
 
+    @property
+    def stdout(self) -> IO[bytes]:
+        """What it prints, with `piped`."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
     def poll(self) -> int | None:
         return self._process.poll()
 
     def end(self) -> None:
         """Stop it, if it still runs."""
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         if self._process.poll() is None:
-            self._process.terminate()
+            if self._process.stdin is None:
+                self._process.terminate()
             try:
                 self._process.wait(END_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+    def forget(self) -> None:
+        """Remove what it said."""
+        self._said.unlink(missing_ok=True)
 
     def last_lines(self) -> str:
         lines = self._said.read_text("utf-8", "replace").strip().splitlines()[-LAST_LINES:]

@@ -161,7 +161,7 @@ def measured(source: Source, database: str, *, jobs: int, like: DatabaseRecord |
         wanted = fingerprint.relations(connection)
         numbers = fingerprint.sequences(connection)
         tables = fingerprint.measure_all(
-            lambda: _joined(source, database, snapshot),
+            lambda: joined(source, database, snapshot),
             wanted,
             samples=lambda relation: known.get((relation.schema, relation.name), 1),
             jobs=jobs,
@@ -182,7 +182,7 @@ def store(task: Task, prefix: str, folder: Path) -> None:
 
 def _tables(task: Task, name: str, snapshot: str, wanted: tuple[Relation, ...], stop: Event) -> tuple[TableRecord, ...]:
     return fingerprint.measure_all(
-        lambda: _joined(task.source, name, snapshot),
+        lambda: joined(task.source, name, snapshot),
         wanted,
         samples=lambda relation: fingerprint.sample_of(relation.bytes, task.fingerprint_max_bytes, has_key=bool(relation.key)),
         jobs=task.jobs,
@@ -203,7 +203,7 @@ def _exported(source: Source, database: str) -> Iterator[tuple[Connection, str]]
 
 
 @contextmanager
-def _joined(source: Source, database: str, snapshot: str) -> Iterator[Connection]:
+def joined(source: Source, database: str, snapshot: str) -> Iterator[Connection]:
     """Another connection with the same view."""
     with source.connect(database) as connection:
         connection.execute(BEGIN)

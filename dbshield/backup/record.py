@@ -74,9 +74,27 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRecord:
+    """The base backup of a physical snapshot, and how far its WAL is replayed. LSNs as PostgreSQL writes them.
+
+    `target` is where recovery stops, exclusive: what is there then is what was counted. `segment_size` in bytes. Where `inexact`
+    says something, it is why no place in the WAL shows what could have been counted; no table was then.
+    """
+
+    label: str
+    start: str
+    end: str
+    checkpoint: str
+    timeline: int
+    target: str
+    segment_size: int
+    inexact: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """`settings` are those that a restored server needs; `roles` are names with their attributes, `members` pairs of role and
-    member. Without a canary, `no_canary` says why."""
+    member. Without a canary, `no_canary` says why. `base` is that of a physical snapshot."""
 
     taken: str
     settings: Mapping[str, str]
@@ -85,6 +103,7 @@ class Record:
     databases: tuple[DatabaseRecord, ...]
     canary: Canary | None
     no_canary: str = ""
+    base: BaseRecord | None = None
 
     def tree(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -105,7 +124,7 @@ def from_tree(tree: Any) -> Record:
             raise Damaged(
                 f"the record has format {tree['format']}, this dbshield reads {FORMAT}", hint="Install a newer dbshield."
             )
-        canary = tree["canary"]
+        canary, base = tree["canary"], tree.get("base")
         return Record(
             taken=tree["taken"],
             settings=dict(tree["settings"]),
@@ -114,6 +133,7 @@ def from_tree(tree: Any) -> Record:
             databases=tuple(_database(database) for database in tree["databases"]),
             canary=Canary(**canary) if canary is not None else None,
             no_canary=tree["no_canary"],
+            base=BaseRecord(**base) if base is not None else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged("the record of the snapshot cannot be read", hint="Use another snapshot.") from error

@@ -17,6 +17,7 @@ from dbshield.backup.engine import Engine, Progress, Taken, Task
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.backup.logical import Logical
 from dbshield.backup.manifest import RECORD, Manifest, Member
+from dbshield.backup.physical import Physical
 from dbshield.backup.record import Record
 from dbshield.backup.repository import Repository, Writer
 from dbshield.backup.source import Source, told
@@ -26,7 +27,7 @@ from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError, DbshieldError, StoreError
 from dbshield.store.database import Database
 
-ENGINES: dict[str, Callable[[], Engine]] = {"logical": Logical}
+ENGINES: dict[str, Callable[[], Engine]] = {"logical": Logical, "physical": Physical}
 """By the name in the configuration."""
 
 

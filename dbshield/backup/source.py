@@ -20,6 +20,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_TIMEOUT = 15
 """Seconds, as the proxy's login_timeout."""
+KEEPALIVE = 60
+"""Seconds after which TCP asks whether a silent peer is there; firewalls forget connections that are silent for longer."""
 APPLICATION_NAME = "dbshield backup"
 VARIABLES = {
     "host": "PGHOST",
@@ -74,6 +76,26 @@ class Source:
             raise BackupError(
                 f"the database {database} cannot be reached: {_first_line(error)}",
                 hint="See that it runs, and that source and its password are right.",
+            ) from error
+        with connection:
+            yield connection
+
+    @contextmanager
+    def replication(self) -> Iterator[Connection]:
+        """A connection that takes replication commands. Raises BackupError where the server lets this role make none."""
+        try:
+            connection: Connection = psycopg.connect(
+                self.base,
+                autocommit=True,
+                replication="true",
+                connect_timeout=CONNECT_TIMEOUT,
+                application_name=APPLICATION_NAME,
+                keepalives_idle=KEEPALIVE,
+            )
+        except psycopg.Error as error:
+            raise BackupError(
+                f"the server makes no replication connection: {_first_line(error)}",
+                hint="The role needs REPLICATION, and pg_hba.conf a line for it whose database is `replication`.",
             ) from error
         with connection:
             yield connection
