@@ -120,6 +120,9 @@ class Verifier:
             yield Fault(id=head.position + 1, kind="cut", message=f"entry {newest} stands behind the end, {head.position}")
         elif self._before != head.hash:
             yield Fault(id=newest, kind="cut", message=f"the chain ends in another hash than entry {newest} has")
+        elif self._recorded_at != head.recorded_at:
+            # Entries to come are never before it: so it decides which month they are kept with.
+            yield Fault(id=newest, kind="cut", message=f"the chain ends at another time than entry {newest} was taken in")
         if not self._excused:
             yield Fault(
                 id=head.dropped + 1,

@@ -107,7 +107,7 @@ def canonical_network(text: str) -> str:
     if text.strip().lower() == SOCKET:
         return SOCKET
     try:
-        return str(ipaddress.ip_network(text.strip()))
+        return str(_plain(ipaddress.ip_network(text.strip())))
     except ValueError as error:
         raise ConfigError(
             f"{text[:60]!a} is no network: {error}", hint=f'Write it as in 10.0.0.0/8 or fd00::/8, or "{SOCKET}".'
@@ -117,9 +117,16 @@ def canonical_network(text: str) -> str:
 @lru_cache(maxsize=4096)
 def _network(text: str) -> Network | None:
     try:
-        return ipaddress.ip_network(text)
+        return _plain(ipaddress.ip_network(text))
     except ValueError:
         return None
+
+
+def _plain(network: Network) -> Network:
+    """An IPv4 network in IPv6's clothes as what it is, since addresses are compared so too."""
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
+        return ipaddress.IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
 
 
 def _refused(message: str, hint: str) -> Refused:

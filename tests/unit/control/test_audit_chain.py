@@ -50,7 +50,7 @@ def chain(count: int, *, first: int = 1, before: bytes = GENESIS) -> list[Link]:
 
 
 def head_of(links: list[Link]) -> Head:
-    return Head(position=links[-1].id, hash=links[-1].hash, recorded_at=None, dropped=0, dropped_hash=GENESIS)
+    return Head(position=links[-1].id, hash=links[-1].hash, recorded_at=links[-1].recorded_at, dropped=0, dropped_hash=GENESIS)
 
 
 def faults(links: list[Link], head: Head) -> list[Fault]:
@@ -107,6 +107,13 @@ def test_any_letter_that_is_changed_is_found(place: int, position: int, characte
     assert [fault.id for fault in found[:1]] == ([] if other == entry else [CHAIN[place].id])
 
 
+def test_regression_the_time_at_which_the_chain_ends_counts_too() -> None:
+    """Set into the future, it kept all that came later from ever being dropped; set back, it let months be filled that were over."""
+    for moment in (None, BEGIN, BEGIN + timedelta(days=4000)):
+        (found,) = faults(CHAIN, dataclasses.replace(HEAD, recorded_at=moment))
+        assert (found.kind, found.id) == ("cut", CHAIN[-1].id)
+
+
 @given(first=places, count=st.integers(1, 10))
 def test_what_is_dropped_is_missed(first: int, count: int) -> None:
     kept = CHAIN[:first] + CHAIN[first + count :]
@@ -160,7 +167,7 @@ def test_a_beginning_that_retention_dropped_is_excused_by_its_entry_alone() -> N
     said = {"from": 1, "to": 10, "hash": CHAIN[9].hash.hex()}
     for change, fine in (({}, True), ({"to": 9}, False), ({"hash": CHAIN[8].hash.hex()}, False)):
         excuse = link(31, CHAIN[-1].hash, kind=RETENTION_KIND, **(said | change))
-        with_excuse = dataclasses.replace(head, position=31, hash=excuse.hash)
+        with_excuse = dataclasses.replace(head, position=31, hash=excuse.hash, recorded_at=excuse.recorded_at)
         assert (faults([*kept, excuse], with_excuse) == []) is fine
 
 

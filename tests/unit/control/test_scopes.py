@@ -63,6 +63,10 @@ def test_no_scope_narrows_nothing() -> None:
         ("11.1.2.3", ["10.0.0.0/8"], False),
         ("11.1.2.3", ["10.0.0.0/8", "11.1.2.3/32"], True),
         ("::ffff:10.1.2.3", ["10.0.0.0/8"], True),
+        ("::ffff:10.1.2.3", ["::ffff:10.0.0.0/104"], True),
+        ("10.1.2.3", ["::ffff:10.0.0.0/104"], True),
+        ("11.1.2.3", ["::ffff:10.0.0.0/104"], False),
+        ("10.1.2.3", ["::/0"], False),
         ("fd00::7", ["fd00::/8"], True),
         ("fd00::7", ["10.0.0.0/8"], False),
         ("fe80::1%eth0", ["fe80::/10"], True),
@@ -85,6 +89,7 @@ def test_networks_are_kept_in_one_form() -> None:
         "socket",
         "10.0.0.7/32",
     )
+    assert make_scope(networks=["::ffff:10.0.0.0/104", "::ffff:0:0/96", "::/0"]).networks == ("10.0.0.0/8", "0.0.0.0/0", "::/0")
     for wrong in ("10.0.0.1/8", "10.0.0.0/33", "example.com", ""):
         with pytest.raises(ConfigError, match="is no network"):
             canonical_network(wrong)
