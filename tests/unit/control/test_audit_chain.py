@@ -108,7 +108,7 @@ def test_any_letter_that_is_changed_is_found(place: int, position: int, characte
 
 
 def test_regression_the_time_at_which_the_chain_ends_counts_too() -> None:
-    """Set into the future, it kept all that came later from ever being dropped; set back, it let months be filled that were over."""
+    """Set into the future, it kept what came later from ever being dropped; set back, it let months be filled that were over."""
     for moment in (None, BEGIN, BEGIN + timedelta(days=4000)):
         (found,) = faults(CHAIN, dataclasses.replace(HEAD, recorded_at=moment))
         assert (found.kind, found.id) == ("cut", CHAIN[-1].id)
