@@ -24,6 +24,11 @@ SHOWN = 20
 MACHINE = ("08", "0A", "42501", "53", "54", "57", "58", "XX000")
 """Beginnings of SQLSTATEs that speak of the machine or of the installation, not of what was restored: a connection that broke, an
 extension that is not installed, a right, a full disk, a limit, a server that was stopped, the operating system, a bug."""
+MACHINE_SAID = re.compile(
+    r"killed by signal|server closed the connection|connection to server|terminating connection|No space left on device"
+    r"|Disk quota exceeded|File too large|Cannot allocate memory|out of memory"
+)
+"""What PostgreSQL's programs say when the machine is to blame."""
 STARTING = "57P03"
 """What a server that comes up answers to who waits for it."""
 STATE = re.compile(rb"^([0-9A-Z]{5}) (?:ERROR|FATAL|PANIC):  ", re.MULTILINE)
@@ -128,7 +133,7 @@ def is_bad_backup(error: Exception, *, log: Path | None = None, offset: int = 0)
         return cause.sqlstate is not None and not cause.sqlstate.startswith(MACHINE)
     if log is None or isinstance(cause, OSError) or not isinstance(error, BackupError):
         return False
-    if "killed by signal" in error.message:
+    if MACHINE_SAID.search(error.message):
         return False
     return not any(state.startswith(MACHINE) and state != STARTING for state in _states(log, offset))
 

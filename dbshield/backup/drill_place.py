@@ -23,6 +23,8 @@ CLUSTER = "cluster"
 ENTER = 0o711
 """Others may pass through to a name that they know, and list nothing; the cluster's own folder admits its account alone."""
 
+HINT = "Set drill_folder in [backup.NAME] to one outside of private folders."
+
 
 def drill_base(config: Config, plan: BackupConfig | None) -> Path:
     """The folder that drills happen in. Raises BackupError where it is not ours alone."""
@@ -42,7 +44,9 @@ def drill_base(config: Config, plan: BackupConfig | None) -> Path:
 
 
 @contextlib.contextmanager
-def drill_place(base: Path) -> Iterator[Work]:
+def drill_place(
+    base: Path, *, hint: str = "Set drill_folder in [backup.NAME] to one outside of private folders."
+) -> Iterator[Work]:
     """A folder for one cluster, gone afterwards. Raises BackupError where it cannot be made or the server could not use it."""
     account = server_account()
     with work_folder(base, before=_end) as work:
@@ -52,7 +56,7 @@ def drill_place(base: Path) -> Iterator[Work]:
             if not account.may("-x", work.folder):
                 raise BackupError(
                     f"the account {account.name}, which runs servers, cannot get into {work.folder}",
-                    hint="Set drill_folder in [backup.NAME] to one outside of private folders.",
+                    hint=hint,
                 )
         try:
             yield work

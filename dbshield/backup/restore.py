@@ -88,7 +88,8 @@ class Order:
     """One snapshot to restore into a new cluster. `cluster` is the folder for it, which is not there yet; the account that runs
     servers may write in the folder above. `work` is private, and gone afterwards. `settings` come on top of `QUIET`.
 
-    `repository` and `trusted` are for what a snapshot needs besides itself: parents and WAL.
+    `repository` and `trusted` are for what a snapshot needs besides itself: parents and WAL. With `tables` (`schema.name`) they
+    alone are wanted, which logical snapshots can.
     """
 
     reader: Reader
@@ -103,7 +104,8 @@ class Order:
     jobs: int
     progress: Progress
     laps: Laps
-    goal: Goal = Goal()
+    goal: Goal = field(default_factory=Goal)
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

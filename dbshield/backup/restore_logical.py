@@ -101,7 +101,7 @@ class LogicalRestorer:
         try:
             with order.laps.phase("restore"):
                 target = target_of(cluster.dsn(), order.binaries, order.work)
-                load(target, order.record, folder, jobs=order.jobs, progress=order.progress)
+                load(target, order.record, folder, jobs=order.jobs, progress=order.progress, tables=order.tables)
         except BaseException:
             cluster.stop("immediate")
             raise
@@ -155,15 +155,22 @@ def restore(reader: Reader, identities: Sequence[sealing.Identity], target: Targ
     return Restored(record=kept, databases=found, differences=differences, seconds=laps.seconds)
 
 
-def load(target: Target, kept: Record, folder: Path, *, jobs: int, progress: Progress) -> None:
-    """Roles and databases from a snapshot's folder into an empty cluster. Raises BackupError where something is in its way."""
+def load(target: Target, kept: Record, folder: Path, *, jobs: int, progress: Progress, tables: Sequence[str] = ()) -> None:
+    """Roles and databases from a snapshot's folder into an empty cluster. Raises BackupError where something is in its way.
+
+    With `tables` (`schema.name`) these alone get their rows, in a database that is called `partial`.
+    """
     with target.source.connect("postgres") as connection, told("the target"):
         for database in kept.databases:
             _require_room(target, connection, database.name)
     roles(target, folder / GLOBALS)
     for database in kept.databases:
         progress.step(f"restore {database.name}", None)
-        _data(target, database, folder / "databases" / database.folder / DUMP, jobs)
+        dump = folder / "databases" / database.folder / DUMP
+        if tables:
+            restore_tables(target, database.name, dump, tables, name=partial(database.name))
+        else:
+            _data(target, database, dump, jobs)
 
 
 def compare(kept: Record, found: Sequence[DatabaseRecord], *, schema: Callable[[DatabaseRecord], str]) -> tuple[Difference, ...]:
@@ -245,6 +252,45 @@ def _data(target: Target, database: DatabaseRecord, dump: Path, jobs: int) -> No
     else:
         pg_restore(target, dump, f"--jobs={jobs}", "--create", "--dbname=postgres")
     analyze(target.source, database.name)
+
+
+def toc(target: Target, dump: Path, output: Path, *options: str) -> None:
+    """Write the list of what is in a dump, as `--use-list` takes it."""
+    arguments: list[str | Path] = [target.programs.program("pg_restore"), "--list", *options, dump]
+    run(arguments, work=target.work, variables=target.source.variables("postgres"), output=output)
+
+
+def partial(name: str) -> str:
+    """What a database is called in which only some tables have their rows: never what the whole one is."""
+    return f"{name[:50]}_partial"
+
+
+def restore_tables(target: Target, database: str, dump: Path, tables: Sequence[str], *, name: str) -> None:
+    """The whole schema without indexes, and the rows and own constraints of some tables, into a new database `name`.
+
+    Raises BackupError where the dump has no such table.
+    """
+    listing, chosen = target.work.folder / "list", target.work.folder / "chosen"
+    toc(target, dump, listing)
+    before = target.work.folder / "before"
+    toc(target, dump, before, "--section=pre-data")
+    wanted = set(before.read_text("utf-8").splitlines())
+    entries = [f"{schema} {table}" for schema, _, table in (each.partition(".") for each in tables)]
+    rows = [re.compile(rf"\d+; \d+ \d+ TABLE DATA {re.escape(entry)} ") for entry in entries]
+    keys = [re.compile(rf"\d+; \d+ \d+ CONSTRAINT {re.escape(entry)} ") for entry in entries]
+    lines = listing.read_text("utf-8").splitlines()
+    missing = [each for each, row in zip(tables, rows, strict=True) if not any(map(row.match, lines))]
+    if missing:
+        raise BackupError(
+            f"{database} has no rows of {', '.join(missing)} in the snapshot",
+            hint="Name tables as schema.table; `dbshield backup show` lists them. Of a partitioned one name the partitions.",
+        )
+    kept = [line for line in lines if line in wanted or any(pattern.match(line) for pattern in (*rows, *keys))]
+    chosen.write_text("\n".join(kept) + "\n", "utf-8")
+    with target.source.connect("postgres") as connection, told(f"the database {name}"):
+        connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+    pg_restore(target, dump, f"--use-list={chosen}", f"--dbname={named(name)}")
+    analyze(target.source, name)
 
 
 def analyze(source: Source, name: str) -> None:

@@ -1,0 +1,200 @@
+"""`dbshield restore`: a snapshot to a new data folder, or into a server that has none of its databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dbshield.backup import keys
+from dbshield.backup.catalogue import Catalogue
+from dbshield.backup.keys import key_name
+from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.restore import (
+    Goal,
+    chosen,
+    environment_of,
+    identities_for,
+    kept_record,
+    opened,
+    place_of,
+    server_binaries,
+)
+from dbshield.backup.restore_place import require_free
+from dbshield.backup.restore_run import Done, Wanted, to_folder, to_server
+from dbshield.backup.run import plan_named, work_base
+from dbshield.cli.backup_keys import PlanOption
+from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.options import AnyEnvironmentOption, open_database, person, read_settings
+from dbshield.cli.output import answer, remark, say, visible
+from dbshield.cli.progress import shown
+from dbshield.cli.restore_drill import IdentityFileOption, SettingOption, given_settings
+from dbshield.cli.stopping import stoppable
+from dbshield.config import BackupConfig, Config, conninfo
+from dbshield.config.secret import read_secret
+from dbshield.control import audit_store
+from dbshield.errors import BackupError, ConfigError, DbshieldError
+
+
+def restore(
+    *,
+    snapshot: Annotated[
+        str, typer.Option("--snapshot", "-s", metavar="ID", help='Its id or the beginning of it, or "latest".')
+    ] = "latest",
+    folder: Annotated[
+        Path | None, typer.Option("--to-folder", metavar="DIR", help="A new data folder for a server; absent or empty.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="URL", help="A server without these databases, as its superuser; no password.")
+    ] = None,
+    password_env: Annotated[str, typer.Option("--password-env", metavar="VARIABLE", help="Where the password for --to is.")] = "",
+    identity: IdentityFileOption = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option("--table", "-t", metavar="SCHEMA.TABLE", help="The rows of this table alone; may be repeated."),
+    ] = None,
+    at: Annotated[str, typer.Option("--at", metavar="TIME", help="The moment to restore, of a physical snapshot.")] = "",
+    lsn: Annotated[str, typer.Option("--lsn", metavar="LSN", help="The place in the WAL to restore up to.")] = "",
+    environment: AnyEnvironmentOption = None,
+    plan: PlanOption = None,
+    public_key: Annotated[
+        str, typer.Option("--public-key", metavar="TEXT", help="Restore without the control database: who signed the snapshot.")
+    ] = "",
+    setting: SettingOption = None,
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="Count and fingerprint what was restored before it gets its name.")
+    ] = True,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Restore a snapshot to a new data folder (--to-folder) or into a running server (--to). Nothing is ever written over.
+
+    Until all of it is there it has another name; what fails or is killed leaves nothing that could be taken for it. With --table
+    the database is called NAME_partial. Exit code 0: restored; 2: not, with the reason.
+
+    \b
+    Examples:
+      dbshield restore --to-folder /srv/restored/15 --identity-file /media/key/identity.txt
+      dbshield restore --snapshot 20260501t1200 --to postgresql://postgres@new.example.com -i identity.txt --table public.orders
+      dbshield restore --public-key dbshield-backup-public-1:Zk2… --plan nightly --to-folder /srv/restored -i identity.txt
+    """
+    if (folder is None) == (to is None):
+        raise ConfigError("say where to, once", hint="Give --to-folder DIR or --to URL.")
+    if at and lsn:
+        raise ConfigError("--at and --lsn are both given", hint="Keep one.")
+    if folder is not None:
+        require_free(folder.absolute())
+    dsn = _target(to, password_env)
+    settings = read_settings(config)
+    with stoppable(), shown(quiet=json) as progress:
+        reader, repository, trusted, chosen_plan = _found(settings, snapshot, environment, plan, public_key)
+        identities = identities_for(reader.manifest, identity or (chosen_plan.identity_file if chosen_plan else None))
+        wanted = Wanted(
+            reader=reader,
+            repository=repository,
+            trusted=trusted,
+            identities=identities,
+            record=kept_record(reader, identities),
+            binaries=server_binaries(reader.manifest, chosen_plan.binaries if chosen_plan else None),
+            work=work_base(settings, chosen_plan) if chosen_plan else settings.state / "backup",
+            jobs=chosen_plan.jobs if chosen_plan else 1,
+            compare=compare,
+            tables=tuple(table or ()),
+            goal=Goal(at=at, lsn=lsn),
+            settings=given_settings(setting),
+        )
+        done = to_folder(wanted, folder, progress=progress) if folder is not None else to_server(wanted, dsn, progress=progress)
+    where = str(folder.absolute()) if folder is not None else _shown(dsn)
+    if not public_key:
+        _noted(settings, reader, where)
+    _tell(reader, done, where, in_folder=folder is not None, compared=compare, json=json)
+
+
+def _target(to: str | None, variable: str) -> str:
+    """The connection string of --to with its password."""
+    if to is None:
+        if variable:
+            raise ConfigError("--password-env is for --to")
+        return ""
+    try:
+        conninfo.to_upstream(to)
+    except ValueError as error:
+        raise ConfigError(f"--to {error}") from None
+    if conninfo.password(to) is not None:
+        raise ConfigError("--to holds a password", hint="Use --password-env VARIABLE, PGPASSWORD or a .pgpass file.")
+    return conninfo.with_password(to, read_secret("--password-env", file=None, variable=variable))
+
+
+def _shown(dsn: str) -> str:
+    server = conninfo.to_upstream(dsn)
+    return f"{server.host}:{server.port}"
+
+
+def _found(
+    settings: Config, snapshot: str, environment: str | None, plan: str | None, public_key: str
+) -> tuple[Reader, Repository, dict[str, bytes], BackupConfig | None]:
+    """The snapshot, opened: by the catalogue, or where the control database is lost by the public key alone."""
+    if not public_key:
+        with open_database(settings) as database:
+            catalogue = Catalogue(database)
+            trusted = dict(catalogue.trusted())
+            found = chosen(catalogue, settings, snapshot=snapshot, environment=environment, plan=plan)
+        repository = place_of(settings, found)
+        return opened(repository, found, trusted), repository, trusted, settings.backup.get(found.plan)
+    public = keys.public_key(public_key)
+    name, chosen_plan = plan_named(settings, plan)
+    repository = Repository.of(chosen_plan)
+    where = environment or chosen_plan.environment or environment_of(settings, None, name)
+    there = [each.snapshot for each in repository.list(where) if each.complete]
+    fitting = [each for each in there if snapshot == "latest" or each.startswith(snapshot)]
+    if not fitting or (snapshot != "latest" and len(fitting) > 1):
+        raise BackupError(
+            f'"{snapshot}" is {"no snapshot" if not fitting else "the beginning of several snapshots"} of {where}'
+            f" at {repository.store.place}",
+            hint=f"There are: {', '.join(there[-5:])}." if there else "Look at --plan and --environment.",
+        )
+    trusted = {key_name(public): public}
+    return repository.open(where, fitting[-1], trusted), repository, trusted, chosen_plan
+
+
+def _noted(settings: Config, reader: Reader, where: str) -> None:
+    """Write it into the audit. What was restored stays so when that fails."""
+    manifest = reader.manifest
+    try:
+        with open_database(settings) as database:
+            audit_store.record(
+                database,
+                kind="restore",
+                person=person(),
+                environment=manifest.environment,
+                snapshot=manifest.snapshot,
+                target=where,
+            )
+    except DbshieldError as error:
+        remark(f"remark: the audit could not be written: {error.message}")
+
+
+def _tell(reader: Reader, done: Done, where: str, *, in_folder: bool, compared: bool, json: bool) -> None:
+    manifest = reader.manifest
+    seconds = {name: round(each, 3) for name, each in done.seconds.items()}
+    if json:
+        told: dict[str, Any] = {
+            "snapshot": manifest.snapshot,
+            "environment": manifest.environment,
+            "engine": manifest.engine,
+            "target": where,
+            "databases": done.databases,
+            "tables_compared": done.compared,
+            "seconds": seconds,
+        }
+        answer(told)
+        return
+    if not compared:
+        remark("remark: what was restored was not compared with what was backed up")
+    names = ", ".join(visible(name) for name in done.databases)
+    say(f"{manifest.snapshot}: {names} at {where}; {done.compared} tables are as they were backed up")
+    say(", ".join(f"{name} {each:.1f} s" for name, each in seconds.items()))
+    if in_folder:
+        major = manifest.server.version // 10000
+        say(f"Start it with PostgreSQL {major}: pg_ctl -D {where} start. Look at pg_hba.conf and postgresql.conf first.")
