@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import structlog
 import typer
 
+from dbshield.cli.break_glass import end_due
 from dbshield.cli.judging import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, read_settings
 from dbshield.cli.output import answer, headline, say, table, visible
@@ -180,7 +181,7 @@ def _serve(settings: Config, dsn: str, stop: threading.Event) -> None:
     database = Database(dsn)
     try:
         database.require_current()
-        Watch(database, settings).run(stop)
+        Watch(database, settings, also=lambda: end_due(database, settings)).run(stop)
     finally:
         database.close()
 

@@ -12,9 +12,10 @@ import typer
 from dbshield.cli.doctor_backups import backup_checks
 from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import AnyEnvironmentOption, agents_in, now, open_database, read_settings
-from dbshield.cli.output import answer, headline, remark, say, visible
+from dbshield.cli.output import answer, date, headline, remark, say, visible
 from dbshield.config import Config, conninfo
 from dbshield.config.secret import read_secret
+from dbshield.control.emergency import Emergencies
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.guard.doctor import ORDER, Finding, Severity, not_looked, ordered
 from dbshield.guard.doctor_look import Examination, Patient, examine, recorded_identifiers
@@ -64,6 +65,7 @@ def doctor(
     examination.findings += without
     examination.unreached += [finding.environment for finding in without]
     examination.findings += _remarks(settings)
+    examination.findings += _emergencies(settings, names)
     examination.findings += backup_checks(settings, names)
     findings = ordered(examination.findings)
     if json:
@@ -137,6 +139,31 @@ def _known(settings: Config) -> tuple[Logins | None, Mapping[str, int]]:
         if section is not None:
             logins.setdefault(agent.environment, []).append((agent.role or section.server.user, agent.access))
     return logins, recorded
+
+
+def _emergencies(settings: Config, names: Sequence[str]) -> list[Finding]:
+    """Who goes around the shield at this moment."""
+    try:
+        with open_database(settings) as database:
+            living = Emergencies(database, settings.environments).list_(living=True)
+    except DbshieldError:
+        return []  # That it could not be asked is said already.
+    moment = now()
+    return [
+        Finding(
+            check="emergency.living",
+            severity=Severity.WARNING,
+            environment=one.environment,
+            what="somebody goes around the shield"
+            if one.state(moment) == "living"
+            else "an emergency is over, and its role is there",
+            why=f"It was for: {one.reason}" + (f"; it could not be removed: {one.error}" if one.error else ""),
+            subjects=(f"{one.person} as {one.role}, until {date(one.expires_at)}",),
+            mends=(f"dbshield break-glass --end {one.id}",),
+        )
+        for one in living
+        if one.environment in names
+    ]
 
 
 def _remarks(settings: Config) -> list[Finding]:

@@ -31,6 +31,10 @@ class RolesConfig(Section):
         default=300, ge=0, description="seconds that it may leave a transaction open and do nothing; 0: no end"
     )
     role_temp_file_mb: int = Field(default=10_240, ge=1, description="megabytes of temporary files that one session may fill")
+    emergency_role: str = Field(
+        default="", description="role whose rights `dbshield break-glass` gives to a person for a while; empty: it gives none"
+    )
+    emergency_max_minutes: float = Field(default=60, gt=0, le=1440, description="minutes that an emergency lasts at most")
 
     @field_validator("administrator")
     @classmethod

@@ -1,4 +1,5 @@
-"""The watch: reads what the audit says, tells people, freezes agents that are refused again and again, and ends emergencies.
+"""The watch: reads what the audit says, tells people, freezes agents that are refused again and again, and ends
+emergencies.
 
 One runs beside each proxy, and `dbshield alerts run` is one alone. Any number may: what each does is one transaction under an
 advisory lock, so nothing is done twice, and where one dies the others go on within a second.
@@ -49,9 +50,17 @@ class Outage:
 
 
 class Watch:
-    """`settings` are those of the start; `clock` gives seconds that only ever grow."""
+    """`settings` are those of the start; `also` is done at each look besides, `clock` gives seconds that only ever grow."""
 
-    def __init__(self, database: Database, settings: Config, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Config,
+        *,
+        also: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._also = also
         self._database = database
         self._channels = settings.alerts
         self._clock = clock
@@ -90,6 +99,7 @@ class Watch:
 
     def look(self) -> None:
         """Does what there is to do now. StoreError where the control database is away."""
+        self._also()
         newest = position(self._database)
         if newest == self._seen:
             return

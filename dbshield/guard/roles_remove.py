@@ -74,13 +74,13 @@ def remove(connections: Sequence[Connection], role: str, agent_id: UUID, *, heir
     name = sql.Identifier(role)
     first.execute(sql.SQL("alter role {} nologin").format(name))
     try:
-        sessions = _end_sessions(first, role)
+        sessions = end_sessions(first, role)
         for conn in reversed(connections[1:]):
             with together([conn]):
-                _empty(conn, role, heir)
+                empty(conn, role, heir)
         with together([first]):
-            _empty(first, role, heir)
-            _drop(first, role)
+            empty(first, role, heir)
+            drop(first, role)
             yield Removed(dropped=True, sessions=sessions)
     except BaseException:
         with suppress(psycopg.Error):
@@ -108,7 +108,7 @@ def _refuse_owned(connections: Sequence[Connection], role: str, heir: str | None
         )
 
 
-def _end_sessions(conn: Connection, role: str) -> int:
+def end_sessions(conn: Connection, role: str) -> int:
     """Ends the role's sessions and waits for each; how many there were. Raises Refused where one did not end."""
     found = conn.execute(
         "select pid, pg_terminate_backend(pid, %s) from pg_stat_activity where usename = %s", [TERMINATE_MS, role]
@@ -119,7 +119,7 @@ def _end_sessions(conn: Connection, role: str) -> int:
     return len(found)
 
 
-def _empty(conn: Connection, role: str, heir: str | None) -> None:
+def empty(conn: Connection, role: str, heir: str | None) -> None:
     """Takes every right in this database from the role; what it owns goes to its heir first, and nothing is dropped."""
     name = sql.Identifier(role)
     if heir is not None:
@@ -137,7 +137,7 @@ def _empty(conn: Connection, role: str, heir: str | None) -> None:
             conn.execute("delete from dbshield.limits where role_name = %s", [role])
 
 
-def _drop(conn: Connection, role: str) -> None:
+def drop(conn: Connection, role: str) -> None:
     try:
         with conn.transaction():
             conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
