@@ -60,8 +60,9 @@ def undo(
             )
         decider = who if who is not None else person()
         _admit(database, settings, decider, read_code(decider, stdin=code_stdin, variable=code_env), target)
-        undone = _bring_back(settings, point, json=json)
-        store.undone(target, by=decider, now=now(), rows=undone.rows)
+        with store.using(target) as use:
+            undone = _bring_back(settings, point, json=json)
+            use(by=decider, now=now(), rows=undone.rows)
     if json:
         answer({"approval": target, "undone": True, "relations": undone.relations, "rows": undone.rows, "left": undone.left})
         return

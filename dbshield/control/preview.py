@@ -3,6 +3,10 @@
 Everything is read in read-only transactions under a short timeout, on the executor's connection, so it is what the executor would
 do. What cannot be told is said to be so; nothing is guessed.
 
+Law: nobody has approved anything yet. Of the statement nothing is run but a query that counts rows, and that only where an agent
+with read access might run it unasked, in plain tables: a read-only transaction keeps a function from writing rows, and from
+nothing else.
+
     rows        how many a DELETE or UPDATE would hit now; null: not counted, `notes` say why
     share       of the table's rows, 0 to 1; null: not known
     objects     names of every relation that would go, be emptied, or have rows changed, cascades too; null: cannot be told
@@ -30,7 +34,10 @@ from dbshield.control.preview_sql import counting
 from dbshield.control.undo_points import pin
 from dbshield.control.witness import Connection
 from dbshield.errors import DbshieldError
-from dbshield.model import Effect, ObjectKind, ObjectName, Operation
+from dbshield.model import AccessLevel, Allow, Effect, ObjectKind, ObjectName, Operation
+from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
+from dbshield.policy.judge import Judge
+from dbshield.policy.policy import Policy
 
 TIMEOUT: Final = "10s"
 """For each look: a human waits, and the protected server has other work."""
@@ -42,6 +49,8 @@ HARMLESS: Final = frozenset(
     {Operation.READ, Operation.INSERT, Operation.CREATE, Operation.LOCK, Operation.NOTIFY, Operation.MAINTAIN}
 )
 ROWS: Final = frozenset({Operation.UPDATE, Operation.DELETE, Operation.TRUNCATE})
+COUNTED: Final = frozenset({"r", "p", "m"})
+"""Kinds of relations that are read without anything else happening: a view may call functions, a foreign table another server."""
 RELATIONS: Final = frozenset(
     {ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.MATERIALIZED_VIEW, ObjectKind.INDEX, ObjectKind.SEQUENCE}
 )
@@ -160,7 +169,7 @@ class _Preview:
         table = (
             one(self._connection, "select pg_catalog.to_regclass(%s)::oid::bigint", count.table) if count is not None else None
         )
-        if count is not None:
+        if count is not None and self._may_count(count.query):
             self._made["rows"] = self._count(count.query, count.parameters)
         pin(self._connection)
         self._made["objects"] = self._objects(targets)
@@ -172,6 +181,27 @@ class _Preview:
             known = one(self._connection, TREE_ROWS, table)
             if known:
                 self._made["share"] = round(min(1.0, self._made["rows"] / known), 4)
+
+    def _may_count(self, query: str) -> bool:
+        """Whether to run a query changes nothing at all, as far as anybody can tell; else a note says why not."""
+        found = [tuple(row) for row in self._connection.execute(CATALOGUE_QUERY.encode())]
+        judge = Judge(policy=Policy(access=AccessLevel.READ), functions=FunctionCatalogue.from_rows(found))
+        judgement = judge.judge(query.encode())
+        if type(judgement.verdict) is not Allow:
+            why = "; ".join(finding.message for finding in judgement.findings[:2])
+            self._made["notes"].append(f"the rows are not counted, because counting might do more than read: {why}")
+            return False
+        for effect in judgement.effects:
+            if effect.kind in RELATIONS and self._kind(effect) not in COUNTED:
+                self._made["notes"].append(f"the rows are not counted: {effect.name} is no table")
+                return False
+        return True
+
+    def _kind(self, effect: Effect) -> str | None:
+        """The kind of a relation, a letter of pg_class.relkind."""
+        query = "select relkind::text from pg_catalog.pg_class where oid = pg_catalog.to_regclass(%s)"
+        found = one(self._connection, query, _quoted(effect.name))
+        return None if found is None else str(found)
 
     def _count(self, query: str, used: frozenset[int]) -> int | None:
         parameters = self._approval.parameters or ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 
 from dbshield.control.approvals import UNDEFINED_OBJECT, WRONG_STATE
 from dbshield.control.audit_store import Entry, append
@@ -15,6 +16,9 @@ from dbshield.control.execution import Point
 from dbshield.errors import Refused
 from dbshield.store.database import Database
 from dbshield.store.schema import approvals, undo_points
+
+LOCK_SPACE: Final = 0x6462_7875
+"""The first half of the advisory locks of those who undo, "dbxu"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,24 +108,30 @@ class UndoStore:
         with self._database.transaction() as connection:
             return [UndoRow(**row._mapping) for row in connection.execute(query)]
 
-    def undone(self, approval: str, *, by: str, now: datetime, rows: Mapping[str, int]) -> None:
-        """It was brought back. Written into the audit in the same transaction."""
-        found = self.get(approval)
+    @contextmanager
+    def using(self, approval: str) -> Iterator[Callable[..., None]]:
+        """Nobody else undoes this one meanwhile. What is given is to be called with `by`, `now` and the rows by table when it was
+        brought back; that it was, and the audit of it, is kept when the block ends. Refused as `get`, or while somebody is at it.
+        """
         with self._database.transaction() as connection:
-            connection.execute(
-                update(undo_points)
-                .where(undo_points.c.id == approval, undo_points.c.undone_at.is_(None))
-                .values(undone_at=now, undone_by=by)
-            )
-            fields = {
-                "environment": found.environment,
-                "agent": found.agent,
-                "database": found.database,
-                "person": by,
-                "approval": approval,
-                "rows": dict(rows),
-            }
-            append(connection, [Entry(at=now, kind="undone", fields=fields)])
+            alone = connection.scalar(select(func.pg_try_advisory_xact_lock(LOCK_SPACE, func.hashtext(approval))))
+            if not alone:
+                raise Refused(f"{approval} is being undone right now", sqlstate=WRONG_STATE, hint="`dbshield undo list` tells.")
+            found = self.get(approval)
+
+            def undone(*, by: str, now: datetime, rows: Mapping[str, int]) -> None:
+                connection.execute(update(undo_points).where(undo_points.c.id == approval).values(undone_at=now, undone_by=by))
+                fields = {
+                    "environment": found.environment,
+                    "agent": found.agent,
+                    "database": found.database,
+                    "person": by,
+                    "approval": approval,
+                    "rows": dict(rows),
+                }
+                append(connection, [Entry(at=now, kind="undone", fields=fields)])
+
+            yield undone
 
 
 def _rows() -> Select[Any]:
