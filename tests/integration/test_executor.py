@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import text
-from support.executing import ENVIRONMENT, Stage, control_of, stage
+from support.executing import ENVIRONMENT, Stage, control_of, now, stage
 from support.servers import Server
 from support.waiting import until
 
@@ -26,6 +26,7 @@ from dbshield.control.asking import Parameter
 from dbshield.control.executor import Executor
 from dbshield.control.undo import UndoConflict
 from dbshield.control.undo_files import UndoError
+from dbshield.control.undo_store import UndoStore
 from dbshield.errors import Refused
 from dbshield.guard.install import Options, install
 from dbshield.guard.verify import verify
@@ -292,7 +293,35 @@ def test_a_preview_calls_nothing_that_nobody_has_approved(here: Stage) -> None:
     assert here.sql("select pg_stat_file('previewed', true)") == [(None,)]
     assert preview["rows"] is None
     assert any("shop.doomed" in note for note in preview["notes"])
-    assert preview["objects"] == ["shop.settings"]
+    here.approvals.withdraw(asked.id, asked.requested_at)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from shop.settings s where s.doomed",
+        "delete from shop.settings where key === 'vat'",
+        "delete from shop.settings s using shop.calling c where s.key = c.key",
+    ],
+)
+def test_nor_what_stands_behind_other_names(here: Stage, statement: str) -> None:
+    here.sql("""
+        create function shop.calls(key text) returns boolean language plpgsql as $$
+        begin
+            execute format('copy (select 1) to %L', current_setting('data_directory') || '/previewed_too');
+            return true;
+        end $$;
+        create function shop.doomed(line shop.settings) returns boolean language sql as 'select shop.calls(line.key)';
+        create function shop.same(a text, b text) returns boolean language sql as 'select shop.calls(a)';
+        create operator public.=== (leftarg = text, rightarg = text, function = shop.same);
+        create view shop.calling as select key from shop.settings where shop.calls(key);
+    """)
+    asked = here.ask(statement)
+    here.executor().preview()
+    preview = here.approvals.get(asked.id).preview
+    assert preview is not None
+    assert here.sql("select pg_stat_file('previewed_too', true)") == [(None,)]
+    assert preview["rows"] is None
     here.approvals.withdraw(asked.id, asked.requested_at)
 
 
@@ -377,6 +406,29 @@ def test_without_pg_dump_of_its_version_nothing_is_dropped(here: Stage, monkeypa
 def binaries(here: Stage) -> Binaries:
     """Those of the other version."""
     return debian_binaries(15) if here.server.major == 18 else embedded_binaries()
+
+
+def test_two_who_undo_at_once_do_not_bring_rows_back_twice(here: Stage) -> None:
+    """In a table without a key nothing else would tell."""
+    here.sql("create table shop.plain (note text); insert into shop.plain values ('a'), ('b')")
+    done = here.run("delete from shop.plain")
+    store = UndoStore(here.control)
+    with store.using(done.id) as use:
+        undone = here.undo(done)
+        with pytest.raises(Refused, match="undone right now"), store.using(done.id):
+            pytest.fail("two undo the same")
+        use(by="ann", now=now(), rows=undone.rows)
+    with pytest.raises(Refused, match="undone already, by ann"), store.using(done.id):
+        pytest.fail("it was undone twice")
+    assert here.sql("select count(*) from shop.plain") == [(2,)]
+
+
+def test_an_undo_that_failed_may_be_tried_again(here: Stage) -> None:
+    done = here.run("delete from shop.settings")
+    store = UndoStore(here.control)
+    with pytest.raises(UndoConflict), store.using(done.id):
+        raise UndoConflict(done.id, ["something is in the way"])
+    assert store.get(done.id).undone_at is None
 
 
 def test_a_file_that_was_changed_is_not_brought_back(here: Stage) -> None:
