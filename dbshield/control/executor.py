@@ -26,7 +26,7 @@ from dbshield.config import EnvironmentConfig
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals
 from dbshield.control.execution import Execution, Point, Steps, check_server, one, opened
-from dbshield.control.preview import make_preview
+from dbshield.control.preview import make_preview, no_preview
 from dbshield.control.running import told
 from dbshield.control.undo_files import remove
 from dbshield.control.undo_store import UndoStore
@@ -130,15 +130,21 @@ class Executor:
             settings = self._settings.get(approval.environment)
             if settings is None or approval.preview is not None:
                 continue
-            found = make_preview(
-                approval, settings, role=self._role(approval), pinned=self._pinned(approval.environment), now=self._clock()
-            )
+            found = self._make_preview(approval, settings)
             try:
                 self._approvals.previewed(approval.id, found)
                 made += 1
             except Refused:
                 continue  # Decided meanwhile.
         return made
+
+    def _make_preview(self, approval: Approval, settings: EnvironmentConfig) -> dict[str, Any]:
+        role, pinned, moment = self._role(approval), self._pinned(approval.environment), self._clock()
+        try:
+            return make_preview(approval, settings, role=role, pinned=pinned, now=moment)
+        except Exception as error:  # noqa: BLE001  (one statement that brings a bug out shall not keep all others from being seen)
+            self._log.exception("bug in a preview", approval=approval.id)
+            return no_preview(f"not everything could be looked at: {type(error).__name__}", now=moment)
 
     def settle(self) -> int:
         """Finds approvals that executors left `running`, and records what became of them; how many."""

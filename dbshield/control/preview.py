@@ -132,17 +132,8 @@ def make_preview(
     drill: Callable[[str], Mapping[str, Any] | None] = no_backup,
 ) -> dict[str, Any]:
     """The preview of an approval, as the approval keeps it. Raises nothing: what fails is among the notes."""
-    made: dict[str, Any] = {
-        "rows": None,
-        "share": None,
-        "objects": None,
-        "also": [],
-        "tables": [],
-        "snapshot": snapshot(approval.environment),
-        "drill": drill(approval.environment),
-        "notes": [],
-        "made_at": now.isoformat(timespec="seconds"),
-    }
+    made = no_preview(now=now)
+    made |= {"snapshot": snapshot(approval.environment), "drill": drill(approval.environment)}
     try:
         effects = running.check(approval.statement)
         with opened(settings.executor_dsn(approval.database), settings) as connection:
@@ -153,6 +144,21 @@ def make_preview(
     except (DbshieldError, psycopg.Error) as error:
         made["notes"].append(f"not everything could be looked at: {running.told(error)['message']}")
     return made
+
+
+def no_preview(*notes: str, now: datetime) -> dict[str, Any]:
+    """A preview in which nothing is told but why."""
+    return {
+        "rows": None,
+        "share": None,
+        "objects": None,
+        "also": [],
+        "tables": [],
+        "snapshot": None,
+        "drill": None,
+        "notes": [*notes],
+        "made_at": now.isoformat(timespec="seconds"),
+    }
 
 
 class _Preview:
