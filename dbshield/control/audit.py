@@ -91,6 +91,9 @@ class AuditLog:
         self._rendered_characters = 0
         self._log: Any = structlog.get_logger(__name__)
         self._descriptor = self._open()
+        if shipping is not None:
+            # To the database alone: the file has its own time.
+            shipping.recorded = self._hand_over
 
     @property
     def healthy(self) -> bool:
@@ -155,8 +158,6 @@ class AuditLog:
 
     def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
         """Calls `told` when all that was recorded up to now is kept for good, or with the error where it cannot be."""
-        # To the database alone: the file has its own time.
-        self._hand_over()
         if self._shipping is None:
             told(None)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from dbshield.control.audit_store import takeable
@@ -19,11 +20,12 @@ class Outbox:
     """`first` is the number of the oldest entry in it; numbers begin at 1 and have no gaps. `kept` is the number of the newest
     entry that is kept for good."""
 
-    __slots__ = ("_entries", "_waiting", "first", "kept")
+    __slots__ = ("_entries", "_unnumbered", "_waiting", "first", "kept")
 
     def __init__(self) -> None:
         self._entries: deque[str] = deque()
         self._waiting: deque[tuple[int, Told]] = deque()
+        self._unnumbered: list[Told] = []
         self.first = 1
         self.kept = 0
 
@@ -41,7 +43,7 @@ class Outbox:
 
     def batch(self) -> list[str]:
         """The oldest entries; they stay in here until `gone`."""
-        return [self._entries[index] for index in range(min(BATCH, len(self._entries)))]
+        return list(islice(self._entries, BATCH))
 
     def gone(self, count: int) -> None:
         """The oldest so many are somewhere else."""
@@ -50,8 +52,16 @@ class Outbox:
         self.first += count
 
     def wait(self, told: Told) -> None:
-        """Tell when all that is in here now is kept."""
-        self._waiting.append((self.first + len(self._entries) - 1, told))
+        """Tell when all that is in here is kept, once `number` was called: what it waits for is still to be put in."""
+        self._unnumbered.append(told)
+
+    def number(self) -> None:
+        """All that they wait for who do is in here now."""
+        if self._unnumbered:
+            newest = self.first + len(self._entries) - 1
+            self._waiting.extend((newest, told) for told in self._unnumbered)
+            self._unnumbered.clear()
+            self.tell(self.kept)
 
     def tell(self, kept: int) -> None:
         """Everything up to this number is kept for good."""
@@ -61,5 +71,9 @@ class Outbox:
 
     def fail(self, error: DbshieldError) -> None:
         """Nobody needs to wait any longer."""
-        while self._waiting:
-            self._waiting.popleft()[1](error)
+        waiting, self._waiting = self._waiting, deque()
+        unnumbered, self._unnumbered = self._unnumbered, []
+        for _, told in waiting:
+            told(error)
+        for told in unnumbered:
+            told(error)

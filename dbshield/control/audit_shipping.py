@@ -1,7 +1,7 @@
 """Brings the audit of one proxy worker to the control database, and says when it is there.
 
 Sessions hand entries over without waiting; a task takes them to the database, several times a second, and at once where a write
-waits for it. Whatever waits meanwhile goes with the next batch, so many writers cost one commit.
+waits for it. Whatever is recorded meanwhile goes with the next batch, so many writers cost one commit and are rendered together.
 
 Laws:
 - Entries are in the chain in the order in which they were handed over, and each of them once. Each has a number, and the database
@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum, unique
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -31,12 +30,13 @@ import psycopg
 import structlog
 
 from dbshield.config import AuditConfig
-from dbshield.control.audit_connection import Connection, connect, connect_some_time
+from dbshield.control.audit_connection import AuditConnection, connect, connect_some_time
+from dbshield.control.audit_keeping import Keeping, refused
 from dbshield.control.audit_outbox import Outbox, Told
 from dbshield.control.audit_spool import Spool, SpoolFull
-from dbshield.control.audit_store import APPEND_LINES, Entry
+from dbshield.control.audit_store import Entry
 from dbshield.control.directory import POLL, QUERY_TIMEOUT
-from dbshield.errors import Refused, StoreError
+from dbshield.errors import StoreError
 from dbshield.policy.policy import Policy
 
 IDLE: Final = 1.0
@@ -58,18 +58,8 @@ DAMAGED: Final = ".damaged"
 RETENTION: Final = 3600.0
 """Seconds between two looks for months that are old enough to be dropped."""
 DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(days => %s::integer))"
-CANNOT_CONNECT_NOW: Final = "57P03"
 
 log = structlog.get_logger(__name__)
-
-
-@unique
-class Keeping(StrEnum):
-    """Where entries are kept now."""
-
-    DATABASE = "database"
-    DISK = "disk"
-    NOWHERE = "nowhere"
 
 
 class Shipping:
@@ -87,9 +77,11 @@ class Shipping:
         self._wake = asyncio.Event()
         self._stopping = False
         self._spool: Spool | None = None
-        self._connection: Connection | None = None
+        self._connection: AuditConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._next_look = self._next_retention = 0.0
+        self.recorded: Callable[[], None] = _nothing
+        """Whoever records sets this: it hands over, by `take`, all that was recorded up to now."""
 
     @property
     def keeping(self) -> Keeping:
@@ -104,7 +96,7 @@ class Shipping:
         if self._keeping is Keeping.DATABASE:
             return policy
         if self._keeping is Keeping.NOWHERE or self._config.when_away == "stop":
-            raise self._refused()
+            raise refused(self._keeping)
         return replace(policy, unaudited=True) if self._config.when_away == "read" else policy
 
     def take(self, lines: list[str]) -> None:
@@ -116,14 +108,14 @@ class Shipping:
         self._wake.set()
 
     def when_durable(self, told: Told) -> None:
-        """Calls `told` when everything that was taken is kept for good, perhaps at once; with Refused where it cannot be."""
-        if self._outbox.all_kept:
-            told(None)
-        elif self._may_wait:
+        """Calls `told` when everything that was recorded is kept for good, perhaps at once; with Refused where it cannot be."""
+        if self._may_wait:
+            # What was recorded is taken when a batch can go out: with all that comes until then.
             self._outbox.wait(told)
             self._wake.set()
-        else:
-            told(self._refused())
+            return
+        self._gather()
+        told(None if self._outbox.all_kept else refused(self._keeping))
 
     async def start(self) -> None:
         """Raises StoreError where the control database is away, ConfigError where the spool cannot be made."""
@@ -149,6 +141,7 @@ class Shipping:
                 await asyncio.wait([late])
         await self._close()
         if self._spool is not None:
+            self._gather()
             try:
                 await self._to_disk()
             except SpoolFull as error:
@@ -156,7 +149,7 @@ class Shipping:
             self._spool.close()
             self._spool = None
         self._keeping = Keeping.NOWHERE
-        self._outbox.fail(self._refused())
+        self._outbox.fail(refused(self._keeping))
 
     # -- the task
 
@@ -193,7 +186,7 @@ class Shipping:
                 self._connection = await connect(self._dsn)
         return self._connection is not None
 
-    async def _reconnect(self) -> Connection:
+    async def _reconnect(self) -> AuditConnection:
         """A connection, once there is one; until then entries go to the disk."""
         trying = asyncio.create_task(connect_some_time(self._dsn))
         try:
@@ -217,7 +210,7 @@ class Shipping:
         if connection is not None:
             await connection.close()
 
-    async def _drain(self, connection: Connection) -> None:
+    async def _drain(self, connection: AuditConnection) -> None:
         """What lies on the disk, before anything newer; meanwhile newer entries go there too."""
         spool = self._spool
         assert spool is not None
@@ -228,24 +221,24 @@ class Shipping:
         if drained:
             log.info("audit.drained", entries=drained)
 
-    async def _bring(self, connection: Connection, spool: Spool) -> int:
+    async def _bring(self, connection: AuditConnection, spool: Spool) -> int:
         """The next entries of a spool to the database; how many."""
         first, entries = await asyncio.to_thread(spool.next)
         with self._in_time():
-            async with asyncio.timeout(QUERY_TIMEOUT):
-                await connection.execute(APPEND_LINES, [spool.writer, first, "\n".join(entries)])
+            await connection.append(spool.writer, first, entries)
         await asyncio.to_thread(spool.taken)
         if spool is self._spool:
             self._outbox.tell(first + len(entries) - 1)
         return len(entries)
 
-    async def _follow(self, connection: Connection) -> None:
+    async def _follow(self, connection: AuditConnection) -> None:
         """Ends with an error, or when it was told to stop and everything is in the database."""
         spoken = time.monotonic()
         while True:
             if self._keeping is not Keeping.DATABASE:
                 raise StoreError("the control database did not answer in time")
             self._wake.clear()
+            self._gather()
             if self._outbox:
                 await self._ship(connection)
                 spoken = time.monotonic()
@@ -262,14 +255,20 @@ class Shipping:
                 await self._drop_old(connection)
             if now - spoken > POLL:
                 with self._in_time():
-                    async with asyncio.timeout(QUERY_TIMEOUT):
-                        await connection.execute("select")
+                    await connection.execute("select")
                 spoken = now
             if not self._outbox:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), IDLE)
+                await self._woken()
 
-    async def _ship(self, connection: Connection) -> None:
+    async def _woken(self) -> None:
+        """Returns when there is something to do, or at the next look whether there is."""
+        look = asyncio.get_running_loop().call_later(IDLE, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            look.cancel()
+
+    async def _ship(self, connection: AuditConnection) -> None:
         batch = self._outbox.batch()
         try:
             await self._append(connection, batch)
@@ -282,14 +281,13 @@ class Shipping:
                     log.critical("audit.unreadable", reason=_reason(error))
                     await self._append(connection, [_event("audit-unreadable", line=line)])
 
-    async def _append(self, connection: Connection, batch: list[str]) -> None:
+    async def _append(self, connection: AuditConnection, batch: list[str]) -> None:
         with self._in_time():
-            async with asyncio.timeout(QUERY_TIMEOUT):
-                await connection.execute(APPEND_LINES, [self.writer, self._outbox.first, "\n".join(batch)])
+            await connection.append(self.writer, self._outbox.first, batch)
         self._outbox.gone(len(batch))
         self._outbox.tell(self._outbox.first - 1)
 
-    async def _take_left_over(self, connection: Connection) -> None:
+    async def _take_left_over(self, connection: AuditConnection) -> None:
         for spool in Spool.left_over(self._folder):
             try:
                 entries = 0
@@ -304,28 +302,37 @@ class Shipping:
             finally:
                 spool.close()
 
-    async def _drop_old(self, connection: Connection) -> None:
+    async def _drop_old(self, connection: AuditConnection) -> None:
         try:
-            async with asyncio.timeout(QUERY_TIMEOUT):
-                cursor = await connection.execute(DROP_BEFORE, [self._config.retention_days])
-                row = await cursor.fetchone()
+            row = await connection.execute(DROP_BEFORE, [self._config.retention_days])
         except psycopg.errors.LockNotAvailable:
             log.info("audit.not_dropped", reason="somebody reads the audit; the next look is in an hour")
             return
         if row is not None and row[0]:
             log.info("audit.dropped", entries=row[0])
 
+    def _gather(self) -> None:
+        """Everything that was recorded gets its number, so that it is known what each one waits for."""
+        try:
+            self.recorded()
+        except BaseException:
+            # Nobody is told that an entry is kept that is not there.
+            self._outbox.fail(refused(self._keeping))
+            raise
+        self._outbox.number()
+
     # -- while the database is away
 
     async def _keep_on_disk(self) -> None:
         """Whatever waits in memory, to the disk."""
+        self._gather()
         try:
             await self._to_disk()
         except SpoolFull as error:
             if self._keeping is not Keeping.NOWHERE:
                 log.critical("audit.nowhere", reason=error.message)
             self._set(Keeping.NOWHERE)
-            self._outbox.fail(self._refused())
+            self._outbox.fail(refused(self._keeping))
             return
         if self._keeping is not Keeping.NOWHERE:
             self._set(Keeping.DISK)
@@ -346,7 +353,7 @@ class Shipping:
             log.error("audit.away", reason=reason, when_away=self._config.when_away)
             self._set(Keeping.DISK)
         if not self._may_wait:
-            self._outbox.fail(self._refused())
+            self._outbox.fail(refused(self._keeping))
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
@@ -376,18 +383,9 @@ class Shipping:
         for callback in self._callbacks:
             callback()
 
-    def _refused(self) -> Refused:
-        if self._keeping is Keeping.NOWHERE:
-            return Refused(
-                "the audit can be kept nowhere, so no session goes on",
-                sqlstate=CANNOT_CONNECT_NOW,
-                hint="Tell whoever runs dbshield: its control database is away, and the audit's spool or its disk is full.",
-            )
-        return Refused(
-            "the audit's database is away, so what may write was not sent to the server",
-            sqlstate=CANNOT_CONNECT_NOW,
-            hint="Reconnect and look whether your transaction is there: what was not committed is rolled back. Try again later.",
-        )
+
+def _nothing() -> None:
+    """There is nothing to hand over."""
 
 
 def _event(kind: str, **fields: object) -> str:
