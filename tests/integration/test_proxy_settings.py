@@ -250,6 +250,11 @@ def test_no_session_begins_on_a_full_disk(proxy: Shield) -> None:
 
 
 def test_without_the_control_database_nobody_gets_in_and_sessions_go_on(proxy: Shield) -> None:
+    """Where no login is to be let in from memory."""
+    proxy.stop()
+    proxy.write_config()
+    proxy.config.write_text(proxy.config.read_text().replace("[control]\n", "[control]\nlogins_from_memory_minutes = 0\n"))
+    proxy.start()
     control = sql.Identifier(proxy.control)
     with proxy.connect("read") as standing, proxy.server.connect() as admin:
         admin.execute(sql.SQL("alter database {} with allow_connections false").format(control))
