@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, AliasChoices, Field
 
 from dbshield.config import cron
-from dbshield.config.base import Section
+from dbshield.config.base import Name, Section
 
 
 def _when(text: str) -> str:
@@ -34,6 +34,10 @@ WhenOrNever = Annotated[str, AfterValidator(_when_or_never)]
 class ScheduleConfig(Section):
     """[schedule]: cron expressions, read on the clock of one time zone."""
 
+    group: Name = Field(
+        default="main",
+        description="schedulers of one group have one leader and the same settings; a host that drills has its own",
+    )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="zone of every expression: Europe/Berlin")
     snapshot: When = Field(default="", description='when each plan makes a snapshot, as in "0 2 * * *"; empty: never')
     wal: When = Field(default="", description='when the WAL is looked after; "* * * * *" starts it anew within a minute')

@@ -1,8 +1,8 @@
 """Jobs and their runs in the control database, over the one connection that leads.
 
 Laws:
-- Who leads holds an advisory lock on this connection, and everything that a leader writes goes over it: who has lost the lock
-  cannot write, and who cannot write has lost it.
+- Who leads a group of schedulers holds an advisory lock on this connection, and everything that a leader writes goes over it:
+  who has lost the lock cannot write, and who cannot write has lost it.
 - A run is recorded before it begins. A second one of the same job, time and attempt cannot be.
 - The clock is the control database's, so that schedulers on several machines mean the same time.
 """
@@ -20,8 +20,8 @@ from dbshield.control.audit_store import APPEND, Entry
 from dbshield.schedule.due import Due, Ran
 from dbshield.schedule.jobs import Job
 
-LOCK: Final = 0x6462_7368_7363_6864
-"""The number of our advisory lock: "dbshschd"."""
+LOCK_CLASS: Final = 0x6462_7363
+"""The first number of our advisory locks: "dbsc". The second is of the group's name."""
 KEPT: Final = "400 days"
 """For which runs are kept, as the audit's entries are; the newest of each job, and the newest that ended well, for ever."""
 CONNECT: Final[Mapping[str, Any]] = {
@@ -54,11 +54,12 @@ class Known:
 class Runs:
     """The schedule as the leader reads and writes it. Raises psycopg.Error where the connection is lost."""
 
-    def __init__(self, dsn: str, scheduler: str) -> None:
-        self.scheduler = scheduler
+    def __init__(self, dsn: str, group: str, scheduler: str) -> None:
+        self.group = group
+        self.scheduler = f"{group}:{scheduler}"
         # The name shows in pg_stat_activity, by which `dbshield schedule show` knows the leader.
         self._connection: Connection = psycopg.connect(
-            dsn, autocommit=True, application_name=f"{APPLICATION} {scheduler}"[:63], **_options(dsn)
+            dsn, autocommit=True, application_name=f"{APPLICATION} {self.scheduler}"[:63], **_options(dsn)
         )
 
     def close(self) -> None:
@@ -66,7 +67,7 @@ class Runs:
 
     def lead(self) -> bool:
         """Take the lead if nobody has it. Asked once a connection: the lock counts how often it was taken."""
-        return bool(self._one("select pg_try_advisory_lock(%s)", LOCK))
+        return bool(self._one("select pg_try_advisory_lock(%s::int, hashtext(%s))", LOCK_CLASS, self.group))
 
     def now(self) -> datetime:
         moment = self._one("select clock_timestamp()")
@@ -77,17 +78,19 @@ class Runs:
         """Keep what is scheduled. A job with another expression or zone begins anew: nothing is due from before."""
         with self._connection.transaction():
             names = [job.name for job in jobs]
-            self._connection.execute("delete from dbshield.schedule_jobs where name <> all(%s)", [names])
+            self._connection.execute(
+                "delete from dbshield.schedule_jobs where scheduled_by = %s and name <> all(%s)", [self.group, names]
+            )
             for job in jobs:
                 self._connection.execute(
                     """
-                    insert into dbshield.schedule_jobs as j (name, kind, target, environment, cron, zone, since)
-                    values (%s, %s, %s, %s, %s, %s, clock_timestamp())
-                    on conflict (name) do update set environment = excluded.environment, cron = excluded.cron,
-                        zone = excluded.zone, since = excluded.since, overdue = null
+                    insert into dbshield.schedule_jobs as j (name, kind, target, environment, scheduled_by, cron, zone, since)
+                    values (%s, %s, %s, %s, %s, %s, %s, clock_timestamp())
+                    on conflict (name) do update set environment = excluded.environment, scheduled_by = excluded.scheduled_by,
+                        cron = excluded.cron, zone = excluded.zone, since = excluded.since, overdue = null
                     where (j.cron, j.zone) is distinct from (excluded.cron, excluded.zone)
                     """,
-                    [job.name, job.kind, job.target, job.environment, job.cron.text, job.zone.key],
+                    [job.name, job.kind, job.target, job.environment, self.group, job.cron.text, job.zone.key],
                 )
 
     def known(self) -> Mapping[str, Known]:
@@ -138,15 +141,15 @@ class Runs:
                 self._ended(job.name, job.kind, job.environment, state, output, **fields)
 
     def lost(self) -> Sequence[str]:
-        """Runs of other schedulers that are still said to be under way: who led is dead. The jobs that they were of."""
+        """Runs of others of the group that are still said to be under way: who led is dead. The jobs that they were of."""
         with self._connection.transaction():
             rows = self._connection.execute(
                 """
                 update dbshield.schedule_runs r set state = 'lost', ended = clock_timestamp()
-                where state = 'running' and scheduler <> %s
+                where state = 'running' and scheduler <> %s and split_part(scheduler, ':', 1) = %s
                 returning job, (select environment from dbshield.schedule_jobs j where j.name = r.job), due, scheduler
                 """,
-                [self.scheduler],
+                [self.scheduler, self.group],
             ).fetchall()
             for job, environment, due, scheduler in rows:
                 why = f"the scheduler {scheduler} ended while it ran"

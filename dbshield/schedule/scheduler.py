@@ -73,7 +73,7 @@ class Ended:
 
 
 class Scheduler:
-    """`load` reads the configuration anew; `options` follow the words of every job, such as `--config FILE`."""
+    """One of a group. `load` reads the configuration anew; `options` follow the words of every job, such as `--config FILE`."""
 
     def __init__(self, dsn: str, load: Callable[[], Config], options: Sequence[str] = ()) -> None:
         self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
@@ -82,6 +82,7 @@ class Scheduler:
         self._options = tuple(options)
         self._jobs: tuple[Job, ...] = ()
         self._grace = timedelta()
+        self._group = ""
         self._read(load())
         self._runs: Runs | None = None
         self._leads = False
@@ -121,7 +122,7 @@ class Scheduler:
         if self._leads:
             return True
         if self._runs is None:
-            self._runs = Runs(self._dsn, self.name)
+            self._runs = Runs(self._dsn, self._group, self.name)
             if not self._running:
                 self._away_since = None
         if not self._runs.lead():
@@ -135,7 +136,7 @@ class Scheduler:
         self._next.clear()
         self._waiting.clear()
         self._look_at = 0.0
-        log.info("scheduler.leads", scheduler=self.name, jobs=len(self._jobs))
+        log.info("scheduler.leads", group=self._group, scheduler=self.name, jobs=len(self._jobs))
         return True
 
     def _lost(self, error: BaseException) -> None:
@@ -173,6 +174,8 @@ class Scheduler:
     def _read(self, config: Config) -> None:
         self._jobs = jobs_of(config)
         self._grace = timedelta(minutes=config.schedule.overdue_minutes)
+        # Who leads one group does not become another one's while it runs.
+        self._group = self._group or config.schedule.group
 
     # Leading ----------------------------------------------------------------------------------------------------------------
 

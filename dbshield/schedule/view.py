@@ -12,15 +12,15 @@ from sqlalchemy import func, select, text
 from dbshield.config import Config
 from dbshield.schedule.due import next_due, overdue
 from dbshield.schedule.jobs import Job, jobs_of
-from dbshield.schedule.runs import APPLICATION, LOCK
+from dbshield.schedule.runs import APPLICATION, LOCK_CLASS
 from dbshield.store.database import Database
 from dbshield.store.schema import schedule_jobs, schedule_runs
 
 LEADER = text("""
     select a.application_name, a.client_addr::text, a.backend_start
     from pg_locks l join pg_stat_activity a on a.pid = l.pid
-    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-        and l.classid = (cast(:lock as bigint) >> 32)::oid and l.objid = (cast(:lock as bigint) & 4294967295)::oid
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+        and l.classid = cast(cast(:lock as bigint) as oid) and l.objid = (hashtext(:group)::bigint & 4294967295)::oid
         and l.database = (select oid from pg_database where datname = current_database())
 """)
 
@@ -67,7 +67,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leader:
-    """The scheduler that leads: HOST/PID/…, the address that the control database sees, and since when it is connected."""
+    """The scheduler that leads the group: GROUP:HOST/PID/…, its address as the control database sees it, and since when it is
+    connected."""
 
     name: str
     address: str | None
@@ -91,7 +92,7 @@ def look(config: Config, database: Database) -> View:
         runs = {row["job"]: Run(**row) for row in connection.execute(newest.order_by(*order)).mappings()}
         ended = select(schedule_runs.c.job, func.max(schedule_runs.c.due)).where(schedule_runs.c.state == "done")
         done: dict[str, datetime] = dict(row._tuple() for row in connection.execute(ended.group_by(schedule_runs.c.job)))
-        found = connection.execute(LEADER, {"lock": LOCK}).one_or_none()
+        found = connection.execute(LEADER, {"lock": LOCK_CLASS, "group": config.schedule.group}).one_or_none()
     leader = Leader(name=found[0].removeprefix(APPLICATION).strip(), address=found[1], since=found[2]) if found else None
     grace = timedelta(minutes=config.schedule.overdue_minutes)
     lines = (
@@ -115,11 +116,13 @@ def problems(view: View) -> Iterator[str]:
     if view.lines and view.leader is None:
         yield "no scheduler leads: nothing is run"
     for line in view.lines:
+        failed = line.last is not None and line.last.state in {"failed", "lost"}
         if line.overdue is not None:
-            yield f"{line.job.name} is overdue: it should have been done at {line.overdue:%Y-%m-%d %H:%M} UTC"
+            also = ", and its newest run failed" if failed else ""
+            yield f"{line.job.name} is overdue: it should have been done at {line.overdue:%Y-%m-%d %H:%M} UTC{also}"
         elif not line.known and view.leader is not None:
             yield f"{line.job.name} is unknown to the scheduler that leads: it has another configuration"
-        elif line.wrong:
+        elif failed:
             yield f"{line.job.name}: its newest run {'failed' if line.wrong == 'failed' else 'was lost with its scheduler'}"
 
 

@@ -19,6 +19,8 @@ def upgrade() -> None:
             kind text not null,
             target text not null,
             environment text not null,
+            -- [schedule] group of the schedulers that run it
+            scheduled_by text not null,
             cron text not null,
             zone text not null,
             -- when a scheduler first saw the job with this expression; nothing is due before
@@ -43,7 +45,7 @@ def upgrade() -> None:
             state text not null,
             began timestamptz not null,
             ended timestamptz,
-            -- HOST/PID/random
+            -- GROUP:HOST/PID/random
             scheduler text not null,
             -- negative: the number of the signal that ended it
             exit_code integer,

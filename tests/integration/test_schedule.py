@@ -25,6 +25,7 @@ from support.waiting import until
 from dbshield.config.cron import parse
 from dbshield.schedule.due import dues
 from dbshield.schedule.export import calendar
+from dbshield.schedule.runs import LOCK_CLASS
 
 TAKEOVER = 30.0
 """Seconds, as promised."""
@@ -70,8 +71,8 @@ class Site:
         """As if it had been scheduled so many days ago: the times since then were missed."""
         kind, _, target = job.partition(" ")
         self.sql(
-            "insert into dbshield.schedule_jobs (name, kind, target, environment, cron, zone, since)"
-            " values (:job, :kind, :target, 'test', :cron, 'UTC', now() - make_interval(days => :days))"
+            "insert into dbshield.schedule_jobs (name, kind, target, environment, scheduled_by, cron, zone, since)"
+            " values (:job, :kind, :target, 'test', 'main', :cron, 'UTC', now() - make_interval(days => :days))"
             " on conflict (name) do update set since = excluded.since",
             job=job, kind=kind, target=target, cron=MONTHLY, days=days,
         )  # fmt: skip
@@ -224,7 +225,7 @@ def test_a_leader_that_loses_the_control_database_ends_its_jobs(site: Site) -> N
             connection.execute(
                 text("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'dbshield scheduler%'")
             )
-            connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": 0x6462_7368_7363_6864})
+            connection.execute(text("select pg_advisory_lock(:lock, hashtext('main'))"), {"lock": LOCK_CLASS})
             assert until(lambda: not psutil.pid_exists(job), deadline=TAKEOVER), "a job went on without the lead"
             assert first.poll() is None
             assert site.states() == ["running"], "who has no lead records nothing"
@@ -303,6 +304,34 @@ def test_another_expression_begins_anew(site: Site) -> None:
     process.send_signal(signal.SIGHUP)
     assert until(lambda: "scheduler.configuration" in site.log.read_text())
     assert site.known("guard-verify test"), "a file that is not valid changes nothing"
+
+
+def test_a_guard_that_is_not_as_it_was_installed_is_told(site: Site) -> None:
+    site.schedule(guard_verify=MONTHLY)
+    site.past("guard-verify test")
+    site.start()
+    assert until(lambda: site.states("guard-verify test") == ["failed"], deadline=60), site.log.read_text()
+    assert site.runs("guard-verify test")[0].exit_code == 1
+    (told,) = site.entries("guard-tampered")
+    assert (told["environment"], told["job"]) == ("test", "guard-verify test")
+
+
+def test_groups_lead_beside_each_other(site: Site) -> None:
+    """The host that drills holds the identity, and makes no snapshots."""
+    site.schedule(snapshot=MONTHLY)
+    site.past("snapshot nightly")
+    with site.blocked():
+        main = site.start()
+        assert until(lambda: site.states() == ["running"], deadline=60), site.log.read_text()
+        assert site.leader() == main.pid
+        site.schedule(group="drills", guard_verify=MONTHLY)
+        other = site.start()
+        assert until(lambda: site.leader() == other.pid), site.log.read_text()
+        assert site.known("snapshot nightly"), "what is another group's stays"
+        assert site.states() == ["running"], "and so does what it runs"
+        site.schedule(snapshot=MONTHLY)
+        assert site.leader() == main.pid
+    assert until(lambda: site.states() == ["done"], deadline=60), site.log.read_text()
 
 
 def test_without_a_schedule_there_is_nothing_to_run(site: Site) -> None:

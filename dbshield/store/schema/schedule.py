@@ -13,6 +13,7 @@ schedule_jobs = Table(
     Column("kind", Text, nullable=False),
     Column("target", Text, nullable=False),
     Column("environment", Text, nullable=False),
+    Column("scheduled_by", Text, nullable=False),
     Column("cron", Text, nullable=False),
     Column("zone", Text, nullable=False),
     Column("since", DateTime(timezone=True), nullable=False),
