@@ -45,6 +45,18 @@ def alert_of(kind: str, fields: Fields) -> Alert | None:
     return made(fields) if made is not None else None
 
 
+def unreadable(kind: str, position: int) -> Alert:
+    """What to tell of an entry that is not as its kind is."""
+    return Alert(
+        event="audit-damaged",
+        environment=None,
+        subject=f"unreadable {kind}",
+        title=f"entry {position} of the audit is not as it should be",
+        body=f"Its kind is {_plain(kind)}, and it could not be read for an alert.\n{_LOOK_AUDIT}",
+        urgent=True,
+    )
+
+
 def _statement(fields: Fields) -> Alert | None:
     verdict = fields.get("verdict")
     if verdict not in {"deny", "hold"}:
@@ -237,7 +249,7 @@ def _backup(fields: Fields) -> Alert | None:
     return _made(
         "backup-failed",
         fields,
-        subject=plan,
+        subject="backup",
         title=f"the backup {plan} failed",
         lines=[f"Why: {_text(fields, 'error')}", "Look: dbshield backup list"],
     )
@@ -248,26 +260,29 @@ def _drill(fields: Fields) -> Alert | None:
     if verdict == "passed":
         return None
     number = _text(fields, "snapshot")
+    problems = ", ".join(map(_plain, fields.get("problems") or ())) or "the report says"
     meaning = "the backup cannot be relied on" if verdict == "failed" else "nothing is known of the backup"
     return _made(
         "drill-failed",
         fields,
-        subject=f"{number} {verdict}",
+        subject="drill",
         title=f"the restore drill of {number} ended with {_plain(verdict)}: {meaning}",
-        lines=[f"Why: {_text(fields, 'reason')}", "Try again: dbshield restore-drill"],
-        urgent=True,
+        lines=[f"Why: {problems}", "Try again: dbshield restore-drill"],
     )
 
 
-def _said(event: str, sentence: str, look: str, *, urgent: bool = False) -> Callable[[Fields], Alert]:
-    """An alert that says its fields after a sentence. In `sentence` and `look` stand fields in braces."""
+def _said(event: str, sentence: str, look: str, *, subject: str = "", urgent: bool = False) -> Callable[[Fields], Alert]:
+    """An alert that says its fields after a sentence. In `sentence` and `look` stand fields in braces. Without a `subject` those
+    with the same sentence are alike."""
 
     def make(fields: Fields) -> Alert:
         filled = _Filled(fields)
         known = {"ts", "event", "environment", "line"}
         details = "; ".join(f"{_plain(key)} {_plain(value)}" for key, value in fields.items() if key not in known)
         title = sentence.format_map(filled)
-        return _made(event, fields, subject=title, title=title, lines=[details, look.format_map(filled)], urgent=urgent)
+        return _made(
+            event, fields, subject=subject or title, title=title, lines=[details, look.format_map(filled)], urgent=urgent
+        )
 
     return make
 
@@ -301,9 +316,12 @@ _MAKERS: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
     "break-glass-stuck": _glass_stuck,
     "backup": _backup,
     "drill": _drill,
-    "backup-failed": _said("backup-failed", "a backup of {environment} failed", "Look: dbshield backup list"),
+    # A run of the schedule that failed is told by the command and by the scheduler: both are one.
+    "backup-failed": _said("backup-failed", "a backup of {environment} failed", "Look: dbshield backup list", subject="backup"),
     "backup-overdue": _said("backup-overdue", "a backup of {environment} is overdue", "Look: dbshield backup list", urgent=True),
-    "drill-failed": _said("drill-failed", "a restore drill of {environment} failed", "Look: dbshield backup list", urgent=True),
+    "drill-failed": _said(
+        "drill-failed", "a restore drill of {environment} failed", "Look: dbshield schedule show", subject="drill"
+    ),
     "drill-overdue": _said("drill-overdue", "a restore drill of {environment} is overdue", "Try: dbshield restore-drill"),
     "job-failed": _said("job-failed", "the job {job} failed", "Look: dbshield schedule show"),
     "agent-created": _said("agents", "{who} created the agent {agent} in {environment}", "Look: dbshield agent list"),
@@ -366,7 +384,7 @@ def _statement_text(fields: Fields) -> str:
 
 def _text(fields: Fields, name: str) -> str:
     value = fields.get(name)
-    return _plain(value) if value not in {None, ""} else "?"
+    return _plain(value) if value is not None and value != "" else "?"
 
 
 def _plain(value: object) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 
 from dbshield.config.alerts import AlertsConfig
-from dbshield.control.alert_rules import KINDS, Alert, alert_of
+from dbshield.control.alert_rules import KINDS, Alert, alert_of, unreadable
 from dbshield.store.database import Database
 from dbshield.store.schema import alert_position, alerts, audit, audit_head
 
@@ -273,7 +273,10 @@ def _text(alert: Kept) -> str:
 
 def _noted(rows: Sequence[Any]) -> Iterable[Noted]:
     for row in rows:
-        alert = alert_of(row.kind, json.loads(row.entry))
+        try:
+            alert = alert_of(row.kind, json.loads(row.entry))
+        except Exception:  # noqa: BLE001  (an entry of no known form shall not keep those behind it from being told)
+            alert = unreadable(row.kind, row.id)
         if alert is not None:
             yield Noted(alert=alert, first_at=row.at, last_at=row.at)
 

@@ -119,7 +119,7 @@ def everything(database: Database) -> dict[str, str]:
         "audit-gap": {"lost": 3},
         "backup": {"plan": "nightly", "environment": "staging", "outcome": "failed", "error": "disk full"},
         "backup-overdue": {"environment": "production", "plan": "weekly"},
-        "drill": {"environment": "staging", "snapshot": "s-1", "verdict": "failed", "reason": "two rows are missing"},
+        "drill": {"environment": "staging", "snapshot": "s-1", "verdict": "failed", "problems": ["rows"]},
         "drill-overdue": {"environment": "production"},
         "job-failed": {"job": "prune"},
         "break-glass": {
