@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -47,10 +48,10 @@ class Site:
         with self.backups.config.open("a") as file:
             file.write("[schedule]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, command: str = "scheduler") -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [*COMMAND, "scheduler"], cwd=self.backups.folder, env=self.backups.environment(), stdout=log, stderr=log
+                [*COMMAND, command], cwd=self.backups.folder, env=self.backups.environment(), stdout=log, stderr=log
             )
         self.started.append(process)
         return process
@@ -332,6 +333,21 @@ def test_groups_lead_beside_each_other(site: Site) -> None:
         site.schedule(snapshot=MONTHLY)
         assert site.leader() == main.pid
     assert until(lambda: site.states() == ["done"], deadline=60), site.log.read_text()
+
+
+def test_up_schedules_too_and_takes_the_scheduler_along(site: Site) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        site.backups.variables["DBSHIELD_PROXY__LISTEN"] = f"127.0.0.1:{probe.getsockname()[1]}"
+    site.schedule(snapshot=MONTHLY)
+    up = site.start("up")
+    assert until(lambda: site.leader() is not None, deadline=60), site.log.read_text()
+    leader = site.leader()
+    assert leader is not None
+    assert psutil.Process(leader).ppid() == up.pid
+    up.kill()
+    assert until(lambda: not psutil.pid_exists(leader)), "the scheduler outlived dbshield up"
+    assert site.leader() is None
 
 
 def test_without_a_schedule_there_is_nothing_to_run(site: Site) -> None:
