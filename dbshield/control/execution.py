@@ -217,6 +217,8 @@ def opened(dsn: str, settings: EnvironmentConfig) -> Iterator[Connection]:
     try:
         # Without a COMMIT that reached the disk no answer is given. Rows that a policy would hide are an error, not left out.
         for name, value in {
+            # Whatever anybody has put into public, operators of their own among it, is not met by what dbshield asks.
+            "search_path": "",
             "standard_conforming_strings": "on",
             "synchronous_commit": "on",
             "row_security": "off",

@@ -107,6 +107,10 @@ SIZES: Final = """
     order by pg_total_relation_size(c.oid) desc, 2 limit %s
 """
 
+WITH_POLICIES: Final = """
+    select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname || '.' || c.relname = any(%s) and c.relrowsecurity order by 1 limit 50
+"""
 
 TREE_ROWS: Final = """
     with given as (select %s::bigint::oid as oid)
@@ -173,12 +177,15 @@ class _Preview:
         count = counting(self._approval.statement)
         targets = {effect: self._found(effect) for effect in effects}
         table = (
-            one(self._connection, "select pg_catalog.to_regclass(%s)::oid::bigint", count.table) if count is not None else None
+            one(self._connection, "select pg_catalog.to_regclass(%s)::pg_catalog.oid::bigint", count.table)
+            if count is not None
+            else None
         )
         if count is not None and self._may_count(count.query):
             self._made["rows"] = self._count(count.query, count.parameters)
         pin(self._connection)
         self._made["objects"] = self._objects(targets)
+        self._tell_of_row_security()
         sizes = self._connection.execute(SIZES.encode(), [self._made["objects"] or [], TABLES_SHOWN]).fetchall()
         self._made["tables"] = [
             {"name": name, "rows": rows if rows >= 0 else None, "bytes": size} for _, name, rows, size in sizes
@@ -187,6 +194,15 @@ class _Preview:
             known = one(self._connection, TREE_ROWS, table)
             if known:
                 self._made["share"] = round(min(1.0, self._made["rows"] / known), 4)
+
+    def _tell_of_row_security(self) -> None:
+        """Policies may hide rows from the agent that the executor sees."""
+        found = self._connection.execute(WITH_POLICIES.encode(), [self._made["objects"] or []]).fetchall()
+        if found:
+            names = ", ".join(str(row[0]) for row in found)
+            self._made["notes"].append(
+                f"row security does not apply: all rows are meant, whichever the agent may see, of {names}"
+            )
 
     def _may_count(self, query: str) -> bool:
         """Whether to run a query changes nothing at all, as far as anybody can tell; else a note says why not."""
@@ -205,7 +221,11 @@ class _Preview:
 
     def _kind(self, effect: Effect) -> str | None:
         """The kind of a relation, a letter of pg_class.relkind."""
-        query = "select relkind::text from pg_catalog.pg_class where oid = pg_catalog.to_regclass(%s)"
+        # This runs under the agent's search_path, where an operator may be somebody's.
+        query = (
+            "select relkind::pg_catalog.text from pg_catalog.pg_class"
+            " where oid operator(pg_catalog.=) pg_catalog.to_regclass(%s)::pg_catalog.oid"
+        )
         found = one(self._connection, query, _quoted(effect.name))
         return None if found is None else str(found)
 
@@ -233,9 +253,9 @@ class _Preview:
     def _found(self, effect: Effect) -> int | None:
         """The oid of what the effect names, under the agent's search_path."""
         if effect.kind in RELATIONS:
-            query = "select pg_catalog.to_regclass(%s)::oid::bigint"
+            query = "select pg_catalog.to_regclass(%s)::pg_catalog.oid::bigint"
         elif effect.kind is ObjectKind.SCHEMA:
-            query = "select pg_catalog.to_regnamespace(%s)::oid::bigint"
+            query = "select pg_catalog.to_regnamespace(%s)::pg_catalog.oid::bigint"
         else:
             return None
         found = one(self._connection, query, _quoted(effect.name))

@@ -111,7 +111,7 @@ def in_vain(statement: HeldStatement, approval: Approval, settings: EnvironmentC
 def progress(approval: Approval, state: State, seconds: float) -> str:
     """What a client is told that waits."""
     if state is State.APPROVED:
-        return f"{approval.id} is approved and will be run at once"
+        return f"{approval.id} is approved and waits for the executor"
     if state is State.RUNNING:
         return f"{approval.id} is approved and runs"
     needed = approval.needed - len(approval.approved_by)

@@ -325,6 +325,36 @@ def test_nor_what_stands_behind_other_names(here: Stage, statement: str) -> None
     here.approvals.withdraw(asked.id, asked.requested_at)
 
 
+def test_what_dbshield_asks_meets_nobodys_operators(here: Stage) -> None:
+    """An operator that fits better than the server's own is taken, whichever schema of the path it is in."""
+    here.sql("""
+        create function public.caught(oid, oid) returns boolean language plpgsql as $$ begin raise 'caught'; end $$;
+        create function public.caught(oid, integer) returns boolean language plpgsql as $$ begin raise 'caught'; end $$;
+        create function public.caught(oid, regclass) returns boolean language plpgsql as $$ begin raise 'caught'; end $$;
+        create operator public.= (leftarg = oid, rightarg = integer, function = public.caught);
+        create operator public.= (leftarg = oid, rightarg = regclass, function = public.caught);
+    """)
+    for terms in (None, {"search_path": "public"}):
+        before = here.facts()
+        done = here.run("delete from shop.settings where key = 'vat'", terms=terms, preview=True)
+        assert done.state is State.DONE, done.error
+        assert done.preview is not None
+        assert done.preview["objects"] == ["shop.settings"]
+        assert not any("could be looked at" in note for note in done.preview["notes"])
+        here.undo(done)
+        assert here.lost(before) == []
+
+
+def test_row_security_is_named(here: Stage) -> None:
+    here.sql("alter table shop.settings enable row level security")
+    asked = here.ask("delete from shop.settings where key = 'vat'")
+    here.executor().preview()
+    preview = here.approvals.get(asked.id).preview
+    assert preview is not None
+    assert any("row security" in note and "shop.settings" in note for note in preview["notes"])
+    here.approvals.withdraw(asked.id, asked.requested_at)
+
+
 def test_more_rows_than_were_shown_are_not_deleted(here: Stage) -> None:
     before = here.facts()
     failed = here.run(
