@@ -276,7 +276,8 @@ class _Login:
         async def cancel() -> None:
             if waiting.active:
                 waiting.cancel()
-            elif relay.busy:
+            elif relay.busy or relay.keeps:
+                # On its way to a human the server is asked a question of ours, which may wait for a lock too.
                 await _cancel(who.login, server, state)
 
         number, key = state.cancel_keys.register(cancel, long=who.protocol >= LONG_KEYS_SINCE)
