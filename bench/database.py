@@ -1,4 +1,8 @@
-"""The one PostgreSQL server of a run: every contender's way ends here, so what it costs is the same for all of them."""
+"""The one PostgreSQL server of a run: every contender's way ends here, so what it costs is the same for all of them.
+
+dbshield's control database is on a server of its own, as it has to be, and one that keeps what it commits: every write through
+dbshield waits for that.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,12 @@ SETTINGS = {
     "max_connections": "600",
     "jit": "off",
 }
+CONTROL_SETTINGS = {
+    # PostgreSQL's defaults, named because the figures depend on them: what is committed has reached the disk.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+}
 INIT_TIMEOUT = 300.0
 
 
@@ -46,15 +56,23 @@ def server_binaries() -> Binaries:
 
 @dataclass(slots=True, kw_only=True)
 class Database:
-    """The server with pgbench's tables, a wide table for the bulk rows, and an empty one to copy into."""
+    """The server with pgbench's tables, a wide table for the bulk rows, and an empty one to copy into; and the server with
+    dbshield's control database."""
 
     cluster: Cluster
+    control: Cluster
     password: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
     control_password: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
 
     @classmethod
     def in_folder(cls, folder: Path) -> Database:
-        return cls(cluster=Cluster(folder, binaries=server_binaries(), listen=True, settings=SETTINGS))
+        binaries = server_binaries()
+        return cls(
+            cluster=Cluster(folder, binaries=binaries, listen=True, settings=SETTINGS),
+            control=Cluster(
+                folder.with_name(f"{folder.name}-control"), binaries=binaries, listen=True, settings=CONTROL_SETTINGS
+            ),
+        )
 
     @property
     def address(self) -> Address:
@@ -62,20 +80,20 @@ class Database:
 
     @property
     def control_address(self) -> Address:
-        return Address(port=self.cluster.port, user=CONTROL_ROLE, password=self.control_password, dbname=CONTROL_DATABASE)
+        return Address(port=self.control.port, user=CONTROL_ROLE, password=self.control_password, dbname=CONTROL_DATABASE)
 
     @property
     def admin(self) -> str:
         return self.cluster.dsn(dbname=DATABASE)
 
     def start(self) -> None:
-        """Start the server and make both databases and their owners. It goes, folder and all, when this process does."""
-        self.cluster.start(throwaway=True)
-        with psycopg.connect(self.cluster.dsn(), autocommit=True) as conn:
-            for role, password, database in (
-                (ROLE, self.password, DATABASE),
-                (CONTROL_ROLE, self.control_password, CONTROL_DATABASE),
-            ):
+        """Start both servers and make the databases and their owners. They go, folders and all, when this process does."""
+        for cluster, role, password, database in (
+            (self.cluster, ROLE, self.password, DATABASE),
+            (self.control, CONTROL_ROLE, self.control_password, CONTROL_DATABASE),
+        ):
+            cluster.start(throwaway=True)
+            with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
                 name = sql.Identifier(role)
                 conn.execute(sql.SQL("create role {} login password {}").format(name, sql.Literal(password)))
                 conn.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(database), name))
@@ -118,3 +136,4 @@ class Database:
 
     def stop(self) -> None:
         self.cluster.remove()
+        self.control.remove()

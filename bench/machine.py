@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.database import SCALE, SETTINGS
+from bench.database import CONTROL_SETTINGS, SCALE, SETTINGS
 
 QUIET = 0.05
 """The share of the machine that others may take before the report warns; our own choice."""
@@ -21,6 +21,7 @@ def header(
 ) -> list[str]:
     """Lines for the top of the report; without `contest` there are only the guard's rows, on a server of their own."""
     settings = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
+    control = " ".join(f"{name}={value}" for name, value in CONTROL_SETTINGS.items())
     lines = [
         f"command   python -m bench {' '.join(arguments)}".rstrip(),
         f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -28,11 +29,12 @@ def header(
         " clients, proxies and server share it",
         f"versions  {'; '.join(versions)}; Python {platform.python_version()}, uvloop {uvloop.__version__}",
         f"server    {settings}; pgbench scale {SCALE}, unlogged tables",
+        f"control   {control}; a server of its own, on the same disk",
         "way       TCP on loopback on both hops, no TLS, SCRAM-SHA-256 on both; dbshield with one worker, policy and audit on",
         f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
         " medians; ratios are medians of each round's own",
     ]
-    return [line for line in lines if contest or not line.startswith(("server", "way", "method"))]
+    return [line for line in lines if contest or not line.startswith(("server", "control", "way", "method"))]
 
 
 def noise(share: float) -> str:

@@ -59,6 +59,13 @@ def rows(bulk_rows: int) -> tuple[Row, ...]:
             work="transaction",
             measure=partial(_pgbench, ("--builtin=simple-update", "--protocol=prepared"), 8),
         ),
+        Row(
+            key="update-32",
+            label="pgbench -N prepared, 32 clients",
+            unit="tps",
+            work="transaction",
+            measure=partial(_pgbench, ("--builtin=simple-update", "--protocol=prepared"), 32),
+        ),
         Row(key="copy-out", label="COPY out", unit="MB/s", work="MB", measure=_copy_out, notes=True),
         Row(key="copy-in", label="COPY in", unit="MB/s", work="MB", measure=_copy_in, notes=True),
         Row(key="select-rows", label=f"SELECT of {bulk_rows:,} rows", unit="MB/s", work="MB", measure=_select_rows, notes=True),
