@@ -158,8 +158,9 @@ async def connect(dsn: str) -> AuditConnection:
     return AuditConnection(connection)
 
 
-async def connect_some_time(dsn: str) -> AuditConnection:
-    """As many attempts as it takes."""
+async def connect_some_time(dsn: str, after: float) -> AuditConnection:
+    """As many attempts as it takes, the first of them after so many seconds."""
+    await asyncio.sleep(after)
     pause = RETRY_FIRST
     while True:
         with suppress(psycopg.Error, OSError, TimeoutError):

@@ -35,7 +35,7 @@ from dbshield.control.audit_keeping import Keeping, refused
 from dbshield.control.audit_outbox import Outbox, Told
 from dbshield.control.audit_spool import Spool, SpoolFull
 from dbshield.control.audit_store import Entry
-from dbshield.control.directory import POLL, QUERY_TIMEOUT
+from dbshield.control.directory import POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
 from dbshield.errors import StoreError
 from dbshield.policy.policy import Policy
 
@@ -79,7 +79,7 @@ class Shipping:
         self._spool: Spool | None = None
         self._connection: AuditConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._next_look = self._next_retention = 0.0
+        self._next_look = self._next_retention = self._pause = 0.0
         self.recorded: Callable[[], None] = _nothing
         """Whoever records sets this: it hands over, by `take`, all that was recorded up to now."""
 
@@ -164,7 +164,9 @@ class Shipping:
                 await self._follow(self._connection)
             except (psycopg.Error, OSError, TimeoutError, StoreError) as error:
                 await self._close()
-                if isinstance(error, psycopg.OperationalError) and await self._connected_at_once():
+                # Once, until one takes anything: a database whose disk is full lets everybody in, and takes nothing.
+                if not self._pause and isinstance(error, psycopg.OperationalError) and await self._connected_at_once():
+                    self._pause = RETRY_FIRST
                     continue
                 self._away(_reason(error))
             except Exception:
@@ -176,6 +178,7 @@ class Shipping:
             await self._close()
             if self._stopping:
                 return
+            self._pause = min(self._pause * 2 or RETRY_FIRST, RETRY_MOST)
 
     async def _connected_at_once(self) -> bool:
         """Whether only a connection was lost and not the database; for so long writes may wait."""
@@ -188,7 +191,7 @@ class Shipping:
 
     async def _reconnect(self) -> AuditConnection:
         """A connection, once there is one; until then entries go to the disk."""
-        trying = asyncio.create_task(connect_some_time(self._dsn))
+        trying = asyncio.create_task(connect_some_time(self._dsn, self._pause))
         try:
             while not trying.done():
                 await self._keep_on_disk()
@@ -226,6 +229,7 @@ class Shipping:
         first, entries = await asyncio.to_thread(spool.next)
         with self._in_time():
             await connection.append(spool.writer, first, entries)
+        self._pause = 0.0
         await asyncio.to_thread(spool.taken)
         if spool is self._spool:
             self._outbox.tell(first + len(entries) - 1)
@@ -256,7 +260,7 @@ class Shipping:
             if now - spoken > POLL:
                 with self._in_time():
                     await connection.execute("select")
-                spoken = now
+                spoken, self._pause = now, 0.0
             if not self._outbox:
                 await self._woken()
 
@@ -284,6 +288,7 @@ class Shipping:
     async def _append(self, connection: AuditConnection, batch: list[str]) -> None:
         with self._in_time():
             await connection.append(self.writer, self._outbox.first, batch)
+        self._pause = 0.0
         self._outbox.gone(len(batch))
         self._outbox.tell(self._outbox.first - 1)
 

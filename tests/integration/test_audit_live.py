@@ -229,6 +229,45 @@ def test_while_it_is_away_writes_are_refused_and_reads_go_on(shield: Shield) -> 
     assert {link.verdict for link in denied} == {"deny"}
 
 
+@contextmanager
+def taking_nothing(shield: Shield) -> Iterator[None]:
+    """While the control database answers, lets everybody in, and has a full disk."""
+    append = "dbshield.audit_append(uuid, bigint, text[])"
+    with psycopg.connect(shield.server.dsn(shield.control), autocommit=True) as admin:
+        with admin.transaction():
+            admin.execute(f"alter function {append} rename to audit_append_whole".encode())
+            admin.execute(
+                "create function dbshield.audit_append(uuid, bigint, text[]) returns bigint language plpgsql as"
+                " $$ begin raise exception 'could not extend file' using errcode = 'disk_full'; end $$"
+            )
+        try:
+            yield
+        finally:
+            with admin.transaction():
+                admin.execute(f"drop function {append}".encode())
+                admin.execute("alter function dbshield.audit_append_whole(uuid, bigint, text[]) rename to audit_append")
+
+
+def test_regression_writes_do_not_wait_for_ever_for_a_database_whose_disk_is_full(shield: Shield) -> None:
+    """It let every new connection in at once, so the entry was tried over and over, and the session hung with its write."""
+    with running(shield):
+        with shield.connect() as writer, shield.connect("read") as reader:
+            writer.execute("insert into shop.journal values (1, 0)")
+            assert settled(shield)
+            with taking_nothing(shield):
+                with pytest.raises(psycopg.OperationalError, match="the audit's database is away"):
+                    writer.execute("insert into shop.journal values (1, 1)")
+                with psycopg.connect(shield.server.dsn(shield.database)) as admin:
+                    assert admin.execute("select number from shop.journal").fetchall() == [(0,)]
+                assert reader.execute("select 42 as answer").fetchone() == (42,)
+            assert until(lambda: shield.text().count("audit.back") >= 1)
+        with shield.connect() as writer:
+            assert until(lambda: not stopped(writer, "insert into shop.journal values (1, 2)"))
+        # Each worker has tried a few times, not as fast as it could.
+        assert shield.text().count("audit.away") < 40
+    assert without_gaps(chain(shield))
+
+
 class Load:
     """Threads that insert numbers through the proxy, each its own, and come back whenever their session ends."""
 
