@@ -1,0 +1,87 @@
+"""A newcomer's first minutes: `dbshield up` in an empty folder, a statement that waits, a human who decides, and the way back.
+
+The trial's environment stands in no file, so every command has to find it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from support.background import Background
+from support.company import CODE, free_port
+from support.shield import COMMAND
+from support.waiting import until
+
+from dbshield.cli.demo.stage import Phone
+from dbshield.cluster import temporary_folder
+
+PASTE = re.compile(r'psql "([^"]+)"')
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """An empty folder, in reach of the account that PostgreSQL runs as."""
+    folder = temporary_folder("trial-test-")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
+    environment |= {"DBSHIELD_STATE": str(place / "state"), "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}
+
+    def cli(*words: str, code: str = "") -> Any:
+        done = subprocess.run(
+            [*COMMAND, *words, "--json"],
+            cwd=place,
+            env=environment | {CODE: code},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    log = place / "up.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*COMMAND, "up"], cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        assert until(lambda: process.poll() is not None or "executor is ready" in log.read_text(), deadline=90), log.read_text()
+        found = PASTE.search(log.read_text())
+        assert found, log.read_text()
+        phone = Phone(cli("user", "add", "ann")["secret"])
+        cli("user", "confirm", "ann", "--code-env", CODE, code=phone.code())
+
+        def delete() -> str | None:
+            with psycopg.connect(found[1], autocommit=True) as conn:
+                return conn.execute("delete from orders").statusmessage
+
+        waits = Background(delete)
+        assert until(lambda: cli("approvals", "list"))
+        [asked] = cli("approvals", "list")
+        person = ("--person", "ann", "--code-env", CODE)
+        cli("approvals", "approve", asked["id"], *person, code=phone.code())
+        assert waits.result() == "DELETE 1000"
+        undone = cli("undo", asked["id"], *person, code=phone.code())
+        assert undone["rows"] == {"public.orders": 1000}
+        with psycopg.connect(found[1]) as conn:
+            assert conn.execute("select count(*) from orders").fetchone() == (1000,)
+        assert cli("audit", "verify")["verdict"] == "whole"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert "Traceback" not in log.read_text()
