@@ -26,6 +26,8 @@ FOUND_CORRUPTION = 2
 
 def schema(target: Target, kept: Record) -> Found:
     """The text of each schema, grants included, is the one that the snapshot was made with."""
+    if not all(database.schema_sha256 for database in kept.databases):
+        raise NotChecked("the snapshot has no schema to compare with")
     problems = []
     for database in kept.databases:
         found = schema_digest(target, database.name)

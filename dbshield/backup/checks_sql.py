@@ -68,8 +68,14 @@ def compared(kept: Record, found: Sequence[DatabaseRecord]) -> tuple[tuple[Diffe
     return tuple(rows), tuple(content)
 
 
+def _require_counted(kept: Record) -> None:
+    if kept.base is not None and kept.base.inexact:
+        raise NotChecked(f"nothing was counted when the snapshot was made: {kept.base.inexact}")
+
+
 def rows(kept: Record, differences: Sequence[Difference]) -> Found:
     """Every table has as many rows as the record says, and there is none that it does not know."""
+    _require_counted(kept)
     counted = [table for database in kept.databases for table in database.tables if table.rows is not None]
     total = sum(table.rows or 0 for table in counted)
     return Found(measure=f"{len(counted)} tables, {total} rows", problems=tuple(map(str, differences)))
@@ -77,6 +83,7 @@ def rows(kept: Record, differences: Sequence[Difference]) -> Found:
 
 def content(kept: Record, differences: Sequence[Difference]) -> Found:
     """Every fingerprint is the recorded one. What has none, or one of a sample, is said."""
+    _require_counted(kept)
     tables = [table for database in kept.databases for table in database.tables]
     whole = sum(table.sample == 1 and not table.skipped for table in tables)
     parts = [f"{whole} tables in full"]

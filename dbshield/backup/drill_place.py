@@ -20,10 +20,9 @@ from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ClusterError
 
 CLUSTER = "cluster"
+HINT = "Set drill_folder in [backup.NAME] to one outside of private folders."
 ENTER = 0o711
 """Others may pass through to a name that they know, and list nothing; the cluster's own folder admits its account alone."""
-
-HINT = "Set drill_folder in [backup.NAME] to one outside of private folders."
 
 
 def drill_base(config: Config, plan: BackupConfig | None) -> Path:
@@ -44,9 +43,7 @@ def drill_base(config: Config, plan: BackupConfig | None) -> Path:
 
 
 @contextlib.contextmanager
-def drill_place(
-    base: Path, *, hint: str = "Set drill_folder in [backup.NAME] to one outside of private folders."
-) -> Iterator[Work]:
+def drill_place(base: Path, *, hint: str = HINT) -> Iterator[Work]:
     """A folder for one cluster, gone afterwards. Raises BackupError where it cannot be made or the server could not use it."""
     account = server_account()
     with work_folder(base, before=_end) as work:

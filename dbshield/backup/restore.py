@@ -108,15 +108,22 @@ class Order:
     tables: tuple[str, ...] = ()
 
 
+def _nothing() -> None:
+    """Most engines leave nothing to tidy."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """A restored server that runs, tethered to this process, and takes writes. `checks` are those that only the engine can make,
     such as that the replay reached its goal; each is part of a drill's verdict. `reached` is the time (RFC 3339) of the newest
-    data in it, where that is not the moment of the snapshot."""
+    data in it, where that is not the moment of the snapshot. `tidy` makes a data folder for use of what was one for looking at:
+    call it when the server has stopped.
+    """
 
     cluster: Cluster
     checks: tuple[Check, ...] = ()
     reached: str = ""
+    tidy: Callable[[], None] = _nothing
 
 
 class Restorer(Protocol):
@@ -135,9 +142,10 @@ class Restorer(Protocol):
 
 def restorers() -> Mapping[str, Callable[[], Restorer]]:
     """By the name of the engine."""
-    from dbshield.backup.restore_logical import LogicalRestorer  # noqa: PLC0415  (it needs this module)
+    from dbshield.backup.restore_logical import LogicalRestorer  # noqa: PLC0415  (they need this module)
+    from dbshield.backup.restore_physical import PhysicalRestorer  # noqa: PLC0415
 
-    return {"logical": LogicalRestorer}
+    return {"logical": LogicalRestorer, "physical": PhysicalRestorer}
 
 
 def restorer_of(manifest: Manifest) -> Restorer:

@@ -168,7 +168,7 @@ def load(target: Target, kept: Record, folder: Path, *, jobs: int, progress: Pro
         progress.step(f"restore {database.name}", None)
         dump = folder / "databases" / database.folder / DUMP
         if tables:
-            restore_tables(target, database.name, dump, tables, name=partial(database.name))
+            restore_tables(target, database, dump, tables, name=partial(database.name))
         else:
             _data(target, database, dump, jobs)
 
@@ -260,16 +260,22 @@ def toc(target: Target, dump: Path, output: Path, *options: str) -> None:
     run(arguments, work=target.work, variables=target.source.variables("postgres"), output=output)
 
 
+def has_table(database: DatabaseRecord, table: str) -> bool:
+    """Whether the record of a database has a table, by `schema.name`."""
+    return any(f"{each.schema}.{each.name}" == table for each in database.tables)
+
+
 def partial(name: str) -> str:
     """What a database is called in which only some tables have their rows: never what the whole one is."""
     return f"{name[:50]}_partial"
 
 
-def restore_tables(target: Target, database: str, dump: Path, tables: Sequence[str], *, name: str) -> None:
+def restore_tables(target: Target, database: DatabaseRecord, dump: Path, tables: Sequence[str], *, name: str) -> None:
     """The whole schema without indexes, and the rows and own constraints of some tables, into a new database `name`.
 
-    Raises BackupError where the dump has no such table.
+    Raises BackupError where the dump has no such table; those of other databases are left out.
     """
+    tables = [each for each in tables if has_table(database, each)]
     listing, chosen = target.work.folder / "list", target.work.folder / "chosen"
     toc(target, dump, listing)
     before = target.work.folder / "before"
@@ -282,8 +288,7 @@ def restore_tables(target: Target, database: str, dump: Path, tables: Sequence[s
     missing = [each for each, row in zip(tables, rows, strict=True) if not any(map(row.match, lines))]
     if missing:
         raise BackupError(
-            f"{database} has no rows of {', '.join(missing)} in the snapshot",
-            hint="Name tables as schema.table; `dbshield backup show` lists them. Of a partitioned one name the partitions.",
+            f"the dump of {database.name} has no rows of {', '.join(missing)}", hint="Of a partitioned table name the partitions."
         )
     kept = [line for line in lines if line in wanted or any(pattern.match(line) for pattern in (*rows, *keys))]
     chosen.write_text("\n".join(kept) + "\n", "utf-8")

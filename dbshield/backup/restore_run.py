@@ -16,7 +16,7 @@ from dbshield.backup.logical import measured
 from dbshield.backup.record import DatabaseRecord, Record, compare_sequences, compare_tables
 from dbshield.backup.repository import Reader, Repository
 from dbshield.backup.restore import Goal, Laps, Order, fetch, restorer_of
-from dbshield.backup.restore_logical import Target, partial, require_logical, schema_digest, target_of
+from dbshield.backup.restore_logical import Target, has_table, partial, require_logical, schema_digest, target_of
 from dbshield.backup.restore_place import beside, settle
 from dbshield.backup.restore_server import require_ready, restored
 from dbshield.backup.work import work_folder
@@ -55,6 +55,18 @@ class Done:
     compared: int
 
 
+def with_tables(kept: Record, tables: Sequence[str]) -> Record:
+    """The record of the databases that these tables are in; all of it without tables. BackupError for one that is in none."""
+    missing = [each for each in tables if not any(has_table(database, each) for database in kept.databases)]
+    if missing:
+        raise BackupError(
+            f"the snapshot has no {', '.join(missing)}",
+            hint="Name tables as schema.table; `dbshield backup show` lists them.",
+        )
+    there = tuple(each for each in kept.databases if not tables or any(has_table(each, table) for table in tables))
+    return replace(kept, databases=there)
+
+
 def to_folder(wanted: Wanted, target: Path, *, progress: Progress) -> Done:
     """Restore to a new data folder; a server can be started on it afterwards. Raises BackupError, ClusterError: there is none."""
     target = target.absolute()
@@ -86,6 +98,7 @@ def to_folder(wanted: Wanted, target: Path, *, progress: Progress) -> Done:
         finally:
             standing.cluster.stop("fast")
         with laps.phase("sync"):
+            standing.tidy()
             settle(standing.cluster, target)
     return Done(databases=tuple(names.values()), seconds=laps.seconds, compared=compared)
 
@@ -126,7 +139,7 @@ def _compared(wanted: Wanted, target: Target, names: Mapping[str, str], laps: La
             if wanted.tables:
                 continue
             problems += map(str, compare_sequences(expected, found))
-            if schema_digest(target, names[database.name]) != database.schema_sha256:
+            if database.schema_sha256 not in {"", schema_digest(target, names[database.name])}:
                 problems.append(f"{database.name}: the schema is another one than the snapshot's")
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -80,7 +80,7 @@ def restored(
             progress.step(f"restore {database.name}", None)
             dump = folder / "databases" / database.folder / DUMP
             if tables:
-                restore_tables(target, database.name, dump, tables, name=names[database.name])
+                restore_tables(target, database, dump, tables, name=names[database.name])
             else:
                 _make(target, database, dump, names[database.name])
                 pg_restore(target, dump, f"--jobs={jobs}", f"--dbname={named(names[database.name])}")

@@ -22,7 +22,7 @@ from dbshield.backup.restore import (
     server_binaries,
 )
 from dbshield.backup.restore_place import require_free
-from dbshield.backup.restore_run import Done, Wanted, to_folder, to_server
+from dbshield.backup.restore_run import Done, Wanted, to_folder, to_server, with_tables
 from dbshield.backup.run import plan_named, work_base
 from dbshield.cli.backup_keys import PlanOption
 from dbshield.cli.judging import ConfigOption, JsonOption
@@ -95,7 +95,7 @@ def restore(
             repository=repository,
             trusted=trusted,
             identities=identities,
-            record=kept_record(reader, identities),
+            record=with_tables(kept_record(reader, identities), table or ()),
             binaries=server_binaries(reader.manifest, chosen_plan.binaries if chosen_plan else None),
             work=work_base(settings, chosen_plan) if chosen_plan else settings.state / "backup",
             jobs=chosen_plan.jobs if chosen_plan else 1,

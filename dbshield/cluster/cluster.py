@@ -62,7 +62,8 @@ class Cluster:
 
     `port` counts only with `listen`, which opens 127.0.0.1; None takes a free one at each start. `settings` are given on the
     server's command line and so win over the files. `hba` are lines put before the cluster's own in pg_hba.conf.
-    `copies` is where root copies binaries that the server's account cannot reach.
+    `copies` is where root copies binaries that the server's account cannot reach. `start_timeout` in seconds: one that recovers
+    takes its time.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Cluster:
         hba: Sequence[str] = (),
         superuser: str = "postgres",
         copies: Path = COPIES,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
@@ -87,6 +89,7 @@ class Cluster:
         self._settings = dict(settings or {})
         self._hba = tuple(hba)
         self._copies = copies
+        self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
 
@@ -164,7 +167,7 @@ class Cluster:
         self.ensure()
         with self._locked():
             if self.running:
-                self._wait(time.monotonic() + START_TIMEOUT)
+                self._wait(time.monotonic() + self._start_timeout)
                 return
             sockets = files.socket_folder(self.folder, self.account)
             files.forget_stale(self.data, sockets)
@@ -274,7 +277,7 @@ class Cluster:
 
     def _launch(self, sockets: Path, *, tethered: bool, throwaway: bool) -> None:
         """Start the server, with another port when the chosen one was taken meanwhile."""
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self._start_timeout
         tries = PORT_TRIES if self._wanted_port is None else 1
         while True:
             begin = self.log.stat().st_size if self.log.exists() else 0

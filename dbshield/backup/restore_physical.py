@@ -1,0 +1,241 @@
+"""Restoring a physical snapshot: the base backup, then its WAL up to the place that was counted, then a server of its own.
+
+- What starts servers is not believed when it says that all is well: with a hole in the WAL it says so too (tried). There is
+  always a target, recovery pauses there, and only that state, asked of the server, counts as reached.
+- The settings of the server that it was are put aside while it recovers: its archive, its certificates and its workers are the
+  original's. What is kept is put back in the end (`Standing.tidy`).
+
+Source: PostgreSQL manual, "Recovering Using a Continuous Archive Backup", "Recovery Target", pg_verifybackup.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+
+from dbshield.backup.checks import Check, Outcome
+from dbshield.backup.damage import Damaged
+from dbshield.backup.record import BaseRecord, Record
+from dbshield.backup.restore import QUIET, Order, Standing, fetch
+from dbshield.cluster import Cluster
+from dbshield.cluster.account import Account
+from dbshield.errors import BackupError, ClusterError
+
+BASE, WAL = "base.tar", "wal"
+"""Members of a physical snapshot."""
+PUT_ASIDE = ("postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
+"""Files of the data folder that a throwaway server must not read, or that dbshield writes itself."""
+NOT_OURS = ("standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts")
+AT_LEAST = (
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_worker_processes",
+)
+"""Settings that recovery wants to be as high as the source's were (PostgreSQL manual, "Hot Standby")."""
+TOO_SHORT = "recovery ended before configured recovery target was reached"
+START_SECONDS = 3600.0
+"""Until the server answers: it replays what the base backup needs to be consistent first."""
+STANDSTILL = 600.0
+"""Seconds without any progress of the replay after which nobody waits on."""
+POLL = 0.2
+STATE = "select pg_is_in_recovery(), pg_get_wal_replay_pause_state() = 'paused', pg_last_wal_replay_lsn()::text"
+
+
+class PhysicalRestorer:
+    """The engine `physical`: base backup, WAL, target, promotion."""
+
+    name = "physical"
+
+    def restore(self, order: Order) -> Standing:
+        base = order.record.base
+        if base is None:
+            raise Damaged("the record does not say how far the WAL is to be replayed", hint="Use another snapshot.")
+        if order.tables:
+            raise BackupError("single tables come from logical snapshots alone", hint="Restore all of it beside, and copy them.")
+        if order.goal.at:
+            raise BackupError("--at needs more WAL than a snapshot has in it", hint="Name an LSN in it, or leave --at out.")
+        account = _account(order)
+        with order.laps.phase("download"):
+            folder = order.work.make("snapshot")
+            fetch(order.reader, order.identities, folder, order.progress)
+            data, wal = _unpack(order, folder, account)
+            verified = _verify(order, data, account)
+        kept = _put_aside(order, data)
+        target = order.goal.lsn or base.target
+        cluster = Cluster(
+            order.cluster,
+            binaries=order.binaries,
+            settings={**_settings(order, wal), **_target(base, target), **order.settings},
+            superuser=_superuser(order.record),
+            start_timeout=START_SECONDS,
+        )
+        try:
+            with order.laps.phase("start"):
+                order.progress.step("start", None)
+                cluster.start(tethered=True, throwaway=True)
+            with order.laps.phase("restore"):
+                order.progress.step("replay", None)
+                reached = _replay(cluster, target)
+                _promote(cluster)
+        except (ClusterError, psycopg.Error) as error:
+            cluster.stop("immediate")
+            if TOO_SHORT in _said(cluster):
+                raise Damaged(f"the WAL of the snapshot ends before {target}", hint="Use another snapshot.") from error
+            raise ClusterError(f"recovery did not end: {error}", hint=f"Look at {cluster.log}.") from error
+        except BaseException:
+            cluster.stop("immediate")
+            raise
+        replayed = Check(
+            name="replay", outcome=Outcome.PASSED, measure=f"to {reached}, before {target}", seconds=order.laps.seconds["restore"]
+        )
+        return Standing(cluster=cluster, checks=(verified, replayed), tidy=lambda: _put_back(data, kept, account))
+
+
+def _account(order: Order) -> Account:
+    return Cluster(order.cluster).account
+
+
+def _unpack(order: Order, folder: Path, account: Account) -> tuple[Path, Path]:
+    """The data folder and the one with the WAL, below the cluster's, as its account's own."""
+    order.progress.step("unpack", None)
+    data, wal = order.cluster / "data", order.cluster / WAL
+    before = os.umask(0o077)
+    try:
+        order.cluster.mkdir(mode=0o700)
+        data.mkdir(mode=0o700)
+        with tarfile.open(folder / BASE) as archive:
+            archive.extractall(data, filter="data")
+        (folder / BASE).unlink()
+        wal.mkdir(mode=0o700)
+        for segment in sorted((folder / WAL).glob("*")) if (folder / WAL).is_dir() else ():
+            shutil.move(segment, wal / segment.name)
+    except tarfile.TarError as error:
+        raise Damaged(f"{BASE} is no base backup: {error}", hint="Use another snapshot.") from error
+    except OSError as error:
+        raise BackupError(f"the base backup cannot be unpacked: {error.strerror}", hint="Look at that disk.") from error
+    finally:
+        os.umask(before)
+    if account.lent:
+        for root, folders, files in os.walk(order.cluster):
+            for name in (".", *folders, *files):
+                os.chown(Path(root) / name, account.uid, account.gid, follow_symlinks=False)
+    return data, wal
+
+
+def _verify(order: Order, data: Path, account: Account) -> Check:
+    """pg_verifybackup: every file has the checksum of the manifest that the server itself wrote."""
+    begin = time.monotonic()
+    program = Cluster(order.cluster, binaries=order.binaries).binaries.program("pg_verifybackup")
+    done = subprocess.run([program, data], capture_output=True, text=True, check=False, **account.process())
+    if done.returncode:
+        last = " / ".join((done.stdout + done.stderr).strip().splitlines()[:5])
+        raise Damaged(f"pg_verifybackup: {last}", hint="Use another snapshot.")
+    return Check(
+        name="base-backup",
+        outcome=Outcome.PASSED,
+        measure="every file as the server's own manifest has it",
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _put_aside(order: Order, data: Path) -> Path:
+    """Move the settings of the original out of the way, and ask for recovery."""
+    kept = order.cluster / "kept"
+    kept.mkdir(mode=0o700)
+    for name in NOT_OURS:
+        (data / name).unlink(missing_ok=True)
+    for name in PUT_ASIDE:
+        if (data / name).is_file():
+            (data / name).rename(kept / name)
+    (order.cluster / "postgresql.conf").write_text("# Written by dbshield: settings are on the command line.\n")
+    (data / "recovery.signal").touch()
+    account = _account(order)
+    for path in (order.cluster / "postgresql.conf", data / "recovery.signal"):
+        account.own(path, 0o600)
+    return kept
+
+
+def _put_back(data: Path, kept: Path, account: Account) -> None:
+    """What was put aside, for a server that is to be used."""
+    for name in PUT_ASIDE:
+        if (kept / name).is_file():
+            (kept / name).replace(data / name)
+    if not (data / "postgresql.conf").exists():
+        # Debian has it elsewhere; without one no server starts.
+        (data / "postgresql.conf").touch()
+        account.own(data / "postgresql.conf", 0o600)
+
+
+def _settings(order: Order, wal: Path) -> Mapping[str, str]:
+    at_least = {name: order.record.settings[name] for name in AT_LEAST if name in order.record.settings}
+    folder = str(wal).replace("%", "%%").replace("'", "'\\''")
+    return {
+        **QUIET,
+        **at_least,
+        "config_file": str(order.cluster / "postgresql.conf"),
+        "hot_standby": "on",
+        "primary_conninfo": "",
+        "restore_command": f"cp '{folder}/%f' \"%p\"",
+        "fsync": "off",
+        "full_page_writes": "off",
+    }
+
+
+def _target(base: BaseRecord, target: str) -> Mapping[str, str]:
+    return {
+        "recovery_target_lsn": target,
+        "recovery_target_inclusive": "off",
+        "recovery_target_action": "pause",
+        "recovery_target_timeline": str(base.timeline),
+    }
+
+
+def _superuser(kept: Record) -> str:
+    """Who the server is asked as: a superuser that it has."""
+    names = [name for name, role in kept.roles.items() if role.get("superuser") and role.get("login")]
+    return "postgres" if "postgres" in names or not names else names[0]
+
+
+def _replay(cluster: Cluster, target: str) -> str:
+    """Wait until recovery has paused at its target; the LSN that it has replayed to. Raises ClusterError, psycopg.Error."""
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        last, since = "", time.monotonic()
+        while True:
+            recovering, paused, reached = connection.execute(STATE).fetchone() or (False, False, "")
+            if not recovering:
+                # Nobody may end recovery but us: it means that there was no target.
+                raise ClusterError("the server left recovery by itself", hint=f"Look at {cluster.log}.")
+            if paused:
+                return str(reached)
+            if reached != last:
+                last, since = reached, time.monotonic()
+            elif time.monotonic() - since > STANDSTILL:
+                raise ClusterError(f"the replay stands still at {reached}, before {target}", hint=f"Look at {cluster.log}.")
+            time.sleep(POLL)
+
+
+def _promote(cluster: Cluster) -> None:
+    """From here on it is a server of its own, on a timeline of its own."""
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        connection.execute("select pg_promote(wait => false)")
+        begin = time.monotonic()
+        while (connection.execute("select pg_is_in_recovery()").fetchone() or (True,))[0]:
+            if time.monotonic() - begin > STANDSTILL:
+                raise ClusterError("the server does not leave recovery", hint=f"Look at {cluster.log}.")
+            time.sleep(POLL)
+
+
+def _said(cluster: Cluster) -> str:
+    try:
+        return cluster.log.read_text("utf-8", "replace")
+    except OSError:
+        return ""
