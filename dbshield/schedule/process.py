@@ -20,13 +20,14 @@ OUTPUT_TAIL: Final = 16_384
 class Process:
     """One run of the command line. The kernel ends it with the thread that made it, which has to be the main one."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
+    def __init__(self, words: Sequence[str], *, keep: bool = True) -> None:
+        """`keep` what it says; else that goes to where our own log does, for a job that lasts for months."""
+        self._said = tempfile.TemporaryFile() if keep else None  # noqa: SIM115  (closed when the process has ended)
         self._process = subprocess.Popen(
             [sys.executable, *START, str(os.getpid()), *words],
             stdin=subprocess.DEVNULL,
             stdout=self._said,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if keep else None,
             start_new_session=True,
         )
 
@@ -40,6 +41,8 @@ class Process:
 
     def output(self) -> str:
         """The end of what it said, with everything escaped that a terminal would obey. For once, after it has ended."""
+        if self._said is None:
+            return ""
         with self._said as said:
             said.seek(0, os.SEEK_END)
             said.seek(max(0, said.tell() - OUTPUT_TAIL))

@@ -93,6 +93,7 @@ class Scheduler:
         self._known: dict[str, Known] = {}
         self._next: dict[str, datetime] = {}
         self._lane_from: dict[str, float] = {}
+        self._late: dict[str, datetime] = {}
         self._look_at = 0.0
 
     def run(self, stop: Event, reload: Event) -> None:
@@ -203,7 +204,8 @@ class Scheduler:
             if due is None:
                 continue
             if job.name not in self._running:
-                if job.name not in self._waiting and now - due.due > LATE and due.attempt == 1 and not job.lasting:
+                if now - due.due > LATE and due.attempt == 1 and not job.lasting and self._late.get(job.name) != due.due:
+                    self._late[job.name] = due.due
                     runs.late(job, due)
                     log.warning("scheduler.late", job=job.name, due=due.due.isoformat(), missed=due.missed)
                 self._waiting[job.name] = (job, Due(due=due.due) if job.lasting else due)
@@ -223,7 +225,7 @@ class Scheduler:
                 continue
             busy.add(job.lane)
             try:
-                process = Process([*job.command, *self._options])
+                process = Process([*job.command, *self._options], keep=not job.lasting)
             except OSError as error:
                 self._ended.append(
                     Ended(number=number, job=job, due=due, state="failed", exit_code=127, output=f"it cannot be started: {error}")

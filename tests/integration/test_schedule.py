@@ -335,6 +335,19 @@ def test_groups_lead_beside_each_other(site: Site) -> None:
     assert until(lambda: site.states() == ["done"], deadline=60), site.log.read_text()
 
 
+def test_a_drill_that_is_due_proves_the_newest_snapshot(site: Site) -> None:
+    site.backups.write_config(identity_file=str(site.backups.identity))
+    made = site.backups.backup()["snapshot"]
+    site.schedule(drill=MONTHLY)
+    site.past("drill nightly")
+    site.start()
+    assert until(lambda: site.states("drill nightly") == ["done"], deadline=120), (
+        site.log.read_text(),
+        site.runs("drill nightly"),
+    )
+    assert [(found["snapshot"], found["drilled"]) for found in site.backups.listed()] == [(made, "passed")]
+
+
 def test_up_schedules_too_and_takes_the_scheduler_along(site: Site) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
