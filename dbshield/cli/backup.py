@@ -95,6 +95,8 @@ def backup(
         remark(f"remark: {earlier} was interrupted, and does not count")
     if made.record.canary is None:
         remark(f"remark: no canary was written: {made.record.no_canary}")
+    if made.record.base is not None and made.record.base.inexact:
+        remark(f"remark: nothing was counted, so no drill can prove it: {made.record.base.inexact}")
     for sentence in _sampled(made.record.databases):
         remark(f"remark: {sentence}")
     say(
