@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -133,6 +133,10 @@ class Directory:
     def serves(self, environment: str) -> bool:
         """Whether an environment is configured here."""
         return environment in self._environments
+
+    def databases(self, environment: str) -> Sequence[str]:
+        """The databases that agents of an environment may use; none where it is not configured here."""
+        return self._environments[environment].databases if environment in self._environments else ()
 
     @property
     def pins(self) -> Mapping[str, int]:

@@ -1,4 +1,5 @@
-"""Ends the sessions whose token is good no more: revoked, expired, outside its hours, or of an agent that was removed or lowered.
+"""Ends the sessions whose token is good no more: revoked, expired, narrowed, outside its hours, or of an agent that was removed
+or lowered; and those in a database that the configuration names no more.
 
 Called at every change that the directory hears of, and twice a second for what the clock alone changes; it reads memory, so an
 expiry ends sessions while the control database is away too. A session whose environment is not configured any more is ended by
@@ -7,7 +8,7 @@ expiry ends sessions while the control database is away too. A session whose env
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -24,6 +25,8 @@ class Memory(Protocol):
     """What a `Directory` remembers, whether the control database is there or not."""
 
     def serves(self, environment: str) -> bool: ...
+
+    def databases(self, environment: str) -> Collection[str]: ...
 
     def token(self, token_id: str) -> TokenVerifier | None: ...
 
@@ -46,6 +49,8 @@ def check_standing(session: Session, directory: Memory, now: datetime) -> None:
     login = session.login
     if not directory.serves(login.environment):
         return
+    if session.database not in directory.databases(login.environment):
+        raise _over(f"the environment {login.environment} has no database {session.database!a} any more", hint="Reconnect.")
     access = directory.access(login.user)
     token = directory.token(session.token_id)
     if access is None:
@@ -56,6 +61,11 @@ def check_standing(session: Session, directory: Memory, now: datetime) -> None:
         raise _over(f"token {session.token_id} expired")
     if scopes.ORDER.index(access) < scopes.ORDER.index(login.access):
         raise _over(f"the agent {login.user} may do less than when this session began", hint="Reconnect.")
+    narrow = token.scope.access
+    if narrow is not None and scopes.ORDER.index(narrow) < scopes.ORDER.index(login.access):
+        raise _over(f"token {session.token_id} may do less than when this session began", hint="Reconnect.")
+    if token.scope.databases and session.database not in token.scope.databases:
+        raise _over(f"token {session.token_id} is not for the database {session.database!a} any more")
     try:
         scopes.check_hours(token.scope, token_id=session.token_id, now=now)
     except Refused as error:

@@ -35,9 +35,13 @@ class Memory:
     tokens: dict[str, TokenVerifier] = field(default_factory=lambda: {"abc": TOKEN})
     agents: dict[str, AccessLevel] = field(default_factory=lambda: {"claude.staging": AccessLevel.WRITE})
     environments: tuple[str, ...] = ("staging",)
+    configured: tuple[str, ...] = ("shop",)
 
     def serves(self, environment: str) -> bool:
         return environment in self.environments
+
+    def databases(self, environment: str) -> tuple[str, ...]:
+        return self.configured
 
     def token(self, token_id: str) -> TokenVerifier | None:
         return self.tokens.get(token_id)
@@ -68,6 +72,8 @@ def test_a_good_token_keeps_its_session() -> None:
     assert why_over(Memory(agents={"claude.staging": AccessLevel.MIGRATE})) == ""
     assert why_over(Memory(), login=replace(LOGIN, access=AccessLevel.READ)) == ""
     assert why_over(scoped(make_scope(hours="Mon 08:00-18:00 UTC"))) == ""
+    assert why_over(scoped(make_scope(access=AccessLevel.WRITE, databases=["shop", "books"]))) == ""
+    assert why_over(scoped(make_scope(access=AccessLevel.READ)), login=replace(LOGIN, access=AccessLevel.READ)) == ""
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,9 @@ def test_a_good_token_keeps_its_session() -> None:
         (Memory(), NOON + timedelta(hours=1), "token abc expired"),
         (Memory(agents={"claude.staging": AccessLevel.READ}), NOON, "may do less than when this session began"),
         (scoped(make_scope(hours="Mon 08:00-12:00 UTC")), NOON, "does not work at this hour"),
+        (scoped(make_scope(access=AccessLevel.READ)), NOON, "token abc may do less than when this session began"),
+        (scoped(make_scope(databases=["books"])), NOON, "token abc is not for the database 'shop' any more"),
+        (Memory(configured=("books",)), NOON, "the environment staging has no database 'shop' any more"),
         (scoped(TokenScope(hours="now and then")), NOON, "the hours of token abc cannot be read"),
     ],
 )
