@@ -87,6 +87,7 @@ def _bench(options: argparse.Namespace, arguments: Sequence[str], stack: ExitSta
     results: dict[str, Result] = {}
     absent: Mapping[Name, str] = {}
     versions: Sequence[str] = []
+    commit_ms: float | None = None
     guarded: dict[str, GuardResult] = {}
     with progress.status("starting PostgreSQL") as status:
         folder = temporary_folder("dbshield-bench-")
@@ -94,7 +95,7 @@ def _bench(options: argparse.Namespace, arguments: Sequence[str], stack: ExitSta
         neighbours = Neighbours()
         wanted = [row for row in rows(bulk_rows) if not options.only or row.key in options.only]
         if wanted:
-            contenders, absent, setup = _started(options, folder, seconds, bulk_rows, stack, status.update)
+            contenders, absent, setup, commit_ms = _started(options, folder, seconds, bulk_rows, stack, status.update)
             versions = [one.version for one in contenders]
             neighbours = Neighbours()
             results = _run(wanted, contenders, setup, rounds, status.update)
@@ -106,7 +107,7 @@ def _bench(options: argparse.Namespace, arguments: Sequence[str], stack: ExitSta
             server.start()
             versions = versions or [server.version]
             guarded = run_guard(server, of_guard, seconds=seconds, rounds=rounds * GUARD_ROUNDS, tell=status.update)
-    header = machine.header(arguments, versions, seconds=seconds, rounds=rounds, load=load, contest=bool(results))
+    header = machine.header(arguments, versions, seconds=seconds, rounds=rounds, load=load, commit_ms=commit_ms)
     header.append(machine.noise(neighbours.share()))
     reached = [*outcomes(results), *guard_outcomes(guarded)]
     report.print_report(_output(), header, results, absent, reached, guarded)
@@ -117,8 +118,8 @@ def _bench(options: argparse.Namespace, arguments: Sequence[str], stack: ExitSta
 
 def _started(
     options: argparse.Namespace, folder: Path, seconds: int, bulk_rows: int, stack: ExitStack, tell: Callable[[str], None]
-) -> tuple[list[Contender], Mapping[Name, str], Setup]:
-    """The server with its tables, and the contenders in front of it."""
+) -> tuple[list[Contender], Mapping[Name, str], Setup, float]:
+    """The server with its tables, the contenders in front of it, and milliseconds of a commit in the control database."""
     database = Database.in_folder(folder / "server")
     stack.callback(database.stop)
     database.start()
@@ -133,8 +134,9 @@ def _started(
         folder=folder,
         admin=database.admin,
     )
+    commit_ms = database.commit_ms()
     contenders, absent = _contenders(folder, database, stack, tell)
-    return contenders, absent, setup
+    return contenders, absent, setup, commit_ms
 
 
 def _output() -> Console:

@@ -17,9 +17,10 @@ QUIET = 0.05
 
 
 def header(
-    arguments: Sequence[str], versions: Sequence[str], *, seconds: int, rounds: int, load: float, contest: bool = True
+    arguments: Sequence[str], versions: Sequence[str], *, seconds: int, rounds: int, load: float, commit_ms: float | None
 ) -> list[str]:
-    """Lines for the top of the report; without `contest` there are only the guard's rows, on a server of their own."""
+    """Lines for the top of the report; without `commit_ms`, milliseconds of a commit in the control database, there are only the
+    guard's rows, on a server of their own."""
     settings = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
     control = " ".join(f"{name}={value}" for name, value in CONTROL_SETTINGS.items())
     lines = [
@@ -29,12 +30,12 @@ def header(
         " clients, proxies and server share it",
         f"versions  {'; '.join(versions)}; Python {platform.python_version()}, uvloop {uvloop.__version__}",
         f"server    {settings}; pgbench scale {SCALE}, unlogged tables",
-        f"control   {control}; a server of its own, on the same disk",
+        f"control   {control}; a server of its own, on the same disk, where a commit took {commit_ms or 0:.2f} ms before",
         "way       TCP on loopback on both hops, no TLS, SCRAM-SHA-256 on both; dbshield with one worker, policy and audit on",
         f"method    {rounds} round{'s' if rounds > 1 else ''}, contenders interleaved in each, {seconds} s a pgbench run;"
         " medians; ratios are medians of each round's own",
     ]
-    return [line for line in lines if contest or not line.startswith(("server", "control", "way", "method"))]
+    return [line for line in lines if commit_ms is not None or not line.startswith(("server", "control", "way", "method"))]
 
 
 def noise(share: float) -> str:
