@@ -213,7 +213,8 @@ def test_people_read_the_same_in_words(shield: CommandLine) -> None:
     assert "Agent claude may read in staging until" in created.out
     assert "shown this once" in created.out
     assert created.out.count("dbs_staging_") == 1
-    assert shield("agent", "list").out.splitlines()[0].split() == ["agent", "environment", "access", "role", "tokens", "created"]
+    heads = ["agent", "environment", "access", "role", "tokens", "created", "frozen"]
+    assert shield("agent", "list").out.splitlines()[0].split() == heads
     assert "claude" in shield("token", "list").out
     assert "db.example.com:5432" in shield("environment", "list").out
 
