@@ -1,7 +1,7 @@
 """The connection over which a worker's audit goes to the control database.
 
 Every write of every agent waits for `append`, so that speaks to libpq itself: a statement prepared once, and a callback on the
-socket. psycopg's own way of running a statement costs a worker three times as much. Whatever is seldom goes that way.
+socket. psycopg's own way of running a statement costs a worker twice as much. Whatever is seldom goes that way.
 
 Source: the PostgreSQL manual, "Asynchronous Command Processing" in the chapter on libpq.
 """
