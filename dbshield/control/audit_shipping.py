@@ -80,7 +80,7 @@ class Shipping:
         self._connection: AuditConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._next_look = self._next_retention = self._pause = 0.0
-        self.recorded: Callable[[], None] = _nothing
+        self.recorded: Callable[[], None] = lambda: None
         """Whoever records sets this: it hands over, by `take`, all that was recorded up to now."""
 
     @property
@@ -387,10 +387,6 @@ class Shipping:
                 self.take([_event("audit-gap", lost=lost)])
         for callback in self._callbacks:
             callback()
-
-
-def _nothing() -> None:
-    """There is nothing to hand over."""
 
 
 def _event(kind: str, **fields: object) -> str:
