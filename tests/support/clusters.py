@@ -24,7 +24,11 @@ WITH_WAL = {
 @contextmanager
 def server_with_wal(major: int, **settings: str) -> Iterator[Server]:
     """A fresh server of this version, gone afterwards, whatever ends this process."""
-    with a_cluster(major, {**WITH_WAL, **settings}) as cluster:
+    with a_cluster(
+        major,
+        {**WITH_WAL, **settings},
+        hba=("local replication postgres peer map=dbshield", "local replication all scram-sha-256"),
+    ) as cluster:
         cluster.start(tethered=True, throwaway=True)
         yield Server(major=major, cluster=cluster, passwords={}, ca=Path("/nonexistent"))
 
