@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def problems(found: dict[str, Any]) -> list[str]:
     return [f"{each['name']}: {text}" for each in found["checks"] for text in each["problems"]]
 
 
-def test_a_good_one_passes_is_restored_and_a_bad_one_fails(backups: Backups, ground: Path) -> None:
+def test_a_good_one_passes_and_is_restored(backups: Backups, ground: Path) -> None:
     made = backups.backup()["snapshot"]
     with backups.server.connect("shop") as source:
         source.execute("delete from parts where id > 500; create table later (id int)")
@@ -90,6 +89,11 @@ def test_a_good_one_passes_is_restored_and_a_bad_one_fails(backups: Backups, gro
     finally:
         cluster.stop("immediate")
 
+
+def test_a_bad_one_fails(backups: Backups, ground: Path) -> None:
+    made = backups.backup()["snapshot"]
+    target = ground / "restored"
+
     def lose_the_wal(folder: Path) -> None:
         shutil.rmtree(folder / "wal")
 
@@ -101,11 +105,9 @@ def test_a_good_one_passes_is_restored_and_a_bad_one_fails(backups: Backups, gro
 
     for change, said in ((lose_the_wal, "the WAL of the snapshot ends before"), (change_a_page, "pg_verifybackup: ")):
         doctored(backups, made, change)
-        began = time.monotonic()
         found = backups.json("restore-drill", status=1)
         assert found["verdict"] == "failed"
         assert said in " ".join(problems(found))
-        assert time.monotonic() - began < 300
     done = backups.run("restore", "--to-folder", str(target), "-s", made, "--table", "public.parts")
     assert (done.returncode, "single tables come from logical snapshots alone" in done.stderr) == (2, True), done.stderr
     assert not target.exists()
