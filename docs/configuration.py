@@ -81,8 +81,8 @@ has a URL for (docs/how-to/alerts.md). A change holds from the next start on. Th
 {"".join(f"- `{event}`: {meaning}{chr(10)}" for event, meaning in EVENTS.items())}"""
 
 SCHEDULE = """\
-What `dbshield scheduler`, or `dbshield up`, runs by itself, each plan and environment on its own. Expressions are those of cron, or
-`@daily` and the like; `dbshield schedule show` says when each is due (docs/how-to/schedule.md).
+What `dbshield scheduler`, or `dbshield up`, runs by itself, each plan and environment on its own. Expressions are those of cron,
+or `@daily` and the like; `dbshield schedule show` says when each is due (docs/how-to/schedule.md).
 """
 
 SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (

@@ -10,6 +10,7 @@ import typer
 
 from dbshield.cli import agent_roles
 from dbshield.cli.agent_roles import DsnOption, PasswordEnvOption, PasswordFileOption
+from dbshield.cli.common import ConfigOption, JsonOption, find_environment
 from dbshield.cli.environment import (
     LastingOption,
     ReasonOption,
@@ -18,7 +19,6 @@ from dbshield.cli.environment import (
     freeze_fields,
     until_when,
 )
-from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import (
     AgentArgument,
     AnyEnvironmentOption,

@@ -14,7 +14,7 @@ import structlog
 import typer
 
 from dbshield.cli.break_glass import end_due
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, read_settings
 from dbshield.cli.output import answer, headline, say, table, visible
 from dbshield.config import Config, load_config, near

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from dbshield.cli.codes import CodeEnvOption, CodeStdinOption, read_code
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, headline, remark, say, table, visible
 from dbshield.config import Config

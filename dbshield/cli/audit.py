@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, read_settings
 from dbshield.cli.output import answer, remark, say, visible
 from dbshield.control import audit_read

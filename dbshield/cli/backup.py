@@ -18,7 +18,7 @@ from dbshield.backup.run import plan_named, take
 from dbshield.backup.verify import verify
 from dbshield.cli.backup_keys import PlanOption, key, setup
 from dbshield.cli.backup_prune import prune
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, headline, remark, say, table, visible
 from dbshield.cli.progress import shown

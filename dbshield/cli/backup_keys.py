@@ -12,7 +12,7 @@ from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.keys import SigningKey
 from dbshield.backup.run import key_file, plan_named
 from dbshield.backup.source import Source, told
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, person, read_settings
 from dbshield.cli.output import answer, say
 from dbshield.config import conninfo

@@ -10,7 +10,7 @@ from dbshield.backup.prune import Pruned, look
 from dbshield.backup.prune import prune as remove
 from dbshield.backup.run import plan_named
 from dbshield.cli.backup_keys import PlanOption
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, person, read_settings
 from dbshield.cli.output import answer, headline, say, table, visible
 from dbshield.control import audit_store

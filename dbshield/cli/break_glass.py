@@ -11,8 +11,8 @@ from psycopg.conninfo import make_conninfo
 
 from dbshield.cli import agent_roles
 from dbshield.cli.codes import CodeEnvOption, CodeStdinOption, read_code
+from dbshield.cli.common import ConfigOption, JsonOption, find_environment
 from dbshield.cli.guard import told
-from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, remark, say, table, timestamp, visible
 from dbshield.config import Config

@@ -13,9 +13,9 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from dbshield.cli.common import ConfigOption
 from dbshield.cli.judging import (
     AccessOption,
-    ConfigOption,
     PolicyAgentOption,
     PolicyEnvironmentOption,
     encoded,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.output import answer, remark, say
 from dbshield.config import Config, InvalidConfig, find_config, load_config
 from dbshield.config.text import shown, toml

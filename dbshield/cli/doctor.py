@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dbshield.cli.common import ConfigOption, JsonOption, find_environment
 from dbshield.cli.doctor_backups import backup_checks
-from dbshield.cli.judging import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import AnyEnvironmentOption, agents_in, now, open_database, read_settings
 from dbshield.cli.output import answer, date, headline, remark, say, visible
 from dbshield.config import Config, conninfo

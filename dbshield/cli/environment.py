@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.guard import DsnOption, PasswordOption, connections, told
-from dbshield.cli.judging import ConfigOption, JsonOption
 from dbshield.cli.options import agents_in, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, say, table
 from dbshield.config import EnvironmentConfig

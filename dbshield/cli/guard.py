@@ -10,7 +10,7 @@ import psycopg
 import typer
 from psycopg.conninfo import make_conninfo
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, headline, remark, say, table
 from dbshield.config import conninfo

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import read_settings
 from dbshield.cli.output import answer, remark, say
 from dbshield.config import check_name, conninfo, find_config

@@ -15,7 +15,8 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from dbshield.config import Config, EnvironmentConfig, near
+from dbshield.cli.common import find_environment
+from dbshield.config import Config
 from dbshield.control.policies import policy_at
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AccessLevel
@@ -23,8 +24,6 @@ from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The dbshield.toml to use.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 AccessOption = Annotated[
     AccessLevel, typer.Option("--access", "-a", help="The access level of the agent that would send it.", show_default=True)
 ]
@@ -34,18 +33,6 @@ PolicyEnvironmentOption = Annotated[
 PolicyAgentOption = Annotated[
     str | None, typer.Option("--agent", metavar="NAME", help="By what holds for this agent there; needs --environment.")
 ]
-
-
-def find_environment(config: Config, name: str) -> EnvironmentConfig:
-    """Raises ConfigError where there is none of this name."""
-    try:
-        return config.environments[name]
-    except KeyError:
-        close = near(name, config.environments)
-        there = ", ".join(config.environments) or "none; add [environments.NAME]"
-        raise ConfigError(
-            f'the environment "{name}" is not configured', hint=f'Did you mean "{close}"?' if close else f"There are: {there}."
-        ) from None
 
 
 def written_policy(

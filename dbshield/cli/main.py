@@ -77,9 +77,7 @@ COMMANDS = (
     Command(
         name="undo", module="dbshield.cli.undo", attribute="undo", summary="Bring back what an approved statement destroyed."
     ),
-    Command(
-        name="alerts", module="dbshield.cli.alert", attribute="app", summary="List alerts, try a channel, and tell people."
-    ),
+    Command(name="alerts", module="dbshield.cli.alert", attribute="app", summary="List alerts, try a channel, and tell people."),
     Command(
         name="break-glass",
         module="dbshield.cli.break_glass",

@@ -10,7 +10,8 @@ import typer
 
 from dbshield.cli import effective
 from dbshield.cli.cases import LINE, Case, judged, read_cases, rules_of, said
-from dbshield.cli.judging import ConfigOption, JsonOption, PolicyAgentOption, find_environment, written_policy
+from dbshield.cli.common import ConfigOption, JsonOption, find_environment
+from dbshield.cli.judging import PolicyAgentOption, written_policy
 from dbshield.cli.output import answer, date, remark, say, table
 from dbshield.config import Config, EnvironmentConfig, load_config
 from dbshield.control.policies import policy_at

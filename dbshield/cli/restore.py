@@ -25,7 +25,7 @@ from dbshield.backup.restore_place import require_free
 from dbshield.backup.restore_run import Done, Wanted, to_folder, to_server, with_tables
 from dbshield.backup.run import plan_named, work_base
 from dbshield.cli.backup_keys import PlanOption
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, open_database, person, read_settings
 from dbshield.cli.output import answer, remark, say, visible
 from dbshield.cli.progress import shown

@@ -11,7 +11,7 @@ from dbshield.backup.drill import Drilled, Wish, record_drill, run_drill
 from dbshield.backup.drill_store import Drills
 from dbshield.backup.report import write_reports
 from dbshield.cli.backup_keys import PlanOption
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, headline, remark, say, table, timestamp, visible
 from dbshield.cli.progress import shown

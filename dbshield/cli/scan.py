@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import read_settings
 from dbshield.cli.output import answer, remark, say, table
 from dbshield.config import Config, conninfo

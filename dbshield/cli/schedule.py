@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, read_settings
 from dbshield.cli.output import answer, date, headline, remark, say, table, visible
 from dbshield.config import find_config

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dbshield.cli.agent import show_token
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import (
     AgentArgument,
     AnyEnvironmentOption,

@@ -9,8 +9,8 @@ import typer
 
 from dbshield.cli.approvals import PersonOption
 from dbshield.cli.codes import CodeEnvOption, CodeStdinOption, read_code
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.executor import UNDO_FOLDER
-from dbshield.cli.judging import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, remark, say, table, visible
 from dbshield.config import Config

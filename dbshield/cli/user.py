@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dbshield.cli.codes import CodeEnvOption, CodeStdinOption, ask_code, can_ask, read_code
-from dbshield.cli.judging import ConfigOption, JsonOption
+from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, person, read_settings
 from dbshield.cli.output import answer, remark, say, table
 from dbshield.config import Config

@@ -72,7 +72,7 @@ class BackupConfig(RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
     environment: str = Field(default="", description="the environment that is backed up; empty: the one called as this plan")
     engine: Literal["logical", "physical"] = Field(
         default="logical",
-        description="logical: pg_dump, which restores into any server of the version; physical: pg_basebackup of the whole cluster",
+        description="logical: pg_dump, into any server of the version; physical: pg_basebackup of the whole cluster",
     )
     source: Annotated[str, AfterValidator(_source)] = Field(
         default="",

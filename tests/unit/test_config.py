@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from dbshield.config import Config, InvalidConfig, ListenAddress, find_config, load_config
+from dbshield.config.load import PATH_KEYS
 from dbshield.errors import ConfigError
 
 UPSTREAM = 'upstream = "postgresql://app@db.example.com/shop?sslmode=verify-full"'
@@ -258,3 +262,21 @@ def test_no_value_can_be_changed(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, ""))
     with pytest.raises(ValueError, match="frozen"):
         config.proxy.workers = 3
+
+
+def test_every_path_in_a_file_is_relative_to_the_file() -> None:
+    def pieces(annotation: object) -> Iterator[object]:
+        yield annotation
+        for inner in get_args(annotation):
+            yield from pieces(inner)
+
+    def keys(section: type[BaseModel]) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            for piece in pieces(field.annotation):
+                if piece is Path:
+                    yield name
+                elif isinstance(piece, type) and issubclass(piece, BaseModel):
+                    yield from keys(piece)
+
+    found = set(keys(Config))
+    assert {"state", "tls_key", "executor_password_file", "drill_folder"} <= found <= PATH_KEYS
