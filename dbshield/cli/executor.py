@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
+from dbshield.backup.newest import newest_drill, newest_snapshot
 from dbshield.config import Config, load_config
 from dbshield.control.connection import control_dsn
 from dbshield.control.executor import Executor
@@ -53,7 +55,14 @@ def serve(settings: Config, dsn: str, stop: threading.Event, *, once: bool = Fal
     database = Database(dsn)
     try:
         database.require_current()
-        worker = Executor(database, dsn, settings.environments, settings.state / UNDO_FOLDER)
+        worker = Executor(
+            database,
+            dsn,
+            settings.environments,
+            settings.state / UNDO_FOLDER,
+            snapshot=partial(newest_snapshot, database),
+            drill=partial(newest_drill, database),
+        )
         if not once:
             worker.run(stop)
             return

@@ -26,7 +26,7 @@ from dbshield.config import EnvironmentConfig
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals
 from dbshield.control.execution import Execution, Point, Steps, check_server, one, opened
-from dbshield.control.preview import make_preview, no_preview
+from dbshield.control.preview import Newest, make_preview, no_backup, no_preview
 from dbshield.control.running import told
 from dbshield.control.undo_files import remove
 from dbshield.control.undo_store import UndoStore
@@ -58,7 +58,8 @@ UNKNOWN: Final = {
 
 class Executor:
     """Runs approved statements of the environments that name an executor. `folder` is where undo points are kept; `at` is called
-    with the name of each step of an execution, for those who want to see what happens when it ends there."""
+    with the name of each step of an execution, for those who want to see what happens when it ends there; `snapshot` and `drill`
+    tell of the newest of an environment, for previews."""
 
     def __init__(
         self,
@@ -69,6 +70,8 @@ class Executor:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         at: Callable[[str], None] = lambda _: None,
+        snapshot: Newest = no_backup,
+        drill: Newest = no_backup,
     ) -> None:
         self._settings = {name: each for name, each in settings.items() if each.executor}
         self._database = database
@@ -76,6 +79,7 @@ class Executor:
         self._folder = folder
         self._clock = clock
         self._at = at
+        self._newest = {"snapshot": snapshot, "drill": drill}
         self._approvals = Approvals(database)
         self._undo = UndoStore(database)
         self._log: Any = structlog.get_logger("dbshield.executor")
@@ -141,7 +145,7 @@ class Executor:
     def _make_preview(self, approval: Approval, settings: EnvironmentConfig) -> dict[str, Any]:
         role, pinned, moment = self._role(approval), self._pinned(approval.environment), self._clock()
         try:
-            return make_preview(approval, settings, role=role, pinned=pinned, now=moment)
+            return make_preview(approval, settings, role=role, pinned=pinned, now=moment, **self._newest)
         except Exception as error:  # noqa: BLE001  (one statement that brings a bug out shall not keep all others from being seen)
             self._log.exception("bug in a preview", approval=approval.id)
             return no_preview(f"not everything could be looked at: {type(error).__name__}", now=moment)

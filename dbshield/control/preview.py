@@ -120,6 +120,10 @@ TREE_ROWS: Final = """
 """The rows of a table and its partitions, as the server estimates them."""
 
 
+Newest = Callable[[str], Mapping[str, Any] | None]
+"""What tells of the newest snapshot or drill of an environment, in words by their kind."""
+
+
 def no_backup(_environment: str) -> None:
     """There is no newest snapshot or drill to tell of."""
     return
@@ -132,8 +136,8 @@ def make_preview(
     role: str,
     pinned: str | None,
     now: datetime,
-    snapshot: Callable[[str], Mapping[str, Any] | None] = no_backup,
-    drill: Callable[[str], Mapping[str, Any] | None] = no_backup,
+    snapshot: Newest = no_backup,
+    drill: Newest = no_backup,
 ) -> dict[str, Any]:
     """The preview of an approval, as the approval keeps it. Raises nothing: what fails is among the notes."""
     made = no_preview(now=now)

@@ -12,6 +12,8 @@ from sqlalchemy import text
 from support.backups import Backups, backups_of
 from support.servers import Server
 
+from dbshield.backup.newest import newest_drill, newest_snapshot
+
 
 @pytest.fixture
 def backups(server18: Server, worker_id: str, tmp_path: Path) -> Iterator[Backups]:
@@ -61,6 +63,22 @@ def test_backups_and_drills_are_looked_at(backups: Backups) -> None:
     with backups.config.open("a") as file:
         file.write('[schedule]\nsnapshot = "@daily"\n')
     assert findings(backups)["schedule.not-kept"]["subjects"] == ["no scheduler leads: nothing is run"]
+
+
+def test_who_decides_is_told_of_the_newest_snapshot_and_drill(backups: Backups) -> None:
+    with backups.store() as database:
+        environment = "production"
+        assert newest_snapshot(database, environment) is None
+        assert newest_drill(database, environment) is None
+        made = backups.backup()
+        drill(backups, made["snapshot"], "passed", 3)
+        drill(backups, made["snapshot"], "failed", 1)
+        told = newest_snapshot(database, made["environment"])
+        assert told is not None
+        assert (told["id"], told["drill"]) == (made["snapshot"], "none yet")
+        found = newest_drill(database, made["environment"])
+        assert found is not None
+        assert (found["verdict"], found["snapshot"]) == ("failed", made["snapshot"])
 
 
 def test_a_catalogue_that_does_not_answer_is_not_silence(backups: Backups) -> None:
