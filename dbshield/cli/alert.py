@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-import structlog
 import typer
 
+from dbshield.cli.beside import beside, told_by_signals
 from dbshield.cli.break_glass import end_due
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, read_settings
@@ -23,8 +21,7 @@ from dbshield.control.alert_store import AlertStore
 from dbshield.control.alerts import Watch
 from dbshield.control.connection import control_dsn
 from dbshield.control.logs import configure_logging
-from dbshield.errors import ConfigError, DbshieldError
-from dbshield.proxy.supervisor import end_with_parent
+from dbshield.errors import ConfigError
 from dbshield.store.database import Database
 
 app = typer.Typer(
@@ -129,9 +126,9 @@ def run(config: ConfigOption = None) -> None:
     """
     settings = load_config(config)
     configure_logging(level=settings.log.level, format=settings.log.format)
-    stop = _stopped_by_signals()
+    told = told_by_signals()
     with control_dsn(settings) as dsn:
-        _serve(settings, dsn, stop)
+        _serve(settings, dsn, told.stop)
 
 
 @contextlib.contextmanager
@@ -140,40 +137,13 @@ def watch_beside(settings: Config, dsn: str) -> Iterator[None]:
     if not _needed(settings):
         yield
         return
-    pid = os.fork()
-    if pid == 0:
-        code = 2
-        try:
-            code = _child(settings, dsn)
-        finally:
-            # Whatever happens, nothing of what the parent does next is done here as well.
-            os._exit(code)
-    try:
+    with beside("watch", lambda told: _serve(settings, dsn, told.stop)):
         yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
 
 
 def _needed(settings: Config) -> bool:
     each = settings.environments.values()
     return bool(settings.alerts) or any(one.freeze_after_refusals or one.administrator for one in each)
-
-
-def _child(settings: Config, dsn: str) -> int:
-    end_with_parent()
-    log = structlog.get_logger("dbshield.alerts")
-    try:
-        _serve(settings, dsn, _stopped_by_signals())
-    except DbshieldError as error:
-        log.error("the watch cannot go on", why=error.message, hint=error.hint)
-        return 2
-    except Exception:
-        log.exception("bug in the watch")
-        return 2
-    return 0
 
 
 def _serve(settings: Config, dsn: str, stop: threading.Event) -> None:
@@ -184,15 +154,6 @@ def _serve(settings: Config, dsn: str, stop: threading.Event) -> None:
         Watch(database, settings, also=lambda: end_due(database, settings)).run(stop)
     finally:
         database.close()
-
-
-def _stopped_by_signals() -> threading.Event:
-    """Set by SIGTERM and SIGINT."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return stop
 
 
 def _why(error: str | None) -> str:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
 from dbshield.backup.newest import newest_drill, newest_snapshot
+from dbshield.cli.beside import beside, told_by_signals
 from dbshield.config import Config, load_config
 from dbshield.control.connection import control_dsn
 from dbshield.control.executor import Executor
 from dbshield.control.logs import configure_logging
-from dbshield.errors import ConfigError, DbshieldError
-from dbshield.proxy.signals import hear
-from dbshield.proxy.supervisor import end_with_parent
+from dbshield.errors import ConfigError
 from dbshield.store.database import Database
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
@@ -45,9 +41,9 @@ def executor(once: OnceOption = False, config: ConfigOption = None) -> None:
             "no environment names an executor, so there is nothing that could be run",
             hint='Set executor = "postgresql://ROLE@HOST:PORT/DATABASE" in [environments.NAME].',
         )
-    stop = _stopped_by_signals()
+    told = told_by_signals()
     with control_dsn(settings) as dsn:
-        serve(settings, dsn, stop, once=once)
+        serve(settings, dsn, told.stop, once=once)
 
 
 def serve(settings: Config, dsn: str, stop: threading.Event, *, once: bool = False) -> None:
@@ -79,42 +75,5 @@ def executor_beside(settings: Config, dsn: str) -> Iterator[None]:
     if not any(environment.executor for environment in settings.environments.values()):
         yield
         return
-    pid = os.fork()
-    if pid == 0:
-        code = 2
-        try:
-            code = _child(settings, dsn)
-        finally:
-            # Whatever happens, nothing of what the parent does next is done here as well.
-            os._exit(code)
-    try:
+    with beside("executor", lambda told: serve(settings, dsn, told.stop)):
         yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-
-
-def _child(settings: Config, dsn: str) -> int:
-    end_with_parent()
-    log = structlog.get_logger("dbshield.executor")
-    try:
-        serve(settings, dsn, _stopped_by_signals())
-    except DbshieldError as error:
-        log.error("the executor cannot go on", why=error.message, hint=error.hint)
-        return 2
-    except Exception:
-        log.exception("bug in the executor")
-        return 2
-    return 0
-
-
-def _stopped_by_signals() -> threading.Event:
-    """Set by SIGTERM and SIGINT. The first of them lets an execution finish."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    hear()
-    return stop

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
+from dbshield.cli.beside import beside, told_by_signals
 from dbshield.config import Config, load_config
 from dbshield.control.connection import control_dsn
 from dbshield.control.logs import configure_logging
-from dbshield.errors import ConfigError, DbshieldError
-from dbshield.proxy.supervisor import end_with_parent
+from dbshield.errors import ConfigError
 from dbshield.schedule.jobs import jobs_of
 from dbshield.schedule.scheduler import Scheduler
 from dbshield.store.database import Database
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
 AGAIN = 5.0
-"""Seconds after a bug until the next attempt."""
+"""Seconds after a bug until the next attempt: a schedule that stands still is seen too late. Its jobs were ended."""
 
 
 def scheduler(config: ConfigOption = None) -> None:
@@ -42,7 +39,8 @@ def scheduler(config: ConfigOption = None) -> None:
             hint='Say when in [schedule], as in snapshot = "0 2 * * *"; a plan of backups is [backup.NAME].',
         )
     with control_dsn(settings) as dsn:
-        serve(config, dsn, *_signals())
+        told = told_by_signals()
+        serve(config, dsn, told.stop, told.reload)
 
 
 def serve(config: Path | None, dsn: str, stop: threading.Event, reload: threading.Event) -> None:
@@ -62,44 +60,5 @@ def scheduler_beside(settings: Config, config: Path | None, dsn: str) -> Iterato
     if not jobs_of(settings):
         yield
         return
-    pid = os.fork()
-    if pid == 0:
-        code = 2
-        try:
-            code = _child(config, dsn)
-        finally:
-            # Whatever happens, nothing of what the parent does next is done here as well.
-            os._exit(code)
-    try:
+    with beside("scheduler", lambda told: serve(config, dsn, told.stop, told.reload), again=AGAIN):
         yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-
-
-def _child(config: Path | None, dsn: str) -> int:
-    end_with_parent()
-    log = structlog.get_logger("dbshield.scheduler")
-    stop, reload = _signals()
-    while not stop.is_set():
-        try:
-            serve(config, dsn, stop, reload)
-        except DbshieldError as error:
-            log.error("the scheduler cannot go on", why=error.message, hint=error.hint)
-            return 2
-        except Exception:
-            # A schedule that stands still is seen too late; its jobs were ended.
-            log.exception("bug in the scheduler")
-            stop.wait(AGAIN)
-    return 0
-
-
-def _signals() -> tuple[threading.Event, threading.Event]:
-    """Set by SIGTERM or SIGINT, and by SIGHUP."""
-    stop, reload = threading.Event(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, lambda *_: reload.set())
-    return stop, reload

@@ -1,0 +1,76 @@
+"""Daemons: told by signals to stop, and run beside `dbshield up` in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from dbshield.errors import DbshieldError
+from dbshield.proxy.signals import hear
+from dbshield.proxy.supervisor import end_with_parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What signals have told a daemon: to stop (SIGTERM, SIGINT), or to read its configuration again (SIGHUP)."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    reload: threading.Event = field(default_factory=threading.Event)
+
+
+def told_by_signals() -> Told:
+    """From now on signals end nothing by themselves; whoever works looks at what they told."""
+    told = Told()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: told.reload.set())
+    hear()
+    return told
+
+
+@contextlib.contextmanager
+def beside(name: str, work: Callable[[Told], None], *, again: float = 0) -> Iterator[None]:
+    """Does `work` in a process of its own while the block runs; it ends with this process, however that ends.
+
+    With `again`, a bug in it is met with another attempt after so many seconds, since it would be missed too late.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 2
+        try:
+            code = _child(name, work, again)
+        finally:
+            # Whatever happens, nothing of what the parent does next is done here as well.
+            os._exit(code)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def _child(name: str, work: Callable[[Told], None], again: float) -> int:
+    end_with_parent()
+    log = structlog.get_logger(f"dbshield.{name}")
+    told = told_by_signals()
+    while True:
+        try:
+            work(told)
+        except DbshieldError as error:
+            log.error(f"the {name} cannot go on", why=error.message, hint=error.hint)
+            return 2
+        except Exception:
+            log.exception(f"bug in the {name}")
+            if not again:
+                return 2
+            told.stop.wait(again)
+        if told.stop.is_set() or not again:
+            return 0
