@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 from support.background import Background
+from support.commands import run_command
 from support.company import CODE, free_port
 from support.shield import COMMAND
 from support.waiting import until
@@ -41,16 +42,7 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
     environment |= {"DBSHIELD_STATE": str(place / "state"), "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}
 
     def cli(*words: str, code: str = "") -> Any:
-        done = subprocess.run(
-            [*COMMAND, *words, "--json"],
-            cwd=place,
-            env=environment | {CODE: code},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
+        done = run_command([*words, "--json"], cwd=place, env=environment | {CODE: code}, timeout=90)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 

@@ -15,6 +15,7 @@ import psycopg
 import pyotp
 import pytest
 from support.cases import oracle
+from support.commands import run_command
 from support.servers import Server
 from support.shield import COMMAND, ENVIRONMENT, Shield, prepared_shield
 from support.waiting import until
@@ -38,15 +39,8 @@ class Desk:
         self._secret = ""
 
     def cli(self, *words: str, code: bool = False) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [*COMMAND, *words, "--config", str(self.shield.config)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **({CODE: self.code()} if code else {})},
-        )
+        environment = {**os.environ, **({CODE: self.code()} if code else {})}
+        done = run_command([*words, "--config", str(self.shield.config)], env=environment)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

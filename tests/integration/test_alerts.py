@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.commands import run_command
 from support.control import ENVIRONMENTS, control_database, empty_database
 from support.receivers import SECRET, HttpReceiver, http_receiver, smtp_receiver
 from support.servers import Server
@@ -373,9 +374,7 @@ def test_a_service_that_never_answers_ends_by_the_clock(receiver: HttpReceiver) 
 
 
 def command(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "alerts", *words, "--config", str(file)], capture_output=True, text=True, check=False, timeout=60
-    )
+    return run_command(["alerts", *words, "--config", str(file)], env=os.environ)
 
 
 def test_the_commands(control_dsn: str, control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from support.commands import run_command
 from support.control import empty_database
 from support.people import Phone, enrol, vault_in
 from support.receivers import HttpReceiver, http_receiver
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.cli.break_glass import end_due, make_role
@@ -50,15 +50,7 @@ class House:
         self.emergencies = Emergencies(database, self.settings.environments)
 
     def cli(self, *words: str, code: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *words, "--config", str(self.file)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"CODE": code},
-        )
+        return run_command([*words, "--config", str(self.file)], env={**os.environ, "CODE": code})
 
     def begin(self, **changed: Any) -> Emergency:
         now = datetime.now(UTC)

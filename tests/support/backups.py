@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dbshield.store.database import Database
+from support.commands import run_command
 from support.control import empty_database
 from support.servers import Server
 from support.shield import COMMAND
@@ -77,15 +78,7 @@ class Backups:
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            env=self.environment(),
-            timeout=TIMEOUT,
-        )
+        return run_command(arguments, cwd=self.folder, env=self.environment(), timeout=TIMEOUT)
 
     def cli(self, *arguments: str, status: int = 0) -> str:
         """What a command printed; it has to end with this status."""

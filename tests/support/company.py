@@ -25,6 +25,7 @@ import pyotp
 from psycopg.conninfo import make_conninfo
 
 from support.cases import oracle
+from support.commands import run_command
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until
@@ -128,13 +129,9 @@ class Company:
 
     def run(self, *words: str, code: str = "") -> subprocess.CompletedProcess[str]:
         """A command, which has to end without a traceback. `code` is what --code-env and other options with CODE read."""
-        done = subprocess.run(
-            [*COMMAND, *words, "--config", str(self.configs[0])],
-            capture_output=True,
-            text=True,
-            check=False,
+        done = run_command(
+            [*words, "--config", str(self.configs[0])],
             timeout=TIMEOUT,
-            stdin=subprocess.DEVNULL,
             env=_environment() | ({CODE: code} if code else {}),
         )
         assert "Traceback" not in done.stderr, done.stderr
