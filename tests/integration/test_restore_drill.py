@@ -120,6 +120,7 @@ def test_a_good_snapshot_passes_and_leaves_a_signed_record(backups: Backups, gro
             connection.exec_driver_sql("update dbshield.drills set verdict = 'failed'")
         with pytest.raises(Damaged):
             check(Drills(store).list()[0], trusted)
+        with store.transaction() as connection:
             audited = connection.exec_driver_sql("select verdict from dbshield.audit where kind = 'drill'").scalars().all()
         assert audited == ["passed"]
     for path in map(Path, found["report"]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -23,6 +24,7 @@ live: Any = importlib.import_module("live")
 oracle: Any = importlib.import_module("oracle")
 validate: Any = importlib.import_module("validate")
 
+SEEDED_ROLES = frozenset({"postgres", "app_owner", "reporting", "reporting_two", "agent_read", "agent_write", "agent_migrate"})
 Case = dict[str, Any]
 Step = dict[str, Any]
 
@@ -30,6 +32,23 @@ Step = dict[str, Any]
 def load(name: str) -> list[Case]:
     """The cases of one file, in its order."""
     return [json.loads(line) for line in (CASES / name).read_text().splitlines() if line.strip()]
+
+
+def facts(connection: psycopg.Connection[Any]) -> Any:
+    """What the oracle sees of this database and of the seed's roles. Other tests make roles and databases of the same cluster
+    meanwhile, and those are left out."""
+    seen = oracle.snapshot(connection)
+    row = connection.execute("select oid::text, datname from pg_database where datname = current_database()").fetchone()
+    assert row is not None
+    mine: dict[str, Callable[[str], bool]] = {
+        "role": lambda key: key in SEEDED_ROLES,
+        "membership": lambda key: SEEDED_ROLES.issuperset(key.split("<")),
+        "role setting": lambda key: key.split("/")[0] == row[0],
+        "database": lambda key: key == row[1],
+    }
+    for kind, keep in mine.items():
+        seen["facts"][kind] = {key: value for key, value in seen["facts"][kind].items() if keep(key)}
+    return seen
 
 
 def send(dsn: str, steps: list[Step]) -> list[str | None]:

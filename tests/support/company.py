@@ -24,7 +24,7 @@ import psycopg
 import pyotp
 from psycopg.conninfo import make_conninfo
 
-from support.cases import oracle
+from support.cases import facts, oracle
 from support.commands import run_command
 from support.servers import Server
 from support.shield import COMMAND
@@ -58,7 +58,7 @@ class Place:
     def facts(self) -> Any:
         """All that the oracle of the cases looks at."""
         with self.server.connect(self.database) as connection:
-            return oracle.snapshot(connection)
+            return facts(connection)
 
     def lost(self, before: Any) -> list[str]:
         """What is not as it was; not even one row may be missing."""

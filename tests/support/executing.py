@@ -22,7 +22,7 @@ from dbshield.control.executor import Executor
 from dbshield.control.undo_store import UndoStore
 from dbshield.model import AccessLevel
 from dbshield.store.database import Database
-from support.cases import oracle
+from support.cases import facts, oracle
 from support.control import empty_database
 from support.servers import Server
 
@@ -131,7 +131,7 @@ class Stage:
 
     def facts(self) -> Any:
         with self.server.connect(self.database) as connection:
-            seen = oracle.snapshot(connection)
+            seen = facts(connection)
             for kind, query in MORE_FACTS.items():
                 seen["facts"][kind] = {row[0]: row[1] for row in connection.execute(query.encode())}
             return seen
