@@ -149,9 +149,10 @@ def test_fuzz_no_write_passes_without_its_limit(data: bytes) -> None:
     text = Text(data).text
     trees = oracle.tree(text)
     for access, judge in JUDGES.items():
+        # generously: a full collection of a process that has run for minutes takes half a second by itself
         begin = time.process_time()
         judgement = judge.judge(text.encode())
-        assert time.process_time() - begin < 0.5 + len(text) * 20e-6, "more work than the length of the text says"
+        assert time.process_time() - begin < 2.0 + len(text) * 20e-6, "more work than the length of the text says"
         assert "DS908" not in said(judgement)[1], text
         if trees is None:
             assert not passed(judgement), text
