@@ -15,7 +15,6 @@ import psycopg
 import pyotp
 import pytest
 from support.cases import oracle
-from support.commands import run_command
 from support.servers import Server
 from support.shield import COMMAND, ENVIRONMENT, Shield, prepared_shield
 from support.waiting import until
@@ -39,8 +38,15 @@ class Desk:
         self._secret = ""
 
     def cli(self, *words: str, code: bool = False) -> tuple[int, str, str]:
-        environment = {**os.environ, **({CODE: self.code()} if code else {})}
-        done = run_command([*words, "--config", str(self.shield.config)], env=environment)
+        done = subprocess.run(
+            [*COMMAND, *words, "--config", str(self.shield.config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **({CODE: self.code()} if code else {})},
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

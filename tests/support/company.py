@@ -25,7 +25,6 @@ import pyotp
 from psycopg.conninfo import make_conninfo
 
 from support.cases import facts, oracle
-from support.commands import run_command
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until
@@ -129,9 +128,13 @@ class Company:
 
     def run(self, *words: str, code: str = "") -> subprocess.CompletedProcess[str]:
         """A command, which has to end without a traceback. `code` is what --code-env and other options with CODE read."""
-        done = run_command(
-            [*words, "--config", str(self.configs[0])],
+        done = subprocess.run(
+            [*COMMAND, *words, "--config", str(self.configs[0])],
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=TIMEOUT,
+            stdin=subprocess.DEVNULL,
             env=_environment() | ({CODE: code} if code else {}),
         )
         assert "Traceback" not in done.stderr, done.stderr

@@ -19,7 +19,6 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbshield.proxy.catalogue import APPLICATION_NAME
-from support.commands import run_command
 from support.servers import ACCESS, Server
 from support.waiting import until
 
@@ -141,9 +140,13 @@ class Shield:
 
     def cli(self, *words: str, secret: str = "", fails: bool = False) -> str:
         """Run a command with `--config`; its standard output. `fails` when it has to end with an error."""
-        done = run_command(
-            [*words, "--config", str(self.config)],
+        done = subprocess.run(
+            [*COMMAND, *words, "--config", str(self.config)],
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=CLI_TIMEOUT,
+            stdin=subprocess.DEVNULL,
             env=_environment() | ({SECRET: secret} if secret else {}),
         )
         assert (done.returncode != 0) == fails, f"dbshield {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
