@@ -24,6 +24,8 @@ from support.servers import Server
 from dbshield.cli.main import run
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import AgentConfig, Config, EnvironmentConfig, EnvironmentOverride, load_config
+from dbshield.config.alerts import AlertsConfig
+from dbshield.config.backup import BackupConfig
 from dbshield.control.connection import control_dsn
 from dbshield.control.tokens import parse_token
 from dbshield.policy.policy import DEFAULT_MAX_ROWS, DEFAULT_MAX_ROWS_PER_HOUR
@@ -351,9 +353,12 @@ def test_every_setting_of_the_written_file_is_its_default(
     from dbshield.config.text import template  # noqa: PLC0415
 
     text = template()
-    assert tomllib.loads(text) == {"control": {}, "proxy": {}, "audit": {}, "log": {}}
+    assert tomllib.loads(text) == {"control": {}, "proxy": {}, "audit": {}, "schedule": {}, "log": {}}
     # Without the comment signs in front of settings and sections, everything stands there with its default.
     bare = re.sub(r"^# (?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE)
+    # Two settings have no default: for whom backups are sealed, and where an alert goes.
+    recipient = "age1" + "q" * 58
+    bare = bare.replace("encrypt_to = []", f'encrypt_to = ["{recipient}"]').replace('url_env = ""', 'url_env = "TEAM_URL"')
     path = tmp_path / "dbshield.toml"
     path.write_text(bare, encoding="utf-8")
     production = EnvironmentConfig(
@@ -361,7 +366,11 @@ def test_every_setting_of_the_written_file_is_its_default(
         overrides=(EnvironmentOverride(rule="DS2xx", verdict="limit"),),
         agents={"claude": AgentConfig(mode="enforce", max_rows=DEFAULT_MAX_ROWS, max_rows_per_hour=DEFAULT_MAX_ROWS_PER_HOUR)},
     )
-    expected = Config(environments={"production": production})
+    expected = Config(
+        environments={"production": production},
+        backup={"production": BackupConfig(destination="s3://shop-backups/dbshield", encrypt_to=(recipient,))},
+        alerts={"team": AlertsConfig(url_env="TEAM_URL")},
+    )
     assert load_config(path) == expected
 
 
