@@ -87,7 +87,8 @@ def look(config: Config, database: Database) -> View:
         now = connection.scalar(select(func.clock_timestamp()))
         assert isinstance(now, datetime)
         known: Mapping[str, Any] = {row.name: row for row in connection.execute(select(schedule_jobs))}
-        newest = select(schedule_runs).distinct(schedule_runs.c.job)
+        # SQLAlchemy spells DISTINCT ON differently from version to version.
+        newest = select(schedule_runs).prefix_with(text("distinct on (schedule_runs.job)"))
         order = (schedule_runs.c.job, schedule_runs.c.due.desc(), schedule_runs.c.attempt.desc())
         runs = {row["job"]: Run(**row) for row in connection.execute(newest.order_by(*order)).mappings()}
         ended = select(schedule_runs.c.job, func.max(schedule_runs.c.due)).where(schedule_runs.c.state == "done")
