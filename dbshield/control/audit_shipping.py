@@ -241,8 +241,9 @@ class Shipping:
         while True:
             if self._keeping is not Keeping.DATABASE:
                 raise StoreError("the control database did not answer in time")
-            self._wake.clear()
             self._gather()
+            # Behind it: what is in hand now wakes nobody. Reads that were recorded come by themselves, several times a second.
+            self._wake.clear()
             if self._outbox:
                 await self._ship(connection)
                 spoken = time.monotonic()
@@ -261,7 +262,7 @@ class Shipping:
                 with self._in_time():
                     await connection.execute("select")
                 spoken, self._pause = now, 0.0
-            if not self._outbox:
+            if not (self._outbox or self._stopping):
                 await self._woken()
 
     async def _woken(self) -> None:
