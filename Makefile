@@ -51,7 +51,7 @@ docs: setup ## the generated reference pages
 
 lock: setup ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --extra dev --output-file requirements.lock pyproject.toml
+		--no-emit-trusted-host --no-emit-find-links --extra dev --extra objectlock --extra otel --output-file requirements.lock pyproject.toml
 
 wheel: setup ## the wheel, into dist/
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .

@@ -14,7 +14,7 @@ import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
-from support import servers
+from support import servers, tools
 
 from dbshield.errors import ClusterError
 
@@ -27,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
         servers.majors()
     except ClusterError as error:
         raise pytest.UsageError(f"{error} ({error.hint})") from error
+    if missing := tools.missing_required():
+        raise pytest.UsageError(f"{tools.REQUIRE} names what this machine has not: {', '.join(missing)}")
     if hasattr(config, "workerinput"):
         return
     stack = contextlib.ExitStack()
@@ -37,6 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _run in config.stash:
         config.stash[_run].close()
+
+
+def pytest_report_header() -> str | None:
+    absent = [name for name in ("chromium", "haproxy", "pgbackrest") if tools.find(name) is None]
+    return f"tests of {', '.join(absent)} are left out: not on this machine" if absent else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            item.add_marker(pytest.mark.skipif(tools.find(name) is None, reason=f"{name} is not on this machine"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m is looked at
