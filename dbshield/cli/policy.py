@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dbshield.cli import effective
 from dbshield.cli.cases import LINE, Case, judged, read_cases, rules_of, said
 from dbshield.cli.common import ConfigOption, JsonOption, find_environment
 from dbshield.cli.judging import PolicyAgentOption, written_policy
 from dbshield.cli.output import answer, date, remark, say, table
 from dbshield.config import Config, EnvironmentConfig, load_config
+from dbshield.control import effective
 from dbshield.control.policies import policy_at
 from dbshield.errors import DbshieldError
 from dbshield.model import AccessLevel, Judgement

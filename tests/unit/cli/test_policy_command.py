@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.control import NOW
 
-from dbshield.cli.effective import verdicts
 from dbshield.cli.main import run
 from dbshield.config import load_config
+from dbshield.control.effective import verdicts
 from dbshield.control.policies import policy_at
 from dbshield.model import AccessLevel
 from dbshield.policy.catalogue import RULES
