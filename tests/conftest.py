@@ -7,16 +7,24 @@ nothing. Databases come from pytest-postgresql, cloned from a template that is s
 from __future__ import annotations
 
 import contextlib
+import os
 import zlib
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 from support import servers, tools
 
 from dbshield.errors import ClusterError
+
+# A run is to tell of the change that it runs on: each shows the same examples, and how long one takes says how busy the machine
+# is. `make fuzz` looks for new ones.
+settings.register_profile("every run", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fuzz", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fuzz" if os.environ.get("DBSHIELD_FUZZ") else "every run")
 
 _run = pytest.StashKey[contextlib.ExitStack]()
 

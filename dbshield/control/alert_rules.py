@@ -59,11 +59,11 @@ def unreadable(kind: str, position: int) -> Alert:
 
 def _statement(fields: Fields) -> Alert | None:
     verdict = fields.get("verdict")
-    if verdict not in {"deny", "hold"}:
+    if verdict not in ("deny", "hold"):
         return None
     who, where = _agent(fields), _text(fields, "environment")
-    rules = ", ".join(map(_plain, fields.get("rules") or ["no rule"]))
-    effects = [_plain(effect) for effect in fields.get("effects") or ()]
+    rules = ", ".join(_list(fields, "rules") or ["no rule"])
+    effects = _list(fields, "effects")
     what = "; ".join(effects[:SHOWN]) + (f"; and {len(effects) - SHOWN} more" if len(effects) > SHOWN else "")
     word = "was refused" if verdict == "deny" else "is held"
     return _made(
@@ -380,6 +380,11 @@ def _statement_text(fields: Fields) -> str:
     """The statement without its constants, which an audit that keeps statements in full has."""
     text = fields.get("statement")
     return _plain(redacted(str(text).encode("utf-8", "replace"))) if text else "?"
+
+
+def _list(fields: Fields, name: str) -> list[str]:
+    value = fields.get(name)
+    return [_plain(one) for one in value] if isinstance(value, list) else [_plain(value)] if value else []
 
 
 def _text(fields: Fields, name: str) -> str:

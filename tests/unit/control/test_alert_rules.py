@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -76,10 +76,26 @@ JSON = st.recursive(
     max_leaves=5,
 )
 NAMES = st.sampled_from(
-    ["agent", "environment", "reason", "by", "person", "user", "client", "verdict", "statement", "error", "until"]
+    [
+        "agent",
+        "environment",
+        "reason",
+        "by",
+        "person",
+        "user",
+        "client",
+        "verdict",
+        "statement",
+        "error",
+        "until",
+        "rules",
+        "effects",
+    ]
 )
 
 
+@example(kind="statement", fields={"verdict": []})
+@example(kind="statement", fields={"verdict": "deny", "rules": 5, "effects": {"a": 1}})
 @given(kind=st.sampled_from(KINDS), fields=st.dictionaries(NAMES | st.text(max_size=8), JSON, max_size=6))
 def test_whatever_stands_in_an_entry_a_title_is_one_printable_line(kind: str, fields: dict[str, Any]) -> None:
     alert = alert_of(kind, fields)
