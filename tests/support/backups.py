@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ class Backups:
         self.config = folder / "dbshield.toml"
         self.plan: dict[str, Any] = {}
         self.variables: dict[str, str] = {}
+        self._started: list[subprocess.Popen[str]] = []
 
     def set_up(self) -> None:
         """Configuration, control database, signing key and identity."""
@@ -67,7 +69,7 @@ class Backups:
     def start(self, *arguments: str, file_blocks: int | None = None) -> subprocess.Popen[str]:
         """The command line under way, in a process group of its own; no file grows beyond `file_blocks` of 512 bytes."""
         limit = ["/bin/sh", "-c", f'ulimit -f {file_blocks}; exec "$@"', "limited"] if file_blocks is not None else []
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*limit, *COMMAND, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -76,6 +78,16 @@ class Backups:
             env=self.environment(),
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """What a test that failed left under way must not fail others."""
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            with process:  # closes its pipes and waits
+                pass
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run_command(arguments, cwd=self.folder, env=self.environment(), timeout=TIMEOUT)
@@ -121,4 +133,7 @@ def backups_of(server: Server, database: str, folder: Path) -> Iterator[Backups]
     with empty_database(server) as control:
         made = Backups(server, database, control, folder)
         made.set_up()
-        yield made
+        try:
+            yield made
+        finally:
+            made.end()
