@@ -5,8 +5,8 @@ Synchronous, on psycopg. What proxies follow at run time is read by `dbshield.co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -115,6 +115,10 @@ class Database:
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(self._dsn, connect_timeout=CONNECT_TIMEOUT, application_name=APPLICATION_NAME)
+
+
+Opening = Callable[[], AbstractContextManager[Database]]
+"""Opens the control database, which may not answer: StoreError then."""
 
 
 def _reason(error: DBAPIError) -> str:

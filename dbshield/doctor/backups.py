@@ -1,4 +1,4 @@
-"""What `dbshield doctor` asks the catalogue of backups and the schedule, and the destinations' devices."""
+"""What the doctor asks the catalogue of backups and the schedule, and the destinations' devices."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sqlalchemy import func, select
 
 from dbshield.backup import destination
 from dbshield.backup.source import Source
-from dbshield.cli.options import open_database
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import DbshieldError, Refused
 from dbshield.guard.doctor import Finding, not_looked
 from dbshield.guard.doctor_backups import Drilled, Kept, backup_findings, schedule_findings
 from dbshield.schedule.view import look, problems
+from dbshield.store.database import Opening
 from dbshield.store.schema import drills, snapshots
 
 UNKNOWN = "cannot be told"
@@ -26,10 +26,10 @@ Place = tuple[bool | None, str]
 """Whether a destination lies outside the database's device, nothing where nobody can tell, and why."""
 
 
-def backup_checks(settings: Config, names: Sequence[str]) -> list[Finding]:
+def backup_checks(settings: Config, names: Sequence[str], opening: Opening) -> list[Finding]:
     """Everything that is wrong with backups and schedule; one finding where the control database does not answer."""
     try:
-        with open_database(settings) as database:
+        with opening() as database:
             found: list[Finding] = []
             for name in names:
                 query = (

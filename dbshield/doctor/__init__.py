@@ -1,0 +1,1 @@
+"""All that the doctor looks at, put together from the guard, the control database, the backups and the schedule."""
