@@ -140,11 +140,13 @@ class Catalogue:
 
     def complete(self, manifest: Manifest, signature: Signature, record: Record, *, now: datetime) -> None:
         """It is whole. BackupError where somebody else has called it failed meanwhile."""
+        outside = manifest.outside
         values = {
             "state": "complete",
+            "kind": manifest.kind,
             "ended": now,
-            "bytes": manifest.size,
-            "stored_bytes": manifest.stored,
+            "bytes": manifest.size + (outside.bytes if outside is not None else 0),
+            "stored_bytes": manifest.stored + (outside.stored if outside is not None else 0),
             "objects": len(manifest.members),
             "lsn": manifest.server.lsn,
             "timeline": manifest.server.timeline,
@@ -197,6 +199,14 @@ class Catalogue:
                 hint="`dbshield backup list` shows them.",
             )
         return found[0]
+
+    def has(self, snapshot: str) -> bool:
+        """Whether there is a complete one of exactly this id, which was not removed."""
+        query = select(snapshots.c.id).where(
+            snapshots.c.id == snapshot, snapshots.c.state == "complete", snapshots.c.pruned_at.is_(None)
+        )
+        with self._database.transaction() as connection:
+            return connection.scalar(query) is not None
 
     def newest(self, environment: str, *, plan: str | None = None) -> Snapshot:
         """The newest that is complete and still there. Raises BackupError where there is none."""

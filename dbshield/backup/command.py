@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
-from typing import IO
+from typing import IO, Any
 
 from dbshield.backup.work import Work
+from dbshield.cluster.account import Account
 from dbshield.errors import BackupError
 
 LAST_LINES = 5
@@ -27,6 +28,7 @@ class Command:
     """A program that runs. Its standard error goes to a file in the work folder, since a pipe that nobody reads fills up.
 
     With `piped` its standard output is `stdout`. With `tethered` it gets SIGTERM when this process is gone, or calls `end`.
+    With an `account` it runs as that, and not in the work folder, which is closed to it.
     """
 
     def __init__(
@@ -38,9 +40,13 @@ class Command:
         output: Path | None = None,
         piped: bool = False,
         tethered: bool = False,
+        account: Account | None = None,
     ) -> None:
         self._name = Path(arguments[0]).name
         self._said = work.folder / f"{self._name}-{id(self):x}.log"
+        as_account: dict[str, Any] = {}
+        if account is not None:
+            as_account = {"user": account.uid, "group": account.gid, "extra_groups": []}
         with contextlib.ExitStack() as stack:
             said = stack.enter_context(self._said.open("wb"))
             out = stack.enter_context(output.open("wb")) if output is not None else said
@@ -52,8 +58,9 @@ class Command:
                     stdout=subprocess.PIPE if piped else out,
                     stderr=said,
                     env=dict(variables),
-                    cwd=work.folder,
+                    cwd=work.folder if account is None else "/",
                     pass_fds=(work.lock,),
+                    **as_account,
                 )
             except OSError as error:
                 raise BackupError(f"{self._name} does not run: {error.strerror}", hint=f"Look at {arguments[0]}.") from error

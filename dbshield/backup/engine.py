@@ -6,15 +6,17 @@ of that. Whatever an engine raises makes the snapshot a failed one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dbshield.backup.manifest import Server
+from dbshield.backup.manifest import Outside, Server
 from dbshield.backup.record import Record
 from dbshield.backup.repository import Writer
 from dbshield.backup.source import Source
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries
+from dbshield.config import BackupConfig
 
 
 class Progress(Protocol):
@@ -41,8 +43,9 @@ class Silent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One snapshot to make. `work` is a private folder that is gone afterwards."""
+    """One snapshot to make. `work` is a private folder that is gone afterwards. `known` tells whether the catalogue has an id."""
 
+    plan: BackupConfig
     source: Source
     writer: Writer
     programs: Binaries
@@ -50,14 +53,21 @@ class Task:
     progress: Progress
     jobs: int
     fingerprint_max_bytes: int
+    known: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What an engine has found out besides the members that it wrote."""
+    """What an engine has found out besides the members that it wrote.
+
+    `kind` where it is known only afterwards. `parent` is the snapshot that it was made upon, `outside` what it put elsewhere.
+    """
 
     server: Server
     record: Record
+    kind: str = ""
+    parent: str | None = None
+    outside: Outside | None = None
 
 
 class Engine(Protocol):

@@ -50,6 +50,19 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What another tool keeps of a snapshot in a repository of its own: its name there, and the SHA-256 (hexadecimal) of the list
+    with the checksums of its files. `bytes` as they were read, `stored` as they lie there."""
+
+    stanza: str
+    repository: int
+    label: str
+    sha256: str
+    bytes: int
+    stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All about a snapshot that needs no key. `recipients` is empty where it is not encrypted. Times are UTC, in seconds."""
 
@@ -66,6 +79,7 @@ class Manifest:
     programs: str
     dbshield: str
     members: tuple[Member, ...]
+    outside: Outside | None = None
 
     @property
     def encrypted(self) -> bool:
@@ -88,8 +102,11 @@ class Manifest:
         raise Damaged(f"the snapshot {self.snapshot} has no {name}", hint="It was not made by this engine; use another one.")
 
     def tree(self) -> dict[str, Any]:
-        """As JSON knows it."""
-        return {"format": FORMAT, **asdict(self)}
+        """As JSON knows it. What is not there is not named: a text that was signed before the name existed stays the same."""
+        tree = {"format": FORMAT, **asdict(self)}
+        if self.outside is None:
+            del tree["outside"]
+        return tree
 
     def text(self) -> bytes:
         """The canonical text that is signed."""
@@ -112,6 +129,8 @@ def parse(text: bytes) -> Manifest:
         tree["members"] = tuple(Member(**member) for member in tree["members"])
         tree["server"] = Server(**tree["server"])
         tree["recipients"] = tuple(tree["recipients"])
+        if "outside" in tree:
+            tree["outside"] = Outside(**tree["outside"])
         found = Manifest(**tree)
         sane = (
             SNAPSHOT_ID.fullmatch(found.snapshot) is not None

@@ -105,6 +105,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
             )
             with work_folder(work_base(config, plan)) as work:
                 task = Task(
+                    plan=plan,
                     source=source,
                     writer=writer,
                     programs=tools,
@@ -112,6 +113,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
                     progress=progress,
                     jobs=plan.jobs,
                     fingerprint_max_bytes=plan.fingerprint_max_bytes,
+                    known=catalogue.has,
                 )
                 taken = engine.back_up(task)
             made, signature = _finish(writer, taken, engine, key, plan=name, began=began, clock=clock, tools=tools)
@@ -167,8 +169,8 @@ def _finish(
             environment=writer.environment,
             plan=plan,
             engine=engine.name,
-            kind=engine.kind,
-            parent=None,
+            kind=taken.kind or engine.kind,
+            parent=taken.parent,
             began=manifest.moment(began),
             ended=manifest.moment(clock()),
             server=taken.server,
@@ -176,6 +178,7 @@ def _finish(
             programs=f"{tools.major}.{tools.minor}",
             dbshield=dbshield.__version__,
             members=members,
+            outside=taken.outside,
         )
 
     return writer.finish(facts, key)
