@@ -14,24 +14,22 @@ Source: PostgreSQL manual, pg_basebackup, "Backup Manifests", "Streaming Replica
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Event
 
 import psycopg
 from psycopg import sql
 
-from dbshield.backup import fingerprint, look, moment, still, tail
+from dbshield.backup import counting, look, moment, still, tail
 from dbshield.backup.canary import CanaryRun
 from dbshield.backup.command import Command
 from dbshield.backup.engine import Taken, Task
-from dbshield.backup.logical import NOW, SCHEMA, joined, schema_text
-from dbshield.backup.record import BaseRecord, DatabaseRecord, Record, SequenceRecord, TableRecord
+from dbshield.backup.logical import NOW
+from dbshield.backup.record import BaseRecord, Record
 from dbshield.backup.source import Connection, told
 from dbshield.backup.still import Moment
 from dbshield.backup.tarball import LABEL, MANIFEST, Tarball
@@ -45,7 +43,6 @@ READY = """
         (select setting::bigint from pg_settings where name = 'wal_segment_size'),
         (select sum(pg_database_size(oid))::bigint from pg_database where has_database_privilege(oid, 'connect'))
 """
-UNLOGGED = "an unlogged table: recovery empties it"
 SAID = {
     "start": re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE),
     "checkpoint": re.compile(rb"^CHECKPOINT LOCATION: ([0-9A-F]+/[0-9A-F]+)$", re.MULTILINE),
@@ -93,7 +90,7 @@ class Physical:
                         settings=look.settings(connection),
                         roles=look.roles(connection),
                         members=look.members(connection),
-                        databases=tuple(_database(task, name, found) for name in task.source.databases),
+                        databases=tuple(counting.database(task, name, found) for name in task.source.databases),
                         canary=after,
                         no_canary=canary.reason,
                         base=_record(base, found, segment_size),
@@ -182,74 +179,6 @@ def _store(task: Task, wal: tail.Tail) -> None:
     """The WAL after the base backup. What arrives now is after the moment, and need not be in it."""
     for name, path in wal.files().items():
         task.writer.add_file(f"{WAL}/{name}", path)
-
-
-def _database(task: Task, name: str, found: Moment) -> DatabaseRecord:
-    """One database at the moment; without one, what there is in it, and nothing counted."""
-    if name not in found.views:
-        with task.source.connect(name) as connection, told(f"the database {name}"):
-            there = fingerprint.relations(connection)
-            return DatabaseRecord(
-                **look.database(connection),
-                tables=tuple(_left_out(relation, "no moment was found to count it at") for relation in there),
-                sequences=_sequences(found.sequences[name], connection),
-                schema_sha256="",
-            )
-    connection, snapshot = found.views[name]
-    with told(f"the database {name}"):
-        facts = look.database(connection)
-        wanted = fingerprint.relations(connection)
-        numbers = _sequences(found.sequences[name], connection)
-        counted = _counted(task, name, snapshot, [relation for relation in wanted if not relation.unlogged])
-    target = task.work.make(f"schema-{facts['folder']}") / SCHEMA
-    schema_text(task.programs, task.source, name, work=task.work, target=target, snapshot=snapshot)
-    return DatabaseRecord(
-        **facts,
-        tables=(*counted, *(_left_out(relation, UNLOGGED) for relation in wanted if relation.unlogged)),
-        sequences=numbers,
-        schema_sha256=hashlib.sha256(target.read_bytes()).hexdigest(),
-    )
-
-
-def _counted(task: Task, name: str, snapshot: str, wanted: Sequence[fingerprint.Relation]) -> tuple[TableRecord, ...]:
-    """Counts and fingerprints in the view that was exported."""
-    task.progress.step(f"count {name}", sum(relation.bytes for relation in wanted))
-    stop = Event()
-    counted = fingerprint.measure_all(
-        lambda: joined(task.source, name, snapshot),
-        wanted,
-        samples=lambda relation: fingerprint.sample_of(relation.bytes, task.fingerprint_max_bytes, has_key=bool(relation.key)),
-        jobs=task.jobs,
-        stop=stop,
-        passed=lambda relation: task.progress.advance(relation.bytes),
-    )
-    if stop.is_set() or len(counted) != len(wanted):
-        raise BackupError(f"not every table of {name} was counted", hint="Look at the server's log.")
-    return counted
-
-
-def _sequences(before: Sequence[SequenceRecord], connection: Connection) -> tuple[SequenceRecord, ...]:
-    """Those read before the moment, without what was dropped or set back since: that may have been before the moment too."""
-    now = {(sequence.schema, sequence.name): sequence.last for sequence in fingerprint.sequences(connection)}
-    return tuple(
-        sequence
-        for sequence in before
-        if (key := (sequence.schema, sequence.name)) in now
-        and (sequence.last is None or ((last := now[key]) is not None and abs(last) >= abs(sequence.last)))
-    )
-
-
-def _left_out(relation: fingerprint.Relation, why: str) -> TableRecord:
-    return TableRecord(
-        schema=relation.schema,
-        name=relation.name,
-        rows=None,
-        fingerprint=None,
-        sample=0,
-        bytes=relation.bytes,
-        unlogged=relation.unlogged,
-        skipped=relation.reason or why,
-    )
 
 
 def _record(base: Base, found: Moment, segment_size: int) -> BaseRecord:

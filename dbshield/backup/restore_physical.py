@@ -65,10 +65,7 @@ class PhysicalRestorer:
             raise BackupError("--at needs more WAL than a snapshot has in it", hint="Name an LSN in it, or leave --at out.")
         account = _account(order)
         with order.laps.phase("download"):
-            folder = order.work.make("snapshot")
-            fetch(order.reader, order.identities, folder, order.progress)
-            data, wal = _unpack(order, folder, account)
-            verified = _verify(order, data, account)
+            data, wal, verified = self.fetched(order, account)
         kept = _put_aside(order, data)
         target = order.goal.lsn or base.target
         cluster = Cluster(
@@ -98,6 +95,13 @@ class PhysicalRestorer:
             name="replay", outcome=Outcome.PASSED, measure=f"to {reached}, before {target}", seconds=order.laps.seconds["restore"]
         )
         return Standing(cluster=cluster, checks=(verified, replayed), tidy=lambda: _put_back(data, kept, account))
+
+    def fetched(self, order: Order, account: Account) -> tuple[Path, Path, Check]:
+        """The data folder, the folder of its WAL, and the check that every file in it is what was backed up."""
+        folder = order.work.make("snapshot")
+        fetch(order.reader, order.identities, folder, order.progress)
+        data, wal = _unpack(order, folder, account)
+        return data, wal, _verify(order, data, account)
 
 
 def _account(order: Order) -> Account:
