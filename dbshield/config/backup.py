@@ -74,6 +74,12 @@ class BackupConfig(RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
         default="logical",
         description="logical: pg_dump, into any server of the version; physical: pg_basebackup of the whole cluster",
     )
+    incremental: bool = Field(
+        default=False, description="of the engine physical, PostgreSQL 17 and later: snapshots hold what changed since the last one"
+    )
+    full_every: int = Field(
+        default=7, ge=1, le=500, description="snapshots of a chain of incremental ones; after so many the next is a full one"
+    )
     source: Annotated[str, AfterValidator(_source)] = Field(
         default="",
         repr=False,
@@ -113,6 +119,8 @@ class BackupConfig(RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
             )
         if self.encryption == "none" and self.encrypt_to:
             raise ValueError('encryption is "none" although encrypt_to names recipients; keep one')
+        if self.incremental and self.engine != "physical":
+            raise ValueError('incremental is for the engine "physical"; take it out')
         return self
 
     @property
