@@ -48,7 +48,7 @@ STAMP: Final = slice(len('{"ts":"'), len('{"ts":"2026-05-03T03:09:37.123456Z'))
 
 Record = Callable[[float, Judgement], None]
 
-_Event = tuple[float, str, Judgement | None]
+Event = tuple[float, str, Judgement | None]
 """Seconds since 1970, the text that follows them, and the judgement for a statement."""
 
 
@@ -57,7 +57,7 @@ class AuditedSession:
 
     __slots__ = ("_add", "_fields", "statement")
 
-    def __init__(self, fields: str, pending: list[_Event], full: Callable[[], None]) -> None:
+    def __init__(self, fields: str, pending: list[Event], full: Callable[[], None]) -> None:
         self._fields = fields
         self._add = pending.append
         self.statement: Record = _recorder(f'Z","event":"statement",{fields},', pending, full)
@@ -82,13 +82,15 @@ class AuditLog:
         self._path = path
         self._shipping = shipping
         self._statements = statements
-        self._pending: list[_Event] = []
+        self._pending: list[Event] = []
         self._buffer = b""
         self._torn = b""
         self._lost = 0
         self._healthy = True
         self._rendered: dict[int, tuple[Judgement, str]] = {}
         self._rendered_characters = 0
+        self.counted: Callable[[Sequence[Event]], None] = lambda events: None
+        """Whoever counts sets this: it gets each batch of events."""
         self._log: Any = structlog.get_logger(__name__)
         self._descriptor = self._open()
         if shipping is not None:
@@ -236,8 +238,9 @@ class AuditLog:
                 hint="Look at [audit] file, and at who may write there.",
             ) from error
 
-    def _take(self, events: list[_Event]) -> None:
+    def _take(self, events: list[Event]) -> None:
         """Renders events, for the database and behind what is still to be written, unless that has grown too long already."""
+        self.counted(events)
         lines = self._render(events)
         if self._shipping is not None:
             self._shipping.take(runs(events, lines))
@@ -250,7 +253,7 @@ class AuditLog:
             self._lost = 0
         self._buffer += "".join(lines).encode("ascii")
 
-    def _render(self, events: list[_Event]) -> list[str]:
+    def _render(self, events: list[Event]) -> list[str]:
         lines: list[str] = []
         add = lines.append
         rendered = self._rendered.get
@@ -304,7 +307,7 @@ class AuditLog:
         self._buffer = self._buffer[written:]
 
 
-def runs(events: Sequence[_Event], lines: Sequence[str]) -> list[str]:
+def runs(events: Sequence[Event], lines: Sequence[str]) -> list[str]:
     """The lines for the database, without their ends. Where a session repeats a statement that only reads, with nothing else of
     its own in between, they become one line: it has the first one's time, `repeats`, how many they are, and `until`, the last
     one's time. So a loop of a thousand reads costs the database one row; what may write, or was stopped, is a row each."""
@@ -358,7 +361,7 @@ def _time(moment: datetime | None) -> str:
     return "null" if moment is None else f'"{moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")}"'
 
 
-def _recorder(head: str, pending: list[_Event], full: Callable[[], None]) -> Record:
+def _recorder(head: str, pending: list[Event], full: Callable[[], None]) -> Record:
     """A closure, because this is called for every statement and finds its three things without a look into an object."""
     append = pending.append
 

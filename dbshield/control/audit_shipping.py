@@ -80,12 +80,19 @@ class Shipping:
         self._connection: AuditConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._next_look = self._next_retention = self._pause = 0.0
+        self.arrived = 0
+        """The number of the newest entry of ours that is in the database; they are counted from 1."""
         self.recorded: Callable[[], None] = lambda: None
         """Whoever records sets this: it hands over, by `take`, all that was recorded up to now."""
 
     @property
     def keeping(self) -> Keeping:
         return self._keeping
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest entry that was handed over; those beyond `arrived` are in memory or on this machine's disk."""
+        return self._outbox.first + len(self._outbox) - 1
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Calls back when `keeping` changes."""
@@ -232,7 +239,8 @@ class Shipping:
         self._pause = 0.0
         await asyncio.to_thread(spool.taken)
         if spool is self._spool:
-            self._outbox.tell(first + len(entries) - 1)
+            self.arrived = first + len(entries) - 1
+            self._outbox.tell(self.arrived)
         return len(entries)
 
     async def _follow(self, connection: AuditConnection) -> None:
@@ -291,7 +299,8 @@ class Shipping:
             await connection.append(self.writer, self._outbox.first, batch)
         self._pause = 0.0
         self._outbox.gone(len(batch))
-        self._outbox.tell(self._outbox.first - 1)
+        self.arrived = self._outbox.first - 1
+        self._outbox.tell(self.arrived)
 
     async def _take_left_over(self, connection: AuditConnection) -> None:
         for spool in Spool.left_over(self._folder):

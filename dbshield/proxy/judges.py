@@ -11,7 +11,7 @@ is ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -109,6 +109,10 @@ class Judges:
             for judge in known.judges.values():
                 judge.limit_length(max_statement_bytes)
         self.follow()
+
+    def __iter__(self) -> Iterator[tuple[str, Judge]]:
+        """Every judge with its environment."""
+        return ((known.key[0], judge) for known in self._known.values() for judge in known.judges.values())
 
     def follow(self) -> None:
         """Have every session that stands judged by the policy that holds now. Never raises."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Protocol
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Allow, Judgement, Limit
+from dbshield.proxy.timing import UNTIMED
 from dbshield.session import held
 from dbshield.session.handlers import IDLE
 from dbshield.session.held import HeldStatement, Phase
@@ -31,6 +33,8 @@ SHUTTING_DOWN = "57P01"
 """admin_shutdown"""
 INTERNAL = "XX000"
 """internal_error"""
+SERVER_CLOSED = "the server closed the connection"
+"""The reason of a session that its server ended."""
 
 
 Record = Callable[[float, Judgement], None]
@@ -63,7 +67,8 @@ class HumanWaiter(Protocol):
 class Pair:
     """One session: its relay, its two transports, and how it ends.
 
-    `on_end` is called once, with the reason in words for the log. `waiting` is given by whoever lets the relay hold statements.
+    `on_end` is called once, with the reason in words for the log. `waiting` is given by whoever lets the relay hold statements,
+    `timing` by whoever measures, before `join`.
     """
 
     __slots__ = (
@@ -78,6 +83,7 @@ class Pair:
         "record",
         "relay",
         "server",
+        "timing",
         "waiting",
         "when_durable",
     )
@@ -96,6 +102,7 @@ class Pair:
         self.active = True
         self.draining = False
         self.waiting: HumanWaiter | None = None
+        self.timing = UNTIMED
         self._client_end: ClientEnd | None = None
         self._max_kept = 0
 
@@ -241,7 +248,21 @@ def _close(transport: asyncio.Transport) -> None:
 class ClientEnd(asyncio.Protocol):
     """What the client sends, on its way to the server."""
 
-    __slots__ = ("_early", "_from_client", "_judged", "_pair", "_record", "_server", "_withheld", "_write")
+    __slots__ = (
+        "_began",
+        "_early",
+        "_every",
+        "_from_client",
+        "_judged",
+        "_pair",
+        "_record",
+        "_server",
+        "_since",
+        "_timing",
+        "_turn",
+        "_withheld",
+        "_write",
+    )
 
     def __init__(self, pair: Pair, server: asyncio.Transport) -> None:
         self._pair = pair
@@ -252,6 +273,9 @@ class ClientEnd(asyncio.Protocol):
         self._record = pair.record
         self._withheld = b""
         self._early: list[bytes] = []
+        self._timing = pair.timing
+        self._every = self._turn = pair.timing.every
+        self._began = self._since = 0.0
 
     def data_received(self, data: bytes) -> None:
         pair = self._pair
@@ -260,6 +284,13 @@ class ClientEnd(asyncio.Protocol):
             # A transport may have had it in its hands when it was paused.
             self._early.append(data)
             return
+        # Where nobody measures it begins at 0, and so never comes there again.
+        self._turn -= 1
+        if self._turn:
+            began = 0.0
+        else:
+            self._turn = self._every
+            began = perf_counter()
         writes = False
         try:
             forward = self._from_client(data)
@@ -282,10 +313,13 @@ class ClientEnd(asyncio.Protocol):
             return
         if writes and forward:
             self._withheld = forward
+            self._began, self._since = began, perf_counter()
             pair.pause_client(WITHHELD)
             pair.when_durable(self._release)
         elif forward:
             self._write(forward)
+            if began:
+                self._timing.to_server(perf_counter() - began)
         elif pair.relay.keeps:
             pair.look_at_kept()
 
@@ -300,6 +334,10 @@ class ClientEnd(asyncio.Protocol):
             pair.end(error.message, error, sqlstate=INTERNAL)
             return
         self._write(forward)
+        now = perf_counter()
+        self._timing.durable(now - self._since)
+        if self._began:
+            self._timing.to_server(now - self._began)
         pair.paused &= ~WITHHELD
         if early:
             self.data_received(early)
@@ -324,16 +362,24 @@ class ClientEnd(asyncio.Protocol):
 class ServerEnd(asyncio.Protocol):
     """What the server sends, on its way to the client."""
 
-    __slots__ = ("_from_server", "_outcomes", "_pair", "_write")
+    __slots__ = ("_every", "_from_server", "_outcomes", "_pair", "_timing", "_turn", "_write")
 
     def __init__(self, pair: Pair, client: asyncio.Transport) -> None:
         self._pair = pair
         self._write = client.write
         self._from_server = pair.relay.from_server
         self._outcomes = pair.relay.outcomes
+        self._timing = pair.timing
+        self._every = self._turn = pair.timing.every
 
     def data_received(self, data: bytes) -> None:
         pair = self._pair
+        self._turn -= 1
+        if self._turn:
+            began = 0.0
+        else:
+            self._turn = self._every
+            began = perf_counter()
         try:
             forward = self._from_server(data)
         except DbshieldError as error:
@@ -346,6 +392,8 @@ class ServerEnd(asyncio.Protocol):
             pair.tell_outcomes()
         if forward:
             self._write(forward)
+            if began:
+                self._timing.to_client(perf_counter() - began)
         if pair.draining:
             pair.end_if_drained()
 
@@ -356,7 +404,7 @@ class ServerEnd(asyncio.Protocol):
         if self._pair.relay.terminated:
             self._pair.end("the client said good-bye")
         else:
-            self._pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
+            self._pair.end(SERVER_CLOSED, server_gone(), sqlstate=SERVER_GONE)
 
     def pause_writing(self) -> None:
         self._pair.pause_client(SERVER_IS_SLOW)
