@@ -15,6 +15,7 @@ import psycopg
 import pyotp
 import pytest
 from support.cases import oracle
+from support.commands import run_command
 from support.servers import Server
 from support.shield import COMMAND, ENVIRONMENT, Shield, prepared_shield
 from support.waiting import until
@@ -38,15 +39,8 @@ class Desk:
         self._secret = ""
 
     def cli(self, *words: str, code: bool = False) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [*COMMAND, *words, "--config", str(self.shield.config)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **({CODE: self.code()} if code else {})},
-        )
+        env = {**os.environ, **({CODE: self.code()} if code else {})}
+        done = run_command([*words, "--config", str(self.shield.config)], env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 
@@ -139,14 +133,8 @@ def test_what_is_in_the_way_is_told_with_exit_code_1(desk: Desk) -> None:
     status, out, _ = desk.cli("undo", approval, "--person", "ann", "--code-env", CODE, "--json", code=True)
     assert (status, json.loads(out)["undone"]) == (1, False)
     wrong = {**os.environ, CODE: "000000"}
-    done = subprocess.run(
-        [*COMMAND, "undo", approval, "--person", "ann", "--code-env", CODE, "--config", str(desk.shield.config)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=wrong,
-        stdin=subprocess.DEVNULL,
-    )
+    words = ["undo", approval, "--person", "ann", "--code-env", CODE, "--config", str(desk.shield.config)]
+    done = run_command(words, env=wrong)
     assert done.returncode == 1
     assert "vat" not in done.stderr
 

@@ -25,6 +25,8 @@ import pyotp
 from psycopg.conninfo import make_conninfo
 
 from support.cases import facts, oracle
+from support.commands import run_command
+from support.control import all_heard
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until
@@ -97,6 +99,7 @@ class Company:
         (folder / "second").mkdir()
         (folder / "executor.password").write_text(EXECUTOR_PASSWORD + "\n")
         (folder / "executor.password").chmod(0o600)
+        self._proxies: tuple[subprocess.Popen[bytes], ...] = ()
         self._alerts: list[str] = []
         if alerts:
             path = folder / "alerts.url"
@@ -128,15 +131,10 @@ class Company:
 
     def run(self, *words: str, code: str = "") -> subprocess.CompletedProcess[str]:
         """A command, which has to end without a traceback. `code` is what --code-env and other options with CODE read."""
-        done = subprocess.run(
-            [*COMMAND, *words, "--config", str(self.configs[0])],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT,
-            stdin=subprocess.DEVNULL,
-            env=_environment() | ({CODE: code} if code else {}),
-        )
+        env = _environment() | ({CODE: code} if code else {})
+        done = run_command([*words, "--config", str(self.configs[0])], env=env, timeout=TIMEOUT)
+        if self._proxies:
+            all_heard(self.control)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -203,7 +201,10 @@ class Company:
             self._proxies = (first, second)
             for port in self.ports:
                 assert until(lambda port=port: _listens(port), deadline=STARTING), self.said()  # type: ignore[misc]
-            yield
+            try:
+                yield
+            finally:
+                self._proxies = ()
 
     @contextlib.contextmanager
     def process(self, command: str, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:

@@ -8,13 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 from psycopg import sql
 
 from dbshield.config import EnvironmentConfig
 from dbshield.control.agents import Agents, register_environments
+from dbshield.control.directory import APPLICATION_NAME as DIRECTORY
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
+from dbshield.store.schema import CHANNEL
 from support.servers import Server
+from support.waiting import until
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 STAGING = EnvironmentConfig(upstream="postgresql://app@db.example.com/shop?sslmode=verify-full")
@@ -32,6 +36,30 @@ def empty_database(server: Server) -> Iterator[str]:
         yield server.dsn(name)
     finally:
         server.drop(name)
+
+
+LISTENING = """
+    select state = 'idle' and query_start > %s and query ~ 'from dbshield.agents' from pg_stat_activity
+    where datname = current_database() and application_name = %s
+"""
+
+
+def all_heard(control: str) -> None:
+    """Wait until each proxy has loaded what was committed in its control database up to now.
+
+    A proxy hears of a change within a tenth of a second. Between two commands that somebody types more time goes by; between two
+    of a test's, which start no process that has to import anything, it does not.
+    """
+    with psycopg.connect(control, autocommit=True) as connection:
+        [now] = connection.execute("select clock_timestamp()").fetchone() or (None,)
+
+        def loaded() -> bool:
+            heard = [answer for (answer,) in connection.execute(LISTENING, [now, DIRECTORY]).fetchall()]
+            if not all(heard):
+                connection.execute(sql.SQL("notify {}").format(sql.Identifier(CHANNEL)))
+            return all(heard)
+
+        assert until(loaded), "a proxy does not hear of changes"
 
 
 @contextmanager

@@ -19,6 +19,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbshield.proxy.catalogue import APPLICATION_NAME
+from support.commands import run_command
+from support.control import all_heard
 from support.servers import ACCESS, Server
 from support.waiting import until
 
@@ -140,15 +142,10 @@ class Shield:
 
     def cli(self, *words: str, secret: str = "", fails: bool = False) -> str:
         """Run a command with `--config`; its standard output. `fails` when it has to end with an error."""
-        done = subprocess.run(
-            [*COMMAND, *words, "--config", str(self.config)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=CLI_TIMEOUT,
-            stdin=subprocess.DEVNULL,
-            env=_environment() | ({SECRET: secret} if secret else {}),
-        )
+        env = _environment() | ({SECRET: secret} if secret else {})
+        done = run_command([*words, "--config", str(self.config)], env=env, timeout=CLI_TIMEOUT)
+        if self._process is not None and not fails:
+            all_heard(self.control_server.dsn(self.control))
         assert (done.returncode != 0) == fails, f"dbshield {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
