@@ -46,8 +46,10 @@ fix: setup ## what a tool can mend
 bench: setup ## side by side with a direct connection and PgBouncer, one table
 	@$(BIN)/python -m bench
 
-docs: setup ## the generated reference pages
+docs: setup ## the generated reference pages, every link and command in docs/ looked at, and the site in build/site
 	@$(BIN)/python -m docs.build
+	@$(BIN)/python -m docs.check
+	@$(BIN)/python -m docs.site
 
 lock: setup ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \

@@ -19,7 +19,11 @@ from dbshield.policy.rules.examples import examples
 from dbshield.policy.setting_lists import EXTENSION_PREFIXES, EXTENSIONS_HARMLESS, HARMLESS, HARMLESS_BEGINNINGS, REFUSED
 from dbshield.policy.settings import LOOKED_AT
 from dbshield.rule_ids import VERDICTS, objection
+from docs.command_line import command_line_page
 from docs.configuration import configuration_page
+from docs.error_codes import errors_page
+from docs.events import events_page
+from docs.metrics import metrics_page
 from docs.rights import rights_page
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -144,6 +148,10 @@ def pages() -> dict[Path, str]:
         REFERENCE / "rules.md": rules_page(),
         REFERENCE / "configuration.md": configuration_page(),
         REFERENCE / "rights.md": rights_page(),
+        REFERENCE / "command-line.md": command_line_page(),
+        REFERENCE / "audit-events.md": events_page(),
+        REFERENCE / "metrics.md": metrics_page(),
+        REFERENCE / "error-codes.md": errors_page(),
     }
 
 
