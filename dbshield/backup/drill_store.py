@@ -99,7 +99,7 @@ class Drills:
         if environment is not None:
             query = query.where(snapshots.c.environment == environment)
         with self._database.transaction() as connection:
-            return tuple(_kept(row) for row in connection.execute(query).mappings())
+            return tuple(kept_of(row) for row in connection.execute(query).mappings())
 
 
 def check(kept: Kept, trusted: Mapping[str, bytes]) -> None:
@@ -108,7 +108,8 @@ def check(kept: Kept, trusted: Mapping[str, bytes]) -> None:
     keys.check(signature, keys.PURPOSE_DRILL, kept.drill.text(), trusted, what=f"the drill {kept.id}")
 
 
-def _kept(row: Mapping[Any, Any]) -> Kept:
+def kept_of(row: Mapping[Any, Any]) -> Kept:
+    """A drill from its row and the environment of its snapshot."""
     signed = row["signature"] is not None
     return Kept(
         id=row["id"],

@@ -32,13 +32,13 @@ ROWS: Final = 1_000
 MAX_FAULTS: Final = 100
 """Faults that are told of one chain; a chain that has more is no chain."""
 
-_FIELDS: Final = [audit.c[name] for name in Link.__slots__]
+FIELDS: Final = [audit.c[name] for name in Link.__slots__]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which entries: those that all of this holds for. `rule` is an id or a family, `text` stands anywhere in the entry, in
-    whatever case, `after` is the id that they stand behind."""
+    whatever case, `after` is the id that they stand behind, `before` the one that they stand in front of."""
 
     environment: str | None = None
     agent: str | None = None
@@ -49,6 +49,7 @@ class Filter:
     until: datetime | None = None
     text: str | None = None
     after: int | None = None
+    before: int | None = None
 
     def condition(self) -> ColumnElement[bool]:
         """ConfigError where `rule` is none."""
@@ -71,14 +72,16 @@ class Filter:
             parts.append(audit.c.entry.icontains(json.dumps(self.text)[1:-1], autoescape=True))
         if self.after is not None:
             parts.append(audit.c.id > self.after)
+        if self.before is not None:
+            parts.append(audit.c.id < self.before)
         return and_(*parts)
 
 
 def newest(database: Database, which: Filter, limit: int) -> list[Link]:
     """The newest entries that the filter lets through, at most so many, in the order of the chain."""
-    query = select(*_FIELDS).where(which.condition()).order_by(audit.c.id.desc()).limit(limit)
+    query = select(*FIELDS).where(which.condition()).order_by(audit.c.id.desc()).limit(limit)
     with database.transaction() as connection:
-        return [_link(row) for row in connection.execute(query)][::-1]
+        return [link_of(row) for row in connection.execute(query)][::-1]
 
 
 def position(database: Database) -> int:
@@ -89,16 +92,16 @@ def position(database: Database) -> int:
 
 def following(database: Database, which: Filter, after: int) -> tuple[list[Link], int]:
     """The entries behind an id, oldest first, and the id to go on from."""
-    query = select(*_FIELDS).where(which.condition(), audit.c.id > after).order_by(audit.c.id).limit(ROWS)
-    with _snapshot(database) as connection:
+    query = select(*FIELDS).where(which.condition(), audit.c.id > after).order_by(audit.c.id).limit(ROWS)
+    with one_snapshot(database) as connection:
         position: int = connection.scalar(select(audit_head.c.position)) or 0
-        found = [_link(row) for row in connection.execute(query)]
+        found = [link_of(row) for row in connection.execute(query)]
     return found, found[-1].id if len(found) == ROWS else max(position, after)
 
 
 def stream(database: Database, which: Filter) -> Iterator[Link]:
     """All entries that the filter lets through, in the order of the chain."""
-    with _snapshot(database) as connection:
+    with one_snapshot(database) as connection:
         yield from _rows(connection, which)
 
 
@@ -143,7 +146,7 @@ def public_key(vault: Vault) -> str:
 def checkpoint(database: Database, vault: Vault) -> Checkpoint:
     """Where the chain stands now, signed. StoreError where there is no entry yet."""
     with database.transaction() as connection:
-        head = _head(connection)
+        head = head_in(connection)
     if head.recorded_at is None:
         raise StoreError("the audit has no entry yet", hint="There is nothing to make a checkpoint of.")
     digest, recorded_at = head.hash.hex(), stamp(head.recorded_at)
@@ -174,8 +177,8 @@ def verify(database: Database, kept: Checkpoint | None = None) -> Report:
     StoreError where the checkpoint is of a place that retention has dropped: then nothing can be said.
     """
     faults: list[Fault] = []
-    with _snapshot(database) as connection:
-        head = _head(connection)
+    with one_snapshot(database) as connection:
+        head = head_in(connection)
         if kept is not None and kept.position <= head.dropped:
             raise StoreError(
                 f"the checkpoint is of entry {kept.position}, and retention has dropped all up to {head.dropped}",
@@ -210,25 +213,28 @@ def exported(link: Link) -> str:
 
 
 @contextmanager
-def _snapshot(database: Database) -> Iterator[Connection]:
+def one_snapshot(database: Database) -> Iterator[Connection]:
+    """A transaction that only reads, and sees one moment."""
     with database.transaction() as connection:
         connection.execute(text("set transaction isolation level repeatable read, read only"))
         yield connection
 
 
 def _rows(connection: Connection, which: Filter) -> Iterator[Link]:
-    query = select(*_FIELDS).where(which.condition()).order_by(audit.c.id)
+    query = select(*FIELDS).where(which.condition()).order_by(audit.c.id)
     for row in connection.execute(query, execution_options={"yield_per": ROWS}):
-        yield _link(row)
+        yield link_of(row)
 
 
-def _link(row: Any) -> Link:
+def link_of(row: Any) -> Link:
+    """An entry from a row of `FIELDS`."""
     values = row._mapping
     rules = values["rules"]
     return Link(**{**values, "rules": tuple(rules) if rules is not None else None})
 
 
-def _head(connection: Connection) -> Head:
+def head_in(connection: Connection) -> Head:
+    """Where the chain ends and begins. StoreError where somebody has taken that away."""
     # Before the first entry the time is -infinity, which Python has no word for.
     columns = [column for column in audit_head.c if column.name not in {"one", "recorded_at"}]
     row = connection.execute(select(*columns)).one_or_none()

@@ -31,6 +31,7 @@ audit = Table(
 Index("audit_id_idx", audit.c.id)
 Index("audit_agent_idx", audit.c.environment, audit.c.agent, audit.c.at)
 Index("audit_stopped_idx", audit.c.at, postgresql_where=audit.c.verdict.in_(("hold", "deny")))
+Index("audit_verified_idx", audit.c.id, postgresql_where=audit.c.kind == "audit-verified")
 
 audit_head = Table(
     "audit_head",
