@@ -10,6 +10,8 @@ from pydantic.fields import FieldInfo
 
 from dbshield.config.alerts import EVENTS, AlertsConfig
 from dbshield.config.backup import BackupConfig
+from dbshield.config.console import ConsoleConfig
+from dbshield.config.metrics import MetricsConfig, TracingConfig
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.policy import AgentConfig, EnvironmentOverride, OverrideConfig
 from dbshield.config.schedule import ScheduleConfig
@@ -96,6 +98,13 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[alerts.NAME]", AlertsConfig, ALERTS),
     ("[schedule]", ScheduleConfig, SCHEDULE),
     ("[audit]", AuditConfig, "One line for every statement. It cannot be switched off.\n"),
+    (
+        "[console]",
+        ConsoleConfig,
+        "The web page: who may reach it, and how long people stay signed in (docs/how-to/console.md).\n",
+    ),
+    ("[metrics]", MetricsConfig, "Read once, at the start (docs/how-to/monitoring.md).\n"),
+    ("[tracing]", TracingConfig, "Read once, at the start (docs/how-to/monitoring.md).\n"),
     ("[log]", LogConfig, "What dbshield says about itself, on standard error.\n"),
 )
 BELOW = {EnvironmentConfig: {"overrides", "agents"}, AgentConfig: {"overrides"}}

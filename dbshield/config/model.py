@@ -19,7 +19,9 @@ from dbshield.config.alerts import AlertsConfig
 from dbshield.config.approvals import ApprovalsConfig
 from dbshield.config.backup import BackupConfig
 from dbshield.config.base import Name, OptionalPath, Section, Texts, UserPath, WithPassword
+from dbshield.config.console import ConsoleConfig
 from dbshield.config.executor import ExecutorConfig
+from dbshield.config.metrics import MetricsConfig, TracingConfig
 from dbshield.config.policy import PolicyConfig
 from dbshield.config.refusals import RefusalsConfig
 from dbshield.config.roles import RolesConfig
@@ -221,6 +223,9 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     alerts: Mapping[Name, AlertsConfig] = {}
     audit: AuditConfig = AuditConfig()
+    console: ConsoleConfig = ConsoleConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")

@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 from dbshield.config import conninfo
 from dbshield.config.alerts import AlertsConfig
 from dbshield.config.backup import BackupConfig
+from dbshield.config.console import ConsoleConfig
+from dbshield.config.metrics import MetricsConfig, TracingConfig
 from dbshield.config.model import AuditConfig, Config, ControlConfig, EnvironmentConfig, LogConfig, ProxyConfig
 from dbshield.config.policy import INSTEAD, AgentConfig, EnvironmentOverride
 from dbshield.config.schedule import ScheduleConfig
@@ -52,6 +54,9 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("proxy", ProxyConfig),
     ("schedule", ScheduleConfig),
     ("audit", AuditConfig),
+    ("console", ConsoleConfig),
+    ("metrics", MetricsConfig),
+    ("tracing", TracingConfig),
     ("log", LogConfig),
 )
 

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from dbshield.control.approval import OPEN, Approval, Decision, State, read_approval
 from dbshield.control.asking import Ask, new_id, remembered, store_findings, store_parameters
 from dbshield.control.audit_store import Entry, append
+from dbshield.control.person_roles import Role
 from dbshield.errors import Refused
 from dbshield.store.database import Database
 from dbshield.store.schema import agents, approvals, decisions, freezes, people
@@ -308,7 +309,9 @@ def _with_decisions(connection: Connection, rows: Iterable[Row[Any]]) -> list[Ap
     said: dict[str, list[Decision]] = {row["id"]: [] for row in found}
     if not said:
         return []
-    counts = and_(people.c.removed_at.is_(None), func.coalesce(people.c.enrolled_at <= decisions.c.at, False))
+    there = and_(people.c.removed_at.is_(None), func.coalesce(people.c.enrolled_at <= decisions.c.at, False))
+    # A denial of somebody who since may only look is a denial all the same.
+    counts = and_(there, or_(people.c.role != Role.VIEWER.value, decisions.c.decision == "deny"))
     query = (
         select(decisions, counts.label("counts"))
         .join(people, people.c.name == decisions.c.person)

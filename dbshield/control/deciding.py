@@ -24,9 +24,10 @@ from dbshield.control.approvals import approval_entry, load, move, wrong_state
 from dbshield.control.audit_store import append
 from dbshield.control.denials import remember
 from dbshield.control.people import People, refused_code
+from dbshield.control.person_roles import Role, wrong_role
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
-from dbshield.store.schema import agents, approvals, decisions
+from dbshield.store.schema import agents, approvals, decisions, people
 
 REASON_MAX: Final = 200
 """Characters of a reason: an agent reads it inside a message."""
@@ -103,6 +104,9 @@ class Deciding:
         if any(decision.person == person and decision.counts for decision in found.decisions):
             raise Refused(f"{person} has decided on {approval_id} already", hint="Another person has to.")
         self._environment(found)
+        role = connection.scalar(select(people.c.role).where(people.c.name == person, people.c.removed_at.is_(None)))
+        if role is not None and Role(role) < Role.APPROVER:
+            raise wrong_role(person, Role(role), Role.APPROVER)
         return found
 
     def _may_approve(self, connection: Connection, found: Approval, person: str, shown: str) -> None:

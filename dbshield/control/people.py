@@ -8,26 +8,31 @@ Laws:
 - After `WRONG_MOST` wrong codes within `WRONG_WINDOW` nothing works for `LOCKED`: five guesses of 3 in a million each.
 - The first person is let in by whoever may use the control database and the key. From then on a person is added, gets a new
   secret or goes only with a code of somebody who is there: a second factor that anybody may make anew would be none.
+- Nobody gives more than they have: who vouches has at least the role that the other one has or gets. Where nobody has it, the
+  highest that anybody has is enough.
+- Who is removed, or gets another role, secret or password, is signed out of the console in the same transaction.
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import pyotp
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dbshield.control.audit_store import Entry, append
+from dbshield.control.passwords import check_password, verifier
+from dbshield.control.person_roles import Role, wrong_role
 from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
-from dbshield.store.schema import people
+from dbshield.store.schema import console_sessions, people
 
 ISSUER: Final = "dbshield"
 STEP_SECONDS: Final = 30
@@ -84,6 +89,8 @@ class Person:
     vouched_by: str | None
     enrolled_at: datetime | None
     locked_until: datetime | None
+    role: Role
+    has_password: bool
 
     def state(self, now: datetime) -> str:
         if self.enrolled_at is None:
@@ -98,25 +105,27 @@ class People:
         self._database = database
         self._vault = vault
 
-    def add(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None) -> Enrolment:
-        """A new person, who is to be confirmed. One who was never confirmed gets a new secret.
+    def add(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None, role: Role | None = None) -> Enrolment:
+        """A new person, who is to be confirmed. One who was never confirmed gets a new secret. Without a role: an admin where
+        nobody is enrolled yet, else an approver.
 
-        Refused where the person is there already, or somebody is enrolled and nobody vouches.
+        Refused where the person is there already, or somebody is enrolled and nobody vouches who may.
         """
         check_person(name)
+        given = role if role is not None else Role.ADMIN if vouch is None else Role.APPROVER
 
         def change(connection: Connection, vouched_by: str | None) -> Enrolment:
             self._not_enrolled(connection, name)
-            return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
+            return self._enrol(connection, name, role=given, by=by, vouched_by=vouched_by, now=now)
 
-        return self._admitted("person-added", name, now=now, by=by, vouch=vouch, change=change)
+        return self._admitted("person-added", name, now=now, by=by, vouch=vouch, change=change, role=given)
 
     def reset(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None) -> Enrolment:
         """A new secret for a person, who is to be confirmed anew; what they approved and has not begun no longer counts."""
 
         def change(connection: Connection, vouched_by: str | None) -> Enrolment:
-            self._living(connection, name)
-            return self._enrol(connection, name, by=by, vouched_by=vouched_by, now=now)
+            role = Role(self._living(connection, name).role)
+            return self._enrol(connection, name, role=role, by=by, vouched_by=vouched_by, now=now)
 
         return self._admitted("person-reset", name, now=now, by=by, vouch=vouch, change=change)
 
@@ -125,9 +134,58 @@ class People:
 
         def change(connection: Connection, vouched_by: str | None) -> None:
             self._living(connection, name)
-            connection.execute(update(people).where(people.c.name == name).values(removed_at=now, enrolled_at=None))
+            gone = {"removed_at": now, "enrolled_at": None, "password": None}
+            connection.execute(update(people).where(people.c.name == name).values(gone))
+            sign_out(connection, name)
 
         self._admitted("person-removed", name, now=now, by=by, vouch=vouch, change=change)
+
+    def set_role(self, name: str, role: Role, *, by: str, now: datetime, vouch: Vouch | None = None) -> None:
+        """Gives a person another role. Refused where there is no such person, or nobody vouches who may."""
+
+        def change(connection: Connection, _vouched_by: str | None) -> None:
+            self._living(connection, name)
+            connection.execute(update(people).where(people.c.name == name).values(role=role.value))
+            sign_out(connection, name)
+
+        self._admitted("person-role", name, now=now, by=by, vouch=vouch, change=change, role=role)
+
+    def set_password(self, name: str, password: str, code: str, *, by: str, now: datetime) -> None:
+        """Gives a person a password for the console, with a code of their own. ConfigError where the password is weak."""
+        kept = verifier(check_password(password, name))
+
+        def change(connection: Connection) -> None:
+            connection.execute(update(people).where(people.c.name == name).values(password=kept))
+            sign_out(connection, name)
+
+        entry = Entry(at=now, kind="person-password", fields={"person": name, "by": by})
+        self.confirmed(name, code, now=now, change=change, entries=[entry])
+
+    def confirmed(
+        self,
+        name: str,
+        code: str,
+        *,
+        now: datetime,
+        change: Callable[[Connection], T],
+        role: Role = Role.VIEWER,
+        entries: Sequence[Entry] = (),
+        **fields: Any,
+    ) -> T:
+        """Runs `change` in the transaction in which a code of the person is taken, if they have the role; then adds the entries.
+        Refused where the code does not hold, which is written down with `fields`, or the role is a lower one."""
+        with self._database.transaction() as connection:
+            row = self._living(connection, name)
+            if Role(row.role) < role:
+                raise wrong_role(name, Role(row.role), role)
+            wrong = self.verify(connection, name, code, now=now)
+            if wrong is None:
+                changed = change(connection)
+                if entries:
+                    append(connection, entries)
+                return changed
+            append(connection, [refused_code(name, wrong, now, **fields)])
+        raise wrong
 
     def confirm(self, name: str, code: str, *, by: str = "", now: datetime) -> Person:
         """The first code of a new secret. Refused where it is wrong, or where the person needs somebody to vouch by now."""
@@ -220,15 +278,19 @@ class People:
         by: str,
         vouch: Vouch | None,
         change: Callable[[Connection, str | None], T],
+        role: Role | None = None,
     ) -> T:
-        """Runs `change` with the name of who vouches, once they have shown their code."""
+        """Runs `change` with the name of who vouches, once they have shown their code; `role` is what the person gets."""
+        fields = {"person": name, "by": by} | ({"role": role.value} if role is not None else {})
         with self._database.transaction() as connection:
             _lock(connection)
+            if vouch is not None:
+                _may_vouch(connection, vouch.person, name, role)
             wrong = self._vouched(connection, vouch, now)
             if wrong is None:
                 vouched_by = vouch.person if vouch is not None else None
                 changed = change(connection, vouched_by)
-                append(connection, [Entry(at=now, kind=kind, fields={"person": name, "by": by, "vouched_by": vouched_by})])
+                append(connection, [Entry(at=now, kind=kind, fields=fields | {"vouched_by": vouched_by})])
                 return changed
             if vouch is not None:
                 append(connection, [refused_code(vouch.person, wrong, now)])
@@ -255,9 +317,13 @@ class People:
                 hint=f"`dbshield user reset {name}` gives {name} a new secret.",
             )
 
-    def _enrol(self, connection: Connection, name: str, *, by: str, vouched_by: str | None, now: datetime) -> Enrolment:
+    def _enrol(
+        self, connection: Connection, name: str, *, role: Role, by: str, vouched_by: str | None, now: datetime
+    ) -> Enrolment:
         secret = pyotp.random_base32()
+        sign_out(connection, name)
         row = {
+            "role": role.value,
             "sealed_totp": self._vault.seal(secret, identity=totp_identity(name)),
             "last_step": 0,
             "created_at": now,
@@ -297,6 +363,22 @@ def refused_code(person: str, wrong: Refused, at: datetime, **fields: Any) -> En
     return Entry(at=at, kind="code-refused", fields={"person": person, "reason": wrong.message, **fields})
 
 
+def sign_out(connection: Connection, name: str) -> None:
+    """Ends what a person has open on the console."""
+    connection.execute(delete(console_sessions).where(console_sessions.c.person == name))
+
+
+def _may_vouch(connection: Connection, voucher: str, name: str, role: Role | None) -> None:
+    """Refused where who vouches has a lower role than the other one has or gets. Asked before the code is."""
+    roles = {row.name: Role(row.role) for row in connection.execute(_people().where(people.c.enrolled_at.is_not(None)))}
+    if voucher not in roles:
+        return
+    needed = max(role or Role.VIEWER, roles.get(name, Role.VIEWER), key=lambda one: one.rank)
+    needed = min(needed, max(roles.values(), key=lambda one: one.rank), key=lambda one: one.rank)
+    if roles[voucher] < needed:
+        raise wrong_role(voucher, roles[voucher], needed)
+
+
 def _people() -> Any:
     return select(people).where(people.c.removed_at.is_(None))
 
@@ -319,6 +401,8 @@ def _person(row: Row[Any]) -> Person:
         vouched_by=row.vouched_by,
         enrolled_at=row.enrolled_at,
         locked_until=row.locked_until,
+        role=Role(row.role),
+        has_password=row.password is not None,
     )
 
 

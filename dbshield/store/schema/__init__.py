@@ -10,9 +10,11 @@ from dbshield.store.schema.alerts import alert_position, alerts, emergencies
 from dbshield.store.schema.approvals import APPROVALS_CHANNEL, MOVES, approvals, decisions, denials, people
 from dbshield.store.schema.audit import audit, audit_head, audit_writers
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
+from dbshield.store.schema.console import console_attempts, console_sessions
 from dbshield.store.schema.schedule import schedule_jobs, schedule_runs
 from dbshield.store.schema.snapshots import backup_keys, drills, snapshots
 from dbshield.store.schema.undo import undo_points
+from dbshield.store.schema.wal import wal_archives
 
 __all__ = [
     "ACCESS_LEVELS",
@@ -32,6 +34,8 @@ __all__ = [
     "audit_writers",
     "backup_keys",
     "changed_rows",
+    "console_attempts",
+    "console_sessions",
     "decisions",
     "denials",
     "drills",
@@ -46,4 +50,5 @@ __all__ = [
     "token_uses",
     "tokens",
     "undo_points",
+    "wal_archives",
 ]

@@ -62,6 +62,14 @@ people = Table(
     Column("wrong_since", DateTime(timezone=True)),
     Column("locked_until", DateTime(timezone=True)),
     Column("removed_at", DateTime(timezone=True)),
+    Column(
+        "role",
+        Text,
+        CheckConstraint("role in ('viewer', 'approver', 'admin')", name="role"),
+        nullable=False,
+        server_default="approver",
+    ),
+    Column("password", Text),
     comment="who may decide; removed ones stay, since decisions name them",
 )
 

@@ -1,0 +1,54 @@
+"""The console as one ASGI application."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from dbshield.console.frame import FOLDER, Parts, render
+from dbshield.console.pages import PAGES
+from dbshield.console.security import Gate
+from dbshield.console.sessions import SignedIn
+from dbshield.console.sign_in import ROUTES
+from dbshield.errors import DbshieldError, Refused, StoreError
+
+
+def build(parts: Parts) -> Starlette:
+    """The application for these parts."""
+    app = Starlette(
+        routes=[
+            *ROUTES,
+            *(route for page in PAGES for route in page.routes),
+            Mount("/static", StaticFiles(directory=FOLDER / "static")),
+        ],
+        middleware=[
+            Middleware(Gate, origins=parts.config.console.origins),
+            Middleware(SignedIn, parts=parts),
+        ],
+        exception_handlers={DbshieldError: _failed, HTTPException: _not_there, Exception: _bug},
+    )
+    app.state.parts = parts
+    app.state.pages = PAGES
+    return app
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DbshieldError)
+    status = 503 if isinstance(error, StoreError) else 409 if isinstance(error, Refused) else 400
+    return await render(request, "error.html", {"message": error.message, "hint": error.hint}, status=status)
+
+
+async def _not_there(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = "There is no such page." if error.status_code == 404 else f"{error.detail}."
+    return await render(request, "error.html", {"message": message, "hint": ""}, status=error.status_code)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    context = {"message": f"This is a bug in dbshield: {type(error).__name__}.", "hint": "The log of the console shows where."}
+    return await render(request, "error.html", context, status=500)

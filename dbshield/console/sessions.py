@@ -1,0 +1,59 @@
+"""Says of each request who is signed in."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dbshield.console.frame import Parts, Person, render
+from dbshield.console.security import STATIC
+from dbshield.control.people import People
+from dbshield.control.signing_in import SigningIn
+from dbshield.errors import DbshieldError
+
+
+def signing_in(parts: Parts) -> SigningIn:
+    """Sign-ins as the configuration has them."""
+    console = parts.config.console
+    return SigningIn(
+        parts.database,
+        People(parts.database, parts.vault),
+        idle=timedelta(minutes=console.idle_minutes),
+        lasting=timedelta(hours=console.session_hours),
+    )
+
+
+class SignedIn:
+    """ASGI middleware behind the gate: `scope["state"]["person"]` is a Person, or nothing."""
+
+    def __init__(self, app: ASGIApp, *, parts: Parts) -> None:
+        self._app = app
+        self._parts = parts
+        self._sessions = signing_in(parts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(STATIC):
+            await self._app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope["state"]
+        state["person"] = None
+        request = Request(scope)
+        # A page that follows what happens by itself is nobody's click.
+        active = "text/event-stream" not in request.headers.get("accept", "")
+        try:
+            state["person"] = await self.find(state["cookie"], active=active)
+        except DbshieldError as error:
+            answer = await render(request, "error.html", {"message": error.message, "hint": error.hint}, status=503)
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def find(self, cookie: str, *, active: bool) -> Person | None:
+        if not cookie:
+            return None
+        found = await run_in_threadpool(self._sessions.find, cookie, now=self._parts.clock(), active=active)
+        return Person(name=found.person, role=found.role) if found is not None else None
