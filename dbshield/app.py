@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import socket
@@ -34,6 +35,7 @@ from dbshield.proxy.approvals import WorkerApprovals
 from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.listener import listen
+from dbshield.proxy.meter import Meter
 from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.supervisor import CANNOT_BEGIN, Supervisor
@@ -41,6 +43,8 @@ from dbshield.proxy.tls import server_context
 from dbshield.proxy.worker import Worker
 from dbshield.store.database import Database
 from dbshield.store.frozen import Freeze
+from dbshield.telemetry.board import Board
+from dbshield.telemetry.counts import Counts
 
 DESCRIPTORS_PER_CONNECTION: Final = 2
 """A client's socket and its server's."""
@@ -51,10 +55,12 @@ GC_THRESHOLDS: Final = (20_000, 50, 100)
 
 
 class Proxy:
-    """The proxy of one machine: listening sockets, and workers that share them. `load` reads the configuration anew."""
+    """The proxy of one machine: listening sockets, and workers that share them. `load` reads the configuration anew; `boards` are
+    where the workers show what they count, one each, or none."""
 
-    def __init__(self, config: Config, load: Callable[[], Config], control_dsn: str) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], control_dsn: str, boards: Sequence[Board] = ()) -> None:
         self._config = config
+        self._boards = boards
         self._load = load
         self._control_dsn = control_dsn
         self._log: Any = structlog.get_logger("dbshield.proxy")
@@ -129,9 +135,12 @@ class Proxy:
             approvals=WorkerApprovals(self._control_dsn),
             notes=Notes(self._control_dsn),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
+            meter=Meter(Counts(self._boards[number], pid=os.getpid()), shipping) if self._boards else Meter(),
             mock_secret=vault.derive("salts of users that do not exist"),
         )
         shipping.on_change(state.judges.follow)
+        if self._boards:
+            audit.counted = state.meter.statements
         await Worker(state, sockets, self._load).run()
 
 

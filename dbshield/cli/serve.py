@@ -15,6 +15,7 @@ from rich.console import Console
 from dbshield.app import Proxy
 from dbshield.cli.alert import watch_beside
 from dbshield.cli.executor import executor_beside
+from dbshield.cli.monitor import monitor_beside
 from dbshield.cli.scheduler import scheduler_beside
 from dbshield.cluster.trial import ENVIRONMENT, trial_environment
 from dbshield.config import Config, load_config
@@ -47,8 +48,8 @@ def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     unwind_on_sigterm()
     settings = _load(config, workers)
     _start_logging(settings)
-    with control_dsn(settings) as dsn, watch_beside(settings, dsn):
-        raise typer.Exit(Proxy(settings, lambda: _load(config, workers), dsn).run())
+    with control_dsn(settings) as dsn, watch_beside(settings, dsn), monitor_beside(settings, dsn) as boards:
+        raise typer.Exit(Proxy(settings, lambda: _load(config, workers), dsn, boards).run())
 
 
 def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
@@ -70,8 +71,9 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
             executor_beside(complete, dsn),
             watch_beside(complete, dsn),
             scheduler_beside(settings, config, dsn),
+            monitor_beside(complete, dsn) as boards,
         ):
-            raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn).run())
+            raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn, boards).run())
 
 
 def _load(config: Path | None, workers: int | None) -> Config:

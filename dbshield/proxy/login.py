@@ -25,7 +25,7 @@ from dbshield.policy.policy import Policy
 from dbshield.proxy import identity, listener, rotation, upstream
 from dbshield.proxy.ending import check_standing
 from dbshield.proxy.inbox import Inbox
-from dbshield.proxy.pair import SERVER_GONE, Pair, fatal, server_gone
+from dbshield.proxy.pair import SERVER_CLOSED, SERVER_GONE, Pair, fatal, server_gone
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.throttle import Proceed, TooMany
@@ -224,7 +224,11 @@ class _Login:
     async def _open(self, who: Authenticated, place: Place) -> None:
         """Reach the server as the agent's role, tell the client that it is in, and let the bytes flow."""
         state = self.state
-        server = await rotation.connect(state.directory.find, who.login, database=who.database, settings=who.settings)
+        try:
+            server = await rotation.connect(state.directory.find, who.login, database=who.database, settings=who.settings)
+        except (DbshieldError, OSError):
+            state.meter.upstream_failed(who.login.environment, "login")
+            raise
         try:
             state.identities.check(who.login.environment, await identity.ask(server))
             judge = await state.judges.judge(who.login, who.database, server)
@@ -296,6 +300,7 @@ class _Login:
 
         def changed(now: float, rows: Mapping[str, int]) -> None:
             audited.rows(now, rows)
+            state.meter.changed(who.login, rows)
             state.budget.spend(who.login.environment, who.login.agent, who.database, rows)
 
         def ended(reason: str) -> None:
@@ -303,6 +308,8 @@ class _Login:
                 changed(time.time(), untold)
             leave()
             waiting.gone()
+            if reason == SERVER_CLOSED:
+                state.meter.upstream_failed(who.login.environment, "session")
             if relay.busy and not relay.terminated and not server.transport.is_closing():
                 # Nobody waits for it any more, and a server at work does not look at its connection until it has an answer.
                 state.spawn(_cancel(who.login, server, state))
@@ -314,6 +321,7 @@ class _Login:
 
         pair = Pair(relay, audited.statement, changed, ended, state.audit.when_durable)
         pair.waiting = waiting = self._waiting(who, pair, number)
+        pair.timing = state.meter.timing
         session = Session(
             number=number,
             login=who.login,
@@ -323,6 +331,7 @@ class _Login:
             pair=pair,
         )
         state.sessions.add(session)
+        state.meter.began(who.login)
         return session, key
 
     def _waiting(self, who: Authenticated, pair: Pair, number: int) -> Waiting:
@@ -352,7 +361,7 @@ class _Login:
         if self.inbox.lost:
             pair.end("the client went away during its login")
         elif server.inbox.lost:
-            pair.end("the server closed the connection", server_gone(), sqlstate=SERVER_GONE)
+            pair.end(SERVER_CLOSED, server_gone(), sqlstate=SERVER_GONE)
 
 
 def _counter(who: Authenticated, policy: Policy, budget: RowBudget) -> RowCounter | None:

@@ -20,6 +20,7 @@ from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.catalogue import Watchers
 from dbshield.proxy.identity import Identities
 from dbshield.proxy.judges import Judges
+from dbshield.proxy.meter import Meter
 from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.throttle import RefusedLines, Throttle
 
@@ -43,6 +44,7 @@ class WorkerState:
     approvals: WorkerApprovals
     notes: Notes
     log: Any
+    meter: Meter = field(default_factory=Meter)
     warned: set[str] = field(default_factory=set)
     """The agents whose role was found to be a superuser, so that the log says it once."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -85,6 +87,7 @@ class WorkerState:
     ) -> None:
         """Write a refused login into the audit, where not too many were; `source` is the client's address without its port, and
         `token_id` the token that was proved, if one was."""
+        self.meter.refused("token" if token_id else "throttled" if throttled else "client")
         if token_id:
             if self.refused["token"].take(token_id, now):
                 self.audit.event(now, "refused", user=user, client=client, reason=why, token=token_id)
