@@ -17,7 +17,7 @@ from dbshield.control.agents import register_environments
 from dbshield.control.audit_store import Entry, append
 from dbshield.control.issuing import UNDEFINED_OBJECT
 from dbshield.errors import ConfigError, Refused
-from dbshield.store.database import Database
+from dbshield.store.database import Database, Within
 from dbshield.store.frozen import Freeze
 from dbshield.store.schema import agents, freezes
 
@@ -35,34 +35,47 @@ class Freezes:
         self._settings = settings
 
     def freeze(
-        self, environment: str, *, reason: str, by: str, now: datetime, until: datetime | None = None, agent: str | None = None
+        self,
+        environment: str,
+        *,
+        reason: str,
+        by: str,
+        now: datetime,
+        until: datetime | None = None,
+        agent: str | None = None,
+        within: Within | None = None,
     ) -> Freeze:
-        """Freezes an environment, or one agent of it, from the commit on. ConfigError where the environment, the reason or the
-        time is none; Refused where there is no such agent."""
+        """Freezes an environment, or one agent of it, from the commit on; `within` runs it in another transaction than its own.
+        ConfigError where the environment, the reason or the time is none; Refused where there is no such agent."""
         self._known(environment)
         reason = check_reason(reason)
         if until is not None and until <= now:
             raise ConfigError("the freeze would be over before it begins", hint="Name a time that is still to come.")
         register_environments(self._database, [environment])
-        with self._database.transaction() as connection:
+
+        def change(connection: Connection) -> Freeze:
             if agent is not None:
                 _require_agent(connection, environment, agent)
             return freeze_in(connection, environment, reason=reason, by=by, now=now, until=until, agent=agent)
 
-    def thaw(self, environment: str, *, by: str, now: datetime, agent: str | None = None) -> int:
+        return (within or self._database.within)(change)
+
+    def thaw(self, environment: str, *, by: str, now: datetime, agent: str | None = None, within: Within | None = None) -> int:
         """Lifts every freeze of an environment, or of one agent of it; how many were in force. Refused where none was."""
         self._known(environment)
         unlifted = (freezes.c.environment == environment, _of(agent), freezes.c.lifted_at.is_(None))
         running = or_(freezes.c.until.is_(None), freezes.c.until > now)
         fields = {"environment": environment, "by": by}
-        with self._database.transaction() as connection:
+
+        def change(connection: Connection) -> int:
             lifted = connection.execute(update(freezes).where(*unlifted, running).values(lifted_at=now, lifted_by=by)).rowcount
-            if lifted:
-                kind = "environment-thawed" if agent is None else "agent-thawed"
-                append(connection, [Entry(at=now, kind=kind, fields=fields | ({"agent": agent} if agent is not None else {}))])
-        if not lifted:
-            raise _not_frozen(environment, agent)
-        return lifted
+            if not lifted:
+                raise _not_frozen(environment, agent)
+            kind = "environment-thawed" if agent is None else "agent-thawed"
+            append(connection, [Entry(at=now, kind=kind, fields=fields | ({"agent": agent} if agent is not None else {}))])
+            return lifted
+
+        return (within or self._database.within)(change)
 
     def in_force(self, now: datetime) -> dict[str, tuple[Freeze, ...]]:
         """The freezes of environments that hold now, by environment, the oldest first."""

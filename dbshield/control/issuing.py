@@ -20,7 +20,7 @@ from dbshield.control.scopes import ANYWHERE, check_within
 from dbshield.control.tokens import Token, make_verifier, new_token
 from dbshield.errors import ConfigError, Refused
 from dbshield.model import AccessLevel, TokenScope
-from dbshield.store.database import Database
+from dbshield.store.database import Database, Within
 from dbshield.store.schema import agents, token_uses, tokens
 
 UNDEFINED_OBJECT = "42704"
@@ -163,9 +163,11 @@ class Tokens:
                 query = query.where(agents.c.name == name)
             return [_info(row) for row in connection.execute(query)]
 
-    def revoke_token(self, *, token_id: str, now: datetime, by: str = "") -> bool:
-        """Revokes a token; False where it was revoked before. Refused where there is none with this id."""
-        with self._database.transaction() as connection:
+    def revoke_token(self, *, token_id: str, now: datetime, by: str = "", within: Within | None = None) -> bool:
+        """Revokes a token; False where it was revoked before; `within` runs it in another transaction than its own. Refused where
+        there is none with this id."""
+
+        def change(connection: Connection) -> bool:
             known = connection.execute(
                 select(tokens.c.id, agents.c.name, agents.c.environment)
                 .join_from(tokens, agents, tokens.c.agent == agents.c.id)
@@ -182,6 +184,8 @@ class Tokens:
             fields = {"environment": known.environment, "agent": known.name, "person": by, "token": token_id}
             append(connection, [Entry(at=now, kind="token-revoked", fields=fields)])
             return True
+
+        return (within or self._database.within)(change)
 
     def _environment(self, name: str) -> EnvironmentConfig:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -18,6 +19,7 @@ from dbshield.errors import StoreError
 from dbshield.store.resources import data_folder
 from dbshield.store.schema import REVISION, SCHEMA
 
+T = TypeVar("T")
 CONNECT_TIMEOUT = 10
 """Seconds; libpq has none of its own and would wait for the kernel's two minutes."""
 APPLICATION_NAME = "dbshield"
@@ -78,6 +80,11 @@ class Database:
                 f"the control database does not answer: {_first_line(error)}", hint="Look at [control] url, and at the server."
             ) from error
 
+    def within(self, change: Callable[[Connection], T], /) -> T:
+        """Runs a change in a transaction of its own."""
+        with self.transaction() as connection:
+            return change(connection)
+
     def migrate(self) -> Revision:
         """Brings the tables up to the newest revision, in one transaction. Returns what there was before.
 
@@ -119,6 +126,12 @@ class Database:
 
 Opening = Callable[[], AbstractContextManager[Database]]
 """Opens the control database, which may not answer: StoreError then."""
+
+
+class Within(Protocol):
+    """Runs a change in a transaction that it opens and commits, such as one in which a person's code is taken too."""
+
+    def __call__(self, change: Callable[[Connection], T], /) -> T: ...
 
 
 def _reason(error: DBAPIError) -> str:
