@@ -12,7 +12,7 @@ Laws:
 - A half-made data folder is never used: initdb works under another name and the result is moved.
 - A server is recognised by its working folder, not by a number in a file: after a crash that number may be somebody else's.
 - A tethered server does not outlive the process that started it, not even after SIGKILL: a watcher waits on a pipe that only
-  that process holds open, and stops the server when the pipe closes.
+  that process holds open, and stops the server when the pipe closes. The server becomes one only when its watcher is there.
 
 Source: the PostgreSQL manual, chapters 18 (server setup), 20.1 (pg_hba.conf), `storage-file-layout` for postmaster.pid.
 """
@@ -27,7 +27,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -53,6 +53,15 @@ PORT_TRIES = 5
 
 COPIES = Path("/var/cache/dbshield")
 """Where root copies binaries that the lent account cannot reach."""
+
+WAIT = 'read -r _ || exit 1; exec "$@" </dev/null'
+"""A server to be: it waits for a word from us, and is none where we end before that."""
+WATCH = (
+    'read -r _; tries=0; until "$1" stop --silent --mode=immediate -D "$2" >/dev/null 2>&1;'
+    ' do kill -0 "$3" 2>/dev/null || break; tries=$((tries + 1)); [ "$tries" -lt 600 ] || break; sleep 0.1; done;'
+    ' shift 3; [ $# = 0 ] || rm -rf -- "$@"'
+)
+"""What a watcher does. A server that has just begun has no postmaster.pid yet: it tries for a minute while there is a process."""
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -281,10 +290,9 @@ class Cluster:
         tries = PORT_TRIES if self._wanted_port is None else 1
         while True:
             begin = self.log.stat().st_size if self.log.exists() else 0
-            self._spawn(sockets, (self._wanted_port or _free_port()) if self._listen else SOCKET_PORT)
+            tether = (lambda pid: self._tether(pid, throwaway, sockets)) if tethered or throwaway else None
             try:
-                if tethered or throwaway:
-                    self._tether(throwaway, sockets)
+                self._spawn(sockets, (self._wanted_port or _free_port()) if self._listen else SOCKET_PORT, tether)
                 self._wait(deadline)
             except BaseException as error:
                 self._end(signal.SIGQUIT, STOP_TIMEOUT)
@@ -299,7 +307,8 @@ class Cluster:
             else:
                 return
 
-    def _spawn(self, sockets: Path, port: int) -> None:
+    def _spawn(self, sockets: Path, port: int, tether: Callable[[int], None] | None) -> None:
+        """Start the server. With a `tether`, which is given its number, it waits before it is one until that has returned."""
         options = {
             "listen_addresses": "127.0.0.1" if self._listen else "",
             "port": str(port),
@@ -312,12 +321,26 @@ class Cluster:
         command: list[str | Path] = [self.binaries.program("postgres"), "-D", self.data]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
+        waiting = ["/bin/sh", "-c", WAIT, "dbshield-server"] if tether is not None else []
         with self.log.open("ab") as log:
             self.log.chmod(0o600)
             # A session of its own, so that Ctrl-C in a terminal reaches dbshield, which then stops the server in order.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **self.account.process()
+                [*waiting, *command],
+                stdin=subprocess.PIPE if tether is not None else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self.account.process(),
             )
+        if tether is not None and self._process.stdin is not None:
+            try:
+                tether(self._process.pid)
+                self._process.stdin.write(b"go\n")
+            finally:
+                # Without the word it ends by itself.
+                with contextlib.suppress(BrokenPipeError):
+                    self._process.stdin.close()
 
     def _wait(self, deadline: float) -> None:
         """Until the server answers a query."""
@@ -337,12 +360,11 @@ class Cluster:
             hint=f"The whole log is {self.log}.",
         )
 
-    def _tether(self, throwaway: bool, sockets: Path) -> None:
+    def _tether(self, pid: int, throwaway: bool, sockets: Path) -> None:
         """Start the watcher: it reads a pipe until this process is gone, and then stops the server."""
-        script = 'read -r _; "$1" stop --silent --mode=immediate -D "$2" >/dev/null 2>&1; shift 2; [ $# = 0 ] || rm -rf -- "$@"'
         gone = [self.folder, sockets] if throwaway else []
         self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", script, "dbshield-watcher", self.binaries.program("pg_ctl"), self.data, *gone],
+            ["/bin/sh", "-c", WATCH, "dbshield-watcher", self.binaries.program("pg_ctl"), self.data, str(pid), *gone],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

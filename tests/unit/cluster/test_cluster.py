@@ -234,6 +234,44 @@ def test_a_throwaway_server_does_not_outlive_a_parent_that_was_killed() -> None:
     assert until(lambda: not folder.exists())
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dbshield.cluster import Cluster
+cluster = Cluster(Path(sys.argv[1]) / "made", settings={"fsync": "off"})
+cluster.ensure()
+setattr(cluster, sys.argv[2], lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+cluster.start(tethered=True, throwaway=True)
+"""
+
+
+def naming(folder: Path) -> list[str]:
+    """Processes with a folder on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(folder) in text:
+            found.append(text.replace(b"\0", b" ").decode())
+    return found
+
+
+# Before there is a watcher, and when the server has just been told to begin.
+@pytest.mark.parametrize("step", ["_tether", "_wait"])
+def test_a_parent_that_is_killed_while_it_starts_one_leaves_none(step: str) -> None:
+    folder = temporary_folder()
+    try:
+        parent = subprocess.run([sys.executable, "-c", KILLED, folder, step], capture_output=True, text=True, check=False)
+        assert parent.returncode == -signal.SIGKILL, parent.stderr
+        assert until(lambda: not naming(folder))
+        assert Cluster(folder / "made").pid is None
+    finally:
+        Cluster(folder / "made").remove()
+        folder.rmdir()
+
+
 def test_two_processes_that_start_one_cluster_get_one_server() -> None:
     folder = temporary_folder()
     script = PARENT.replace("tethered=True, throwaway=True", "")
