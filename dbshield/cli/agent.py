@@ -96,37 +96,42 @@ def create(
         raise ConfigError("--role and --dsn are both given", hint="--role names a role that is there; --dsn makes one.")
     responsible = check_person(owner) if owner is not None else None
     wanted = tuple(dict.fromkeys(part.strip() for part in schemas.split(",") if part.strip()))
+    new = agent_roles.NewAgent(
+        name=name,
+        environment=environment,
+        access=access,
+        now=now(),
+        by=person(),
+        ttl=lifetime,
+        owner=responsible,
+        schemas=wanted,
+    )
+    made = None
     if admin is not None and role is None:
-        new = agent_roles.NewAgent(
-            name=name,
-            environment=environment,
-            access=access,
-            now=now(),
-            by=person(),
-            ttl=lifetime,
-            owner=responsible,
-            schemas=wanted,
-        )
         with open_agents(settings) as agents:
             issued, made = agent_roles.create(agents, settings, admin, new)
-        show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json, made=made)
-        return
-    if wanted:
+    else:
+        password = read_secret("--role-password", file=role_password_file, variable=role_password_env)
+        issued = _with_role_named(settings, new, role, password)
+    show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json, made=made)
+
+
+def _with_role_named(settings: Config, new: agent_roles.NewAgent, role: str | None, password: str | None) -> IssuedToken:
+    """An agent that logs in with a role that is there already."""
+    if new.schemas:
         raise ConfigError("--schemas was given, and no role is made", hint="Name an administrator by --dsn, without --role.")
-    password = read_secret("--role-password", file=role_password_file, variable=role_password_env)
     with open_agents(settings) as agents:
-        issued = agents.create(
-            name=name,
-            environment=environment,
-            access=access,
-            now=now(),
-            by=person(),
-            ttl=lifetime,
+        return agents.create(
+            name=new.name,
+            environment=new.environment,
+            access=new.access,
+            now=new.now,
+            by=new.by,
+            ttl=new.ttl,
             role=role,
             role_password=password,
-            owner=responsible,
+            owner=new.owner,
         )
-    show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json)
 
 
 @app.command("list")

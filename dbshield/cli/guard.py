@@ -15,10 +15,11 @@ from dbshield.cli.options import AnyEnvironmentOption, now, open_database, perso
 from dbshield.cli.output import answer, headline, remark, say, table
 from dbshield.config import conninfo
 from dbshield.config.secret import read_secret
+from dbshield.control.audit_store import record
 from dbshield.control.pins import Pins
 from dbshield.errors import ConfigError, DbshieldError, StoreError
 from dbshield.guard.identity import IDENTITY_QUERY, Identity, read_identity
-from dbshield.guard.install import Connection, Options, dry_run, install, uninstall
+from dbshield.guard.install import Connection, Installed, Options, dry_run, install, uninstall
 from dbshield.guard.status import NOTHING, status
 from dbshield.guard.steps import EVERY_SCHEMA, VERSION
 from dbshield.guard.verify import Problem, verify
@@ -69,16 +70,16 @@ def install_(
       dbshield guard install --environment staging --dsn postgresql://postgres@db.example.com/shop
       dbshield guard install -e production --schemas shop,billing --proxy-address 10.0.0.7/32 --dry-run
     """
+    if environment is None:
+        raise ConfigError("--environment is missing: the guard writes down what it protects", hint="Add --environment NAME.")
     options = Options(
-        environment=environment or "",
+        environment=environment,
         schemas=tuple(dict.fromkeys(part.strip() for part in schemas.split(",") if part.strip())),
         addresses=tuple(dict.fromkeys(proxy_address or ())),
     )
     if not options.schemas:
         raise ConfigError("--schemas names none", hint="Write --schemas shop,billing, or leave it away for all.")
-    if environment is None:
-        raise ConfigError("--environment is missing: the guard writes down what it protects", hint="Add --environment NAME.")
-    done: list[dict[str, Any]] = []
+    done: list[Installed] = []
     identity: Identity | None = None
     for conn in connections(config, environment, dsn, password_env):
         with told(), conn:
@@ -87,24 +88,31 @@ def install_(
                 continue
             made = install(conn, options)
             identity = read_identity(conn.execute(IDENTITY_QUERY).fetchall())
-        done.append(
-            {
-                "database": made.database,
-                "version": VERSION,
-                "previous": made.previous,
-                "guarded": made.guarded,
-                "open": [{"what": left.what, "why": left.why, "leaves": left.leaves} for left in made.open],
-            }
-        )
+        done.append(made)
+        _record(config, environment, made.database, "installed" if made.previous is None else "brought to this version")
         if not json:
-            say(f"{made.database}: version {VERSION} of the guard stands, {made.guarded} more tables are guarded.")
-            for left in made.open:
-                say(f"  not installed: {left.what} ({left.why})")
-                say(f"    leaves open: {left.leaves}")
+            _show_installed(made)
     if identity is not None:
         _pin(config, environment, identity)
     if json and not dry:
-        answer(done)
+        answer([_installed_fields(made) for made in done])
+
+
+def _installed_fields(made: Installed) -> dict[str, Any]:
+    return {
+        "database": made.database,
+        "version": VERSION,
+        "previous": made.previous,
+        "guarded": made.guarded,
+        "open": [{"what": left.what, "why": left.why, "leaves": left.leaves} for left in made.open],
+    }
+
+
+def _show_installed(made: Installed) -> None:
+    say(f"{made.database}: version {VERSION} of the guard stands, {made.guarded} more tables are guarded.")
+    for left in made.open:
+        say(f"  not installed: {left.what} ({left.why})")
+        say(f"    leaves open: {left.leaves}")
 
 
 @app.command("status")
@@ -198,12 +206,33 @@ def uninstall_(
         with told(), conn:
             stays = uninstall(conn)
             found.append({"database": conn.info.dbname, "stays": stays})
+            _record(config, environment, conn.info.dbname, "removed")
             if not json:
                 say(f"{conn.info.dbname}: the guard is removed.")
                 for sentence in stays:
                     say(f"  {sentence}")
     if json:
         answer(found)
+
+
+def _record(config: Any, environment: str | None, database: str, change: str) -> None:
+    """Into the audit, where the environment is configured here. The guard is what it is now in any case."""
+    try:
+        settings = read_settings(config)
+        if environment not in settings.environments:
+            return
+        with open_database(settings) as control:
+            record(
+                control,
+                kind="guard-changed",
+                environment=environment,
+                database=database,
+                change=change,
+                version=VERSION,
+                person=person(),
+            )
+    except DbshieldError as error:
+        remark(f"the audit does not know of it, because {error.message}")
 
 
 def _pin(config: Any, environment: str, identity: Identity) -> None:

@@ -344,7 +344,9 @@ _MAKERS: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
         "Look: dbshield guard verify -e {environment}",
         urgent=True,
     ),
-    "guard-changed": _said("guard-changed", "{who} changed the guard in {environment}", "Look: dbshield guard status"),
+    "guard-changed": _said(
+        "guard-changed", "the guard in {environment} was {change} by {person}", "Look: dbshield guard status -e {environment}"
+    ),
     "audit-gap": _said("audit-damaged", "the audit lost {lost} entries", _LOOK_AUDIT, urgent=True),
     "audit-unreadable": _said("audit-damaged", "the audit has an entry that cannot be read", _LOOK_AUDIT, urgent=True),
     "audit-spool-damaged": _said("audit-damaged", "a file of the audit's is damaged", _LOOK_AUDIT, urgent=True),

@@ -139,6 +139,11 @@ _ALL: Final = (
     Kind(name="backup-overdue", meaning="a snapshot is overdue", fields="job environment due outcome"),
     Kind(name="drill-failed", meaning="a scheduled drill failed, or came to no verdict", fields="job environment outcome error"),
     Kind(name="drill-overdue", meaning="a drill is overdue", fields="job environment due outcome"),
+    Kind(
+        name="guard-changed",
+        meaning="the guard was installed, brought to another version or removed (`change`)",
+        fields="environment database change version person",
+    ),
     Kind(name="guard-tampered", meaning="the guard is not as it was installed", fields="job environment outcome error"),
     # The audit itself
     Kind(name="control-away", meaning="the control database was away, and is back", fields="since machine"),

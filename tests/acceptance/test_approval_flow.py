@@ -232,3 +232,5 @@ def test_the_audit_of_all_of_it_is_whole(company: Company, place: Place) -> None
     told: dict[str, Any] = json.loads(verified.stdout)
     assert (told["verdict"], told["faults"]) == ("whole", [])
     assert told["entries"] == told["last"] > 20
+    [guard] = company.audited("--kind", "guard-changed")
+    assert (guard["environment"], guard["database"], guard["change"]) == (ENVIRONMENT, DATABASE, "installed")
