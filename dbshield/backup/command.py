@@ -99,8 +99,12 @@ class Command:
         """Remove what it said."""
         self._said.unlink(missing_ok=True)
 
+    def everything(self) -> str:
+        """What it said on its standard error so far."""
+        return self._said.read_text("utf-8", "replace")
+
     def last_lines(self) -> str:
-        lines = self._said.read_text("utf-8", "replace").strip().splitlines()[-LAST_LINES:]
+        lines = self.everything().strip().splitlines()[-LAST_LINES:]
         return " / ".join(line.strip() for line in lines) or "it said nothing"
 
 

@@ -182,6 +182,7 @@ class _Run:
                     jobs=self._plan.jobs if self._plan is not None else 1,
                     progress=self._progress,
                     laps=self.laps,
+                    plan=self._plan,
                 )
                 self._cluster(order)
                 if self._wish.keep or verdict_of(self.checks) is Verdict.FAILED:

@@ -19,14 +19,19 @@ from sqlalchemy import func, select, update
 
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.manifest import MANIFEST
+from dbshield.backup.pgbackrest import PgBackRest
 from dbshield.backup.repository import Repository
 from dbshield.backup.retention import COMPLETE, PASSED, Candidate, Fate, Rules, fates
+from dbshield.backup.run import work_base
+from dbshield.backup.work import work_folder
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError
 from dbshield.store.database import Database
 from dbshield.store.schema import snapshots
 
 ELSEWHERE = "no plan goes to where it lies"
+PGBACKREST = "pgbackrest"
+"""The engine whose data lies in a repository of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,8 @@ def prune(config: Config, name: str, database: Database, *, told: Callable[[str]
             environment, destination = _place(database, snapshot.id)
             try:
                 objects += Repository.of(places[destination]).remove(environment, snapshot.id)
+                if plan.engine == PGBACKREST:
+                    _forget(config, plan, snapshot.id)
             except (BackupError, ConfigError) as error:
                 problems[snapshot.id] = error.message
                 continue
@@ -165,6 +172,12 @@ def _made_upon(database: Database, snapshot: str) -> Sequence[str]:
     query = select(snapshots.c.id).where(snapshots.c.parent == snapshot, snapshots.c.pruned_at.is_(None))
     with database.transaction() as connection:
         return connection.scalars(query).all()
+
+
+def _forget(config: Config, plan: BackupConfig, snapshot: str) -> None:
+    """Expire what pgBackRest made for a snapshot. Raises BackupError, ConfigError."""
+    with work_folder(work_base(config, plan)) as work:
+        PgBackRest(plan, work).forget(snapshot)
 
 
 def _place(database: Database, snapshot: str) -> tuple[str, str]:

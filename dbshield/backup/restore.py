@@ -28,7 +28,7 @@ from dbshield.backup.record import Record
 from dbshield.backup.repository import Reader, Repository
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries, Cluster, binaries_in
-from dbshield.config import Config
+from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError
 
 QUIET: Mapping[str, str] = {
@@ -89,7 +89,7 @@ class Order:
     servers may write in the folder above. `work` is private, and gone afterwards. `settings` come on top of `QUIET`.
 
     `repository` and `trusted` are for what a snapshot needs besides itself: parents and WAL. With `tables` (`schema.name`) they
-    alone are wanted, which logical snapshots can.
+    alone are wanted, which logical snapshots can. `plan` says how to reach what another tool keeps of it.
     """
 
     reader: Reader
@@ -106,6 +106,7 @@ class Order:
     laps: Laps
     goal: Goal = field(default_factory=Goal)
     tables: tuple[str, ...] = ()
+    plan: BackupConfig | None = None
 
 
 def _nothing() -> None:
@@ -142,10 +143,11 @@ class Restorer(Protocol):
 
 def restorers() -> Mapping[str, Callable[[], Restorer]]:
     """By the name of the engine."""
-    from dbshield.backup.restore_logical import LogicalRestorer  # noqa: PLC0415  (they need this module)
+    from dbshield.backup.pgbackrest_restore import PgBackRestRestorer  # noqa: PLC0415  (they need this module)
+    from dbshield.backup.restore_logical import LogicalRestorer  # noqa: PLC0415
     from dbshield.backup.restore_physical import PhysicalRestorer  # noqa: PLC0415
 
-    return {"logical": LogicalRestorer, "physical": PhysicalRestorer}
+    return {"logical": LogicalRestorer, "physical": PhysicalRestorer, "pgbackrest": PgBackRestRestorer}
 
 
 def restorer_of(manifest: Manifest) -> Restorer:

@@ -21,6 +21,7 @@ from dbshield.backup.restore_place import beside, settle
 from dbshield.backup.restore_server import require_ready, restored
 from dbshield.backup.work import work_folder
 from dbshield.cluster import Binaries
+from dbshield.config import BackupConfig
 from dbshield.errors import BackupError
 
 
@@ -44,6 +45,7 @@ class Wanted:
     tables: tuple[str, ...] = ()
     goal: Goal = field(default_factory=Goal)
     settings: Mapping[str, str] = field(default_factory=dict)
+    plan: BackupConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ def to_folder(wanted: Wanted, target: Path, *, progress: Progress) -> Done:
             laps=laps,
             goal=wanted.goal,
             tables=wanted.tables,
+            plan=wanted.plan,
         )
         standing = restorer_of(wanted.reader.manifest).restore(order)
         names = {each.name: partial(each.name) if wanted.tables else each.name for each in wanted.record.databases}

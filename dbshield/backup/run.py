@@ -17,6 +17,8 @@ from dbshield.backup.engine import Engine, Progress, Taken, Task
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.backup.logical import Logical
 from dbshield.backup.manifest import RECORD, Manifest, Member
+from dbshield.backup.pgbackrest import PgBackRest
+from dbshield.backup.pgbackrest_engine import PgBackRestEngine, check_repository
 from dbshield.backup.physical import Physical
 from dbshield.backup.record import Record
 from dbshield.backup.repository import Repository, Writer
@@ -27,7 +29,7 @@ from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError, DbshieldError, StoreError
 from dbshield.store.database import Database
 
-ENGINES: dict[str, Callable[[], Engine]] = {"logical": Logical, "physical": Physical}
+ENGINES: dict[str, Callable[[], Engine]] = {"logical": Logical, "physical": Physical, "pgbackrest": PgBackRestEngine}
 """By the name in the configuration."""
 
 
@@ -146,6 +148,9 @@ def _checked(config: Config, plan: BackupConfig, environment: str, source: Sourc
                 hint="Look at source. A backup of the wrong database is none.",
             )
         destination.check(plan, config.state, source.server(), connection)
+        if plan.engine == PgBackRestEngine.name:
+            with work_folder(work_base(config, plan)) as work:
+                check_repository(plan, PgBackRest(plan, work), config.state, source.server(), connection)
     return programs(server.version // 10000, plan.binaries)
 
 

@@ -14,10 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+from psycopg import sql
+
 from dbshield.backup import moment
 from dbshield.backup.command import Command
 from dbshield.backup.engine import Task
 from dbshield.backup.moment import End
+from dbshield.backup.source import Source
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries
 from dbshield.errors import BackupError
@@ -84,6 +88,25 @@ class Tail:
             command.forget()
         with output.open(encoding="utf-8", errors="replace") as lines:
             return moment.ends(lines)
+
+
+@contextlib.contextmanager
+def kept(source: Source, snapshot: str) -> Iterator[None]:
+    """The server keeps its WAL from now on for as long as the block lasts, and not longer, whatever becomes of us.
+
+    Raises BackupError where it gives no slot.
+    """
+    name = "dbshield_" + snapshot.replace("-", "_")
+    with source.replication() as connection:
+        try:
+            slot = sql.SQL("CREATE_REPLICATION_SLOT {} TEMPORARY PHYSICAL RESERVE_WAL").format(sql.Identifier(name))
+            connection.execute(slot)
+        except psycopg.Error as error:
+            raise BackupError(
+                f"the server gives no replication slot: {str(error).strip().splitlines()[0]}",
+                hint="The role needs REPLICATION; raise max_replication_slots or drop one that nobody uses.",
+            ) from error
+        yield
 
 
 @contextlib.contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbshield.backup import record, sealing
 from dbshield.backup.damage import Absent, Damaged, WrongKey
 from dbshield.backup.engine import Progress
-from dbshield.backup.manifest import RECORD, Manifest
+from dbshield.backup.manifest import RECORD, Manifest, Outside
 from dbshield.backup.repository import Repository
 from dbshield.errors import BackupError
 
@@ -35,11 +35,13 @@ def verify(
     sha256: bytes | None,
     identities: Sequence[sealing.Identity] | None,
     progress: Progress,
+    elsewhere: Callable[[Outside], object] | None = None,
 ) -> Verified:
     """Read every object of a snapshot and compare it with its manifest, and the manifest with the catalogue's `sha256`.
 
-    With identities (none are needed for a snapshot that is not encrypted) each member is opened as well. Raises BackupError where
-    the destination does not answer, or no identity fits: then nothing is known.
+    `elsewhere` looks at what another tool keeps of it. With identities (none are needed for a snapshot that is not encrypted)
+    each member is opened as well. Raises BackupError where the destination does not answer, or no identity fits: then nothing is
+    known.
     """
     problems: list[str] = []
     try:
@@ -60,6 +62,8 @@ def verify(
         except (Absent, Damaged) as error:
             problems.append(error.message)
         progress.advance(member.stored)
+    if manifest.outside is not None:
+        problems += _elsewhere(manifest.outside, elsewhere)
     problems += [f"{name} does not belong to it" for name in reader.unknown()]
     if identities is not None and not problems:
         try:
@@ -74,3 +78,17 @@ def verify(
         opened=identities is not None,
         problems=tuple(problems),
     )
+
+
+def _elsewhere(outside: Outside, look: Callable[[Outside], object] | None) -> tuple[str, ...]:
+    """What is wrong with what lies elsewhere. Raises BackupError where nobody can look."""
+    if look is None:
+        raise BackupError(
+            f"{outside.label} is in pgBackRest's stanza {outside.stanza}, and no plan says how to reach it",
+            hint='Add a plan with engine = "pgbackrest" to dbshield.toml.',
+        )
+    try:
+        look(outside)
+    except (Absent, Damaged) as error:
+        return (error.message,)
+    return ()

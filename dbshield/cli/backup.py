@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +13,11 @@ import typer
 
 from dbshield.backup import sealing
 from dbshield.backup.catalogue import Catalogue, Snapshot
+from dbshield.backup.pgbackrest import PgBackRest
 from dbshield.backup.repository import Repository
-from dbshield.backup.run import plan_named, take
+from dbshield.backup.run import plan_named, take, work_base
 from dbshield.backup.verify import verify
+from dbshield.backup.work import work_folder
 from dbshield.cli.backup_keys import PlanOption, key, setup
 from dbshield.cli.backup_prune import prune
 from dbshield.cli.common import ConfigOption, JsonOption
@@ -203,11 +205,16 @@ def verify_(
     """
     settings = read_settings(config)
     identities = sealing.identities(identity) if identity is not None else None
-    with open_database(settings) as database, shown(quiet=json) as progress:
+    with ExitStack() as stack:
+        database, progress = stack.enter_context(open_database(settings)), stack.enter_context(shown(quiet=json))
         catalogue = Catalogue(database)
         found = catalogue.get(snapshot)
         if found.state != "complete":
             raise BackupError(f"the snapshot {found.id} is {_state(catalogue, found)}, so there is nothing to verify")
+        plan = settings.backup.get(found.plan)
+        tool = None
+        if plan is not None and plan.stanza:
+            tool = PgBackRest(plan, stack.enter_context(work_folder(work_base(settings, plan))), reading=True)
         result = verify(
             _repository(settings, found),
             found.environment,
@@ -216,6 +223,7 @@ def verify_(
             sha256=found.manifest_sha256,
             identities=identities,
             progress=progress,
+            elsewhere=tool.check if tool is not None else None,
         )
     if json:
         answer(

@@ -103,6 +103,7 @@ def restore(
             tables=tuple(table or ()),
             goal=Goal(at=at, lsn=lsn),
             settings=given_settings(setting),
+            plan=chosen_plan,
         )
         done = to_folder(wanted, folder, progress=progress) if folder is not None else to_server(wanted, dsn, progress=progress)
     where = str(folder.absolute()) if folder is not None else _shown(dsn)

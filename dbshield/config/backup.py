@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dbshield.config import conninfo
 from dbshield.config.base import OptionalPath, Texts, WithPassword
 from dbshield.config.drill import DrillConfig
+from dbshield.config.pgbackrest import PgBackRestConfig
 from dbshield.config.retention import RetentionConfig
 from dbshield.config.schedule import PlanSchedule
 
@@ -63,16 +64,17 @@ def _source(text: str) -> str:
     return text
 
 
-class BackupConfig(RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
+class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
     """[backup.NAME]: one plan of backups."""
 
     destination: Annotated[str, AfterValidator(_destination)] = Field(
         description="where snapshots go: file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
     )
     environment: str = Field(default="", description="the environment that is backed up; empty: the one called as this plan")
-    engine: Literal["logical", "physical"] = Field(
+    engine: Literal["logical", "physical", "pgbackrest"] = Field(
         default="logical",
-        description="logical: pg_dump, into any server of the version; physical: pg_basebackup of the whole cluster",
+        description="logical: pg_dump, into any server of the version; physical: pg_basebackup of the whole cluster;"
+        " pgbackrest: the same by an installed pgBackRest, into its own repository",
     )
     incremental: bool = Field(
         default=False, description="of the engine physical, PostgreSQL 17 and later: snapshots hold what changed since the last one"
@@ -121,6 +123,12 @@ class BackupConfig(RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
             raise ValueError('encryption is "none" although encrypt_to names recipients; keep one')
         if self.incremental and self.engine != "physical":
             raise ValueError('incremental is for the engine "physical"; take it out')
+        return self
+
+    @model_validator(mode="after")
+    def _with_stanza(self) -> Self:
+        if (self.engine == "pgbackrest") != bool(self.stanza):
+            raise ValueError("the engine pgbackrest needs a stanza" if not self.stanza else "stanza is for the engine pgbackrest")
         return self
 
     @property
