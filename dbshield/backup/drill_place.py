@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dbshield.backup import tablespaces
 from dbshield.backup.work import Work, work_folder
 from dbshield.cluster import Cluster
 from dbshield.cluster.account import server_account
@@ -75,6 +76,7 @@ def keep(cluster: Path, base: Path, name: str) -> Path | None:
         return None
     kept = base / f"kept-{name}"
     cluster.rename(kept)
+    tablespaces.settle(kept / "data")
     return kept
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dbshield.backup.chain import Parent
 from dbshield.backup.manifest import Outside, Server
 from dbshield.backup.record import Record
 from dbshield.backup.repository import Writer
@@ -43,7 +44,10 @@ class Silent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One snapshot to make. `work` is a private folder that is gone afterwards. `known` tells whether the catalogue has an id."""
+    """One snapshot to make. `work` is a private folder that is gone afterwards. `known` tells whether the catalogue has an id.
+
+    `parent` is what a physical one is made upon, where it is to be incremental.
+    """
 
     plan: BackupConfig
     source: Source
@@ -54,6 +58,7 @@ class Task:
     jobs: int
     fingerprint_max_bytes: int
     known: Callable[[str], bool]
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,7 @@ class Taken:
     """What an engine has found out besides the members that it wrote.
 
     `kind` where it is known only afterwards. `parent` is the snapshot that it was made upon, `outside` what it put elsewhere.
+    `backup_manifest` is PostgreSQL's own, for the next incremental one.
     """
 
     server: Server
@@ -68,6 +74,7 @@ class Taken:
     kind: str = ""
     parent: str | None = None
     outside: Outside | None = None
+    backup_manifest: bytes = b""
 
 
 class Engine(Protocol):

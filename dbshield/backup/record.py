@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dbshield.backup.damage import Damaged
@@ -78,7 +78,8 @@ class BaseRecord:
     """The base backup of a physical snapshot, and how far its WAL is replayed. LSNs as PostgreSQL writes them.
 
     `target` is where recovery stops, exclusive: what is there then is what was counted. `segment_size` in bytes. Where `inexact`
-    says something, it is why no place in the WAL shows what could have been counted; no table was then.
+    says something, it is why no place in the WAL shows what could have been counted; no table was then. `manifest_sha256` is that
+    of its backup_manifest, `tablespaces` are names by OID.
     """
 
     label: str
@@ -89,6 +90,8 @@ class BaseRecord:
     target: str
     segment_size: int
     inexact: str = ""
+    manifest_sha256: str = ""
+    tablespaces: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

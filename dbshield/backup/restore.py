@@ -237,14 +237,24 @@ def server_binaries(manifest: Manifest, folder: Path | None) -> Binaries:
     return binaries_in(programs(major, folder).folder, major=major)
 
 
-def fetch(reader: Reader, identities: Sequence[sealing.Identity], folder: Path, progress: Progress) -> None:
-    """Every member, opened, below `folder`. Nothing in it is used before all of it is right.
+def fetch(
+    reader: Reader,
+    identities: Sequence[sealing.Identity],
+    folder: Path,
+    progress: Progress,
+    *,
+    only: tuple[str, ...] | None = None,
+) -> None:
+    """Every member, opened, below `folder`; with `only` those of these names, or below these that end with `/`.
+
+    Nothing in it is used before all of it is right.
 
     Raises DamagedMembers, with all of them, WrongKey, and BackupError where the destination or this disk fails.
     """
     problems: list[str] = []
-    progress.step("download", reader.manifest.stored)
-    for member in reader.manifest.members:
+    members = [member for member in reader.manifest.members if only is None or _is_one(member.name, only)]
+    progress.step("download", sum(member.stored for member in members))
+    for member in members:
         path = folder / member.name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -256,3 +266,7 @@ def fetch(reader: Reader, identities: Sequence[sealing.Identity], folder: Path, 
         progress.advance(member.stored)
     if problems:
         raise DamagedMembers(problems)
+
+
+def _is_one(name: str, only: tuple[str, ...]) -> bool:
+    return any(name == each or (each.endswith("/") and name.startswith(each)) for each in only)

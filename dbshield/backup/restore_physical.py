@@ -10,10 +10,6 @@ Source: PostgreSQL manual, "Recovering Using a Continuous Archive Backup", "Reco
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +19,12 @@ import psycopg
 from dbshield.backup.checks import Check, Outcome
 from dbshield.backup.damage import Damaged
 from dbshield.backup.record import BaseRecord, Record
-from dbshield.backup.restore import QUIET, Order, Standing, fetch
+from dbshield.backup.restore import QUIET, Order, Standing
+from dbshield.backup.restore_base import lay
 from dbshield.cluster import Cluster
 from dbshield.cluster.account import Account
 from dbshield.errors import BackupError, ClusterError
 
-BASE, WAL = "base.tar", "wal"
-"""Members of a physical snapshot."""
 PUT_ASIDE = ("postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
 """Files of the data folder that a throwaway server must not read, or that dbshield writes itself."""
 NOT_OURS = ("standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts")
@@ -98,57 +93,12 @@ class PhysicalRestorer:
 
     def fetched(self, order: Order, account: Account) -> tuple[Path, Path, Check]:
         """The data folder, the folder of its WAL, and the check that every file in it is what was backed up."""
-        folder = order.work.make("snapshot")
-        fetch(order.reader, order.identities, folder, order.progress)
-        data, wal = _unpack(order, folder, account)
-        return data, wal, _verify(order, data, account)
+        laid = lay(order, account)
+        return laid.data, laid.wal, laid.check
 
 
 def _account(order: Order) -> Account:
     return Cluster(order.cluster).account
-
-
-def _unpack(order: Order, folder: Path, account: Account) -> tuple[Path, Path]:
-    """The data folder and the one with the WAL, below the cluster's, as its account's own."""
-    order.progress.step("unpack", None)
-    data, wal = order.cluster / "data", order.cluster / WAL
-    before = os.umask(0o077)
-    try:
-        order.cluster.mkdir(mode=0o700)
-        data.mkdir(mode=0o700)
-        with tarfile.open(folder / BASE) as archive:
-            archive.extractall(data, filter="data")
-        (folder / BASE).unlink()
-        wal.mkdir(mode=0o700)
-        for segment in sorted((folder / WAL).glob("*")) if (folder / WAL).is_dir() else ():
-            shutil.move(segment, wal / segment.name)
-    except tarfile.TarError as error:
-        raise Damaged(f"{BASE} is no base backup: {error}", hint="Use another snapshot.") from error
-    except OSError as error:
-        raise BackupError(f"the base backup cannot be unpacked: {error.strerror}", hint="Look at that disk.") from error
-    finally:
-        os.umask(before)
-    if account.lent:
-        for root, folders, files in os.walk(order.cluster):
-            for name in (".", *folders, *files):
-                os.chown(Path(root) / name, account.uid, account.gid, follow_symlinks=False)
-    return data, wal
-
-
-def _verify(order: Order, data: Path, account: Account) -> Check:
-    """pg_verifybackup: every file has the checksum of the manifest that the server itself wrote."""
-    begin = time.monotonic()
-    program = Cluster(order.cluster, binaries=order.binaries).binaries.program("pg_verifybackup")
-    done = subprocess.run([program, data], capture_output=True, text=True, check=False, **account.process())
-    if done.returncode:
-        last = " / ".join((done.stdout + done.stderr).strip().splitlines()[:5])
-        raise Damaged(f"pg_verifybackup: {last}", hint="Use another snapshot.")
-    return Check(
-        name="base-backup",
-        outcome=Outcome.PASSED,
-        measure="every file as the server's own manifest has it",
-        seconds=time.monotonic() - begin,
-    )
 
 
 def _put_aside(order: Order, data: Path) -> Path:

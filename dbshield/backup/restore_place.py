@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from dbshield.backup import tablespaces
 from dbshield.backup.drill_place import drill_place
 from dbshield.backup.work import LOCK, Work
 from dbshield.cluster import Cluster
@@ -58,6 +59,7 @@ def settle(cluster: Cluster, target: Path) -> None:
         raise ClusterError(f"the data could not be synced: {done.stderr.strip()}", hint="Look at that disk.")
     (cluster.data / "postmaster.opts").unlink(missing_ok=True)
     try:
+        tablespaces.settle(cluster.data, target)
         cluster.data.rename(target)
         descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

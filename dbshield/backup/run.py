@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import dbshield
-from dbshield.backup import destination, look, manifest
+from dbshield.backup import chain, destination, look, manifest
 from dbshield.backup.binaries import programs
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.engine import Engine, Progress, Taken, Task
@@ -35,13 +35,17 @@ ENGINES: dict[str, Callable[[], Engine]] = {"logical": Logical, "physical": Phys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A snapshot that was made. `interrupted` are earlier ones whose makers had died, failed since this one began."""
+    """A snapshot that was made. `interrupted` are earlier ones whose makers had died, failed since this one began.
+
+    `why_full` says why one that should be incremental is not.
+    """
 
     manifest: Manifest
     record: Record
     signature: Signature
     seconds: float
     interrupted: tuple[str, ...]
+    why_full: str = ""
 
 
 def key_file(config: Config) -> Path:
@@ -89,6 +93,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
     began = clock()
     with catalogue.alone(environment, name, began) as interrupted:
         tools = _checked(config, plan, environment, source, catalogue)
+        upon = _upon(config, name, source, catalogue, repository)
         for dead in interrupted:
             # Where that is not allowed it stays, and is no snapshot all the same.
             with contextlib.suppress(BackupError):
@@ -101,7 +106,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
                 environment=environment,
                 plan=name,
                 engine=engine.name,
-                kind=engine.kind,
+                kind=engine.kind if upon.parent is None else chain.INCREMENTAL,
                 destination=plan.destination,
                 now=began,
             )
@@ -116,6 +121,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
                     jobs=plan.jobs,
                     fingerprint_max_bytes=plan.fingerprint_max_bytes,
                     known=catalogue.has,
+                    parent=upon.parent,
                 )
                 taken = engine.back_up(task)
             made, signature = _finish(writer, taken, engine, key, plan=name, began=began, clock=clock, tools=tools)
@@ -131,8 +137,14 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
                 f" {error.message}",
                 hint="Make another one when the control database answers.",
             ) from error
+        if plan.incremental:
+            # Without it the next one is full, and says why.
+            with contextlib.suppress(BackupError):
+                chain.keep(config.state, name, made.snapshot, taken.backup_manifest)
     seconds = (clock() - began).total_seconds()
-    return Made(manifest=made, record=taken.record, signature=signature, seconds=seconds, interrupted=interrupted)
+    return Made(
+        manifest=made, record=taken.record, signature=signature, seconds=seconds, interrupted=interrupted, why_full=upon.why
+    )
 
 
 def _checked(config: Config, plan: BackupConfig, environment: str, source: Source, catalogue: Catalogue) -> Binaries:
@@ -152,6 +164,15 @@ def _checked(config: Config, plan: BackupConfig, environment: str, source: Sourc
             with work_folder(work_base(config, plan)) as work:
                 check_repository(plan, PgBackRest(plan, work), config.state, source.server(), connection)
     return programs(server.version // 10000, plan.binaries)
+
+
+def _upon(config: Config, name: str, source: Source, catalogue: Catalogue, repository: Repository) -> chain.Upon:
+    """What the snapshot is made upon, where the plan wants incremental ones."""
+    plan = config.backup[name]
+    if not plan.incremental:
+        return chain.Upon()
+    with source.connect(source.databases[0]) as connection, told("what the snapshot is made upon"):
+        return chain.next_upon(name, plan, state=config.state, catalogue=catalogue, repository=repository, connection=connection)
 
 
 def _finish(

@@ -7,7 +7,7 @@ Source: POSIX.1-2008, pax, "ustar Interchange Format"; src/port/tar.c of Postgre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dbshield.backup.store import Source
 from dbshield.errors import BackupError
@@ -22,14 +22,15 @@ KEPT_MAX = 1 << 30
 
 
 class Tarball:
-    """A source that hands on a tar as it comes. `files` holds the content of `KEPT` once they have gone by.
+    """A source that hands on a tar as it comes. `files` holds the content of `kept` once they have gone by.
 
     At its end `ended` is called, which raises where the program that writes the tar has failed; then the tar has to be whole.
     """
 
-    def __init__(self, source: Source, ended: Callable[[], None]) -> None:
+    def __init__(self, source: Source, ended: Callable[[], None], *, kept: Sequence[str] = KEPT) -> None:
         self._source = source
         self._ended = ended
+        self._kept = kept
         self._header = bytearray()
         self._name = ""
         self._left = 0
@@ -44,7 +45,7 @@ class Tarball:
             self._look(data)
         elif size:
             self._ended()
-            if not self._over or any(name not in self.files for name in KEPT):
+            if not self._over or any(name not in self.files for name in self._kept):
                 raise BackupError("the base backup ended in the middle", hint="Look at the server's log, and make another one.")
         return data
 
@@ -79,7 +80,7 @@ class Tarball:
         self._name = "/".join(text for part in parts if (text := part.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")))
         self._left = _number(header[SIZE])
         self._padding = -self._left % BLOCK
-        if self._name in KEPT:
+        if self._name in self._kept:
             if self._left > KEPT_MAX or self._name in self.files:
                 raise BackupError(f"the {self._name} of the base backup is none", hint="Look at which pg_basebackup runs.")
             self.files[self._name] = bytearray()

@@ -45,6 +45,7 @@ app.command("key")(key)
 app.command("setup")(setup)
 app.command("prune")(prune)
 
+app.command("wal")(wal)
 
 @app.callback()
 def backup(
@@ -81,6 +82,9 @@ def backup(
                 "plan": name,
                 "engine": manifest.engine,
                 "destination": chosen.destination,
+                "kind": manifest.kind,
+                "parent": manifest.parent,
+                "why_full": made.why_full or None,
                 "bytes": manifest.size,
                 "stored_bytes": manifest.stored,
                 "objects": len(manifest.members),
@@ -96,6 +100,8 @@ def backup(
     for earlier in made.interrupted:
         remark(f"remark: {earlier} was interrupted, and does not count")
     if made.record.canary is None:
+    if made.why_full:
+        remark(f"remark: it is a full one: {made.why_full}")
         remark(f"remark: no canary was written: {made.record.no_canary}")
     if made.record.base is not None and made.record.base.inexact:
         remark(f"remark: nothing was counted, so no drill can prove it: {made.record.base.inexact}")
@@ -297,6 +303,7 @@ def _entry(snapshot: Snapshot, state: str) -> dict[str, Any]:
         "engine": snapshot.engine,
         "kind": snapshot.kind,
         "state": state,
+        "parent": snapshot.parent,
         "began": snapshot.began,
         "ended": snapshot.ended,
         "error": snapshot.error,

@@ -274,21 +274,6 @@ def test_a_role_that_is_no_superuser_needs_the_right_to_replicate(backups: Backu
             admin.execute("drop owned by reader; drop role reader")
 
 
-def test_what_the_engine_does_not_keep_is_refused(backups: Backups) -> None:
-    place = backups.server.cluster.folder / "space"
-    place.mkdir()
-    backups.server.cluster.account.own(place, 0o700)
-    with backups.server.connect() as admin:
-        admin.execute(f"create tablespace elsewhere location '{place}'")
-        try:
-            done = backups.run("backup")
-        finally:
-            admin.execute("drop tablespace elsewhere")
-    assert done.returncode == 2
-    assert "the server has tablespaces, which the engine physical does not keep" in done.stderr
-    assert [found["state"] for found in backups.listed()] == ["failed"]
-
-
 def test_a_server_without_wal_for_it_is_refused(server18: Server, worker_id: str, tmp_path: Path) -> None:
     name = f"minimal_{worker_id}"
     server18.clone(name)

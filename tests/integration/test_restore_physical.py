@@ -12,16 +12,26 @@ import pytest
 from support.backups import Backups, backups_of
 from support.clusters import server_with_wal
 from support.doctoring import doctored
-from support.servers import SOURCES
+from support.servers import SOURCES, Server
 
+from dbshield.backup import tablespaces
 from dbshield.cluster import Cluster, temporary_folder
 
 TABLES = """
 create table parts (id serial primary key, parent int references parts, code text unique, price numeric);
 insert into parts (parent, code, price) select nullif(g / 10, 0), 'p' || g, g / 7.0 from generate_series(1, 2000) g;
+create table far (n int primary key, t text) tablespace elsewhere;
+insert into far select g, 'far' || g from generate_series(1, 1000) g;
 create role reader login password 'reads';
 grant select on parts to reader;
 """
+
+
+def with_tablespace(server: Server, admin: psycopg.Connection[Any]) -> None:
+    place = server.cluster.folder / "space"
+    place.mkdir()
+    server.cluster.account.own(place, 0o700)
+    admin.execute(f"create tablespace elsewhere location '{place}'")
 
 
 @pytest.fixture
@@ -40,6 +50,7 @@ def backups(request: pytest.FixtureRequest, tmp_path: Path, ground: Path) -> Ite
         with server.connect() as admin:
             admin.execute("create database shop")
             admin.execute("alter system set work_mem = '7MB'")
+            with_tablespace(server, admin)
         with server.connect("shop") as source:
             source.execute(TABLES)
         with backups_of(server, "shop", tmp_path / "shield") as made:
@@ -74,18 +85,25 @@ def test_a_good_one_passes_and_is_restored(backups: Backups, ground: Path) -> No
     # The original's own settings are back, and no recovery is asked for.
     assert "work_mem" in (target / "postgresql.auto.conf").read_text()
     assert not list(target.glob("*.signal"))
+    (link,) = (target / "pg_tblspc").iterdir()
+    assert link.readlink().parent == target / "tablespaces"
     home = ground / "home" / "server"
     home.parent.mkdir(mode=0o711)
     cluster = Cluster(home, binaries=SOURCES[backups.server.major](), settings={"archive_mode": "off"})
     home.mkdir()
     cluster.account.own(home, 0o700)
+    # By hand what a restore to this very folder would have made.
     target.rename(cluster.data)
+    tablespaces.settle(cluster.data)
     cluster.start(tethered=True)
     try:
         with psycopg.connect(cluster.dsn("shop")) as there:
             assert there.execute("select count(*) from parts").fetchone() == (2000,)
             assert there.execute("select to_regclass('later')").fetchone() == (None,)
             assert there.execute("show work_mem").fetchone() == ("7MB",)
+            (place,) = there.execute("select pg_tablespace_location(oid) from pg_tablespace where oid > 9999").fetchone() or ("",)
+            assert Path(str(place)).parent == cluster.data / "tablespaces"
+            assert there.execute("select count(*), max(n) from far").fetchone() == (1000, 1000)
     finally:
         cluster.stop("immediate")
 
