@@ -45,7 +45,6 @@ app.command("key")(key)
 app.command("setup")(setup)
 app.command("prune")(prune)
 
-app.command("wal")(wal)
 
 @app.callback()
 def backup(
