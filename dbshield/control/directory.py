@@ -19,7 +19,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -29,9 +28,10 @@ import structlog
 from psycopg.rows import class_row, scalar_row
 
 from dbshield.config import EnvironmentConfig
-from dbshield.control.vault import Vault, password_identity
+from dbshield.control.logins import Upstreams, login_of, tokens_in
+from dbshield.control.vault import Vault
 from dbshield.errors import DbshieldError, StoreError
-from dbshield.model import AccessLevel, AgentLogin, TokenScope, TokenVerifier, Upstream
+from dbshield.model import AccessLevel, AgentLogin, TokenVerifier
 from dbshield.store.database import REVISION_QUERY, Revision
 from dbshield.store.frozen import UNLIFTED_FREEZES, Freeze, longest
 from dbshield.store.living import LIVING_AGENTS, PINNED_CLUSTERS, LivingRow
@@ -271,7 +271,7 @@ class Directory:
         tokens: dict[str, TokenVerifier] = {}
         agents: dict[str, AccessLevel] = {}
         unreadable: dict[str, str] = {}
-        upstreams = {name: _Upstreams(environment, self._vault) for name, environment in self._environments.items()}
+        upstreams = {name: Upstreams(environment, self._vault) for name, environment in self._environments.items()}
         for _, group in groupby(rows, key=lambda row: row.id):
             of_agent = list(group)
             first = of_agent[0]
@@ -279,14 +279,14 @@ class Directory:
                 continue
             user = f"{first.name}.{first.environment}"
             agents[user] = AccessLevel(first.access)
-            of_this = _tokens(of_agent)
+            of_this = tokens_in(of_agent)
             tokens.update((token.token_id, token) for token in of_this)
             try:
                 upstream = upstreams[first.environment].of(first)
             except DbshieldError as error:
                 unreadable[user] = error.message
                 continue
-            logins[user] = _login(first, of_this, self._environments[first.environment], upstream)
+            logins[user] = login_of(first, of_this, self._environments[first.environment], upstream)
         for user, reason in unreadable.items():
             if self._unreadable.get(user) != reason:
                 log.error("directory.agent_left_out", user=user, reason=reason)
@@ -327,59 +327,6 @@ class Directory:
     def _tell(self) -> None:
         for callback in self._callbacks:
             callback()
-
-
-class _Upstreams:
-    """The protected server of one environment, as each of its agents reaches it; the shared password is read once a load."""
-
-    def __init__(self, environment: EnvironmentConfig, vault: Vault) -> None:
-        self._environment = environment
-        self._server = environment.server
-        self._vault = vault
-        self._shared: Upstream | None = None
-
-    def of(self, row: LivingRow) -> Upstream:
-        """Raises DbshieldError where the password cannot be read."""
-        if row.role is not None:
-            sealed = row.sealed_password
-            password = self._vault.unseal(sealed, identity=password_identity(row.id)) if sealed is not None else None
-            return replace(self._server, user=row.role, password=password)
-        if self._shared is None:
-            self._shared = replace(self._server, password=self._environment.password())
-        return self._shared
-
-
-def _tokens(rows: list[LivingRow]) -> tuple[TokenVerifier, ...]:
-    """The tokens in the rows of one agent."""
-    return tuple(
-        TokenVerifier(
-            token_id=row.token_id,
-            stored_key=row.stored_key,
-            server_key=row.server_key,
-            expires_at=row.expires_at,
-            scope=TokenScope(
-                access=AccessLevel(row.token_access) if row.token_access is not None else None,
-                databases=tuple(row.databases or ()),
-                networks=tuple(row.networks or ()),
-                hours=row.hours or "",
-            ),
-        )
-        for row in rows
-        if row.token_id is not None and row.stored_key is not None and row.server_key is not None and row.expires_at is not None
-    )
-
-
-def _login(row: LivingRow, tokens: tuple[TokenVerifier, ...], environment: EnvironmentConfig, upstream: Upstream) -> AgentLogin:
-    return AgentLogin(
-        agent=row.name,
-        environment=row.environment,
-        access=AccessLevel(row.access),
-        databases=environment.databases,
-        salt=row.salt,
-        iterations=row.iterations,
-        tokens=tokens,
-        upstream=upstream,
-    )
 
 
 async def _require_revision(connection: Connection) -> None:
