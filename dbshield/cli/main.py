@@ -52,6 +52,12 @@ COMMANDS = (
     Command(name="up", module="dbshield.cli.serve", attribute="up", summary="Run everything in the foreground."),
     Command(name="proxy", module="dbshield.cli.serve", attribute="proxy", summary="Run the proxy alone, one of any number."),
     Command(
+        name="console",
+        module="dbshield.cli.console",
+        attribute="console",
+        summary="Run the web page where people look, approve and freeze.",
+    ),
+    Command(
         name="demo", module="dbshield.cli.demo", attribute="demo", summary="Watch the shield at work on a database of its own."
     ),
     Command(name="check", module="dbshield.cli.check", attribute="check", summary="Judge SQL without a database."),
@@ -110,6 +116,13 @@ COMMANDS = (
         module="dbshield.cli.scheduler",
         attribute="scheduler",
         summary="Run backups and drills when they are due.",
+    ),
+    Command(name="top", module="dbshield.cli.top", attribute="top", summary="Show what agents do right now."),
+    Command(
+        name="completion",
+        module="dbshield.cli.completion",
+        attribute="completion",
+        summary="Let a shell complete commands and options.",
     ),
     Command(name="config", module="dbshield.cli.config", attribute="app", summary="Check and show the configuration."),
 )

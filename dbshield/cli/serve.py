@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dbshield.app import Proxy
 from dbshield.cli.alert import watch_beside
+from dbshield.cli.console import console_beside
 from dbshield.cli.executor import executor_beside
 from dbshield.cli.monitor import monitor_beside
 from dbshield.cli.scheduler import scheduler_beside
@@ -71,6 +72,7 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
             executor_beside(complete, dsn),
             watch_beside(complete, dsn),
             scheduler_beside(settings, config, dsn),
+            console_beside(complete, dsn),
             monitor_beside(complete, dsn) as boards,
         ):
             raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn, boards).run())

@@ -16,7 +16,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 class ConsoleConfig(Section):
     """[console]: the web page of `dbshield console` and `dbshield up`."""
 
-    listen: str = Field(default="127.0.0.1:7433", description="host:port or [::1]:port; others reach it only by TLS")
+    listen: str = Field(default="127.0.0.1:7433", description="host:port or [::1]:port; empty: `dbshield up` runs none")
     address: str = Field(
         default="", description="URL that people open, as in https://dbshield.example.com; refusals and alerts link to it"
     )
@@ -32,7 +32,7 @@ class ConsoleConfig(Section):
     @field_validator("listen")
     @classmethod
     def _listens(cls, listen: str) -> str:
-        if ListenAddress.parse(listen).is_socket:
+        if listen and ListenAddress.parse(listen).is_socket:
             raise ValueError(f'"{listen}" is a Unix socket, which no browser opens; write host:port')
         return listen
 
@@ -59,6 +59,8 @@ class ConsoleConfig(Section):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together; one of them is missing")
         where = self.where
+        if where is None:
+            return self
         if not where.is_local and not self.tls and not self.allow_plaintext:
             raise ValueError(
                 f"listen has {where}, which others reach, and there is no TLS: passwords would cross the network in clear; "
@@ -69,8 +71,8 @@ class ConsoleConfig(Section):
         return self
 
     @property
-    def where(self) -> ListenAddress:
-        return ListenAddress.parse(self.listen)
+    def where(self) -> ListenAddress | None:
+        return ListenAddress.parse(self.listen) if self.listen else None
 
     @property
     def tls(self) -> bool:
@@ -79,19 +81,21 @@ class ConsoleConfig(Section):
     @property
     def origins(self) -> dict[str, str]:
         """The sites that the console is, by the Host header of their requests: all others are refused."""
-        scheme = "https" if self.tls else "http"
-        where = self.where
-        hosts = [] if where.is_wildcard else [f"[{where.host}]" if ":" in where.host else where.host]
-        if where.is_local:
-            hosts += ["localhost", "127.0.0.1", "[::1]"]
-        port = "" if where.port == DEFAULT_PORTS[scheme] else f":{where.port}"
-        found = {f"{host}{port}".lower(): f"{scheme}://{host}{port}".lower() for host in hosts}
+        found = self._listening() if self.listen else {}
         if self.address:
             parts = urlsplit(self.address)
             suffix = "" if parts.port in {None, DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"
             name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
             found[f"{name}{suffix}"] = f"{parts.scheme}://{name}{suffix}"
         return found
+
+    def _listening(self) -> dict[str, str]:
+        where, scheme = ListenAddress.parse(self.listen), "https" if self.tls else "http"
+        hosts = [] if where.is_wildcard else [f"[{where.host}]" if ":" in where.host else where.host]
+        if where.is_local:
+            hosts += ["localhost", "127.0.0.1", "[::1]"]
+        port = "" if where.port == DEFAULT_PORTS[scheme] else f":{where.port}"
+        return {f"{host}{port}".lower(): f"{scheme}://{host}{port}".lower() for host in hosts}
 
     def link(self, path: str) -> str:
         """The URL of a page, as in "/rules/DS101"; empty where nobody said how people reach the console."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -11,6 +15,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from dbshield.console.frame import FOLDER, Parts, render
+from dbshield.console.live import Live
 from dbshield.console.pages import PAGES
 from dbshield.console.security import Gate
 from dbshield.console.sessions import SignedIn
@@ -30,11 +35,26 @@ def build(parts: Parts) -> Starlette:
             Middleware(Gate, origins=parts.config.console.origins),
             Middleware(SignedIn, parts=parts),
         ],
+        lifespan=_lifespan,
         exception_handlers={DbshieldError: _failed, HTTPException: _not_there, Exception: _bug},
     )
     app.state.parts = parts
     app.state.pages = PAGES
+    app.state.live = Live(parts.dsn)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    live: Live = app.state.live
+    hearing = asyncio.create_task(live.run())
+    try:
+        yield
+    finally:
+        live.end()
+        hearing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await hearing
 
 
 async def _failed(request: Request, error: Exception) -> Response:

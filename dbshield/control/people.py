@@ -159,15 +159,15 @@ class People:
             sign_out(connection, name)
 
         entry = Entry(at=now, kind="person-password", fields={"person": name, "by": by})
-        self.confirmed(name, code, now=now, change=change, entries=[entry])
+        self.confirmed(name, code, change, now=now, entries=[entry])
 
     def confirmed(
         self,
         name: str,
         code: str,
+        change: Callable[[Connection], T],
         *,
         now: datetime,
-        change: Callable[[Connection], T],
         role: Role = Role.VIEWER,
         entries: Sequence[Entry] = (),
         **fields: Any,

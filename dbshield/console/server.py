@@ -1,0 +1,67 @@
+"""The server of the console: uvicorn, on a socket that is there, until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Generator
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from dbshield.config.console import ConsoleConfig
+from dbshield.console.app import build
+from dbshield.console.frame import Parts
+from dbshield.console.live import Live
+
+GRACE: Final = 5
+"""Seconds that answers under way get when the console ends; pages that follow what happens end at once."""
+CONNECTIONS: Final = 500
+"""At once: each open page that follows what happens is one."""
+
+
+def run(parts: Parts, sock: socket.socket, stop: threading.Event) -> None:
+    """Answers until `stop` is set."""
+    app = build(parts)
+    _Server(settings(parts.config.console, app), app.state.live, stop).run(sockets=[sock])
+
+
+def settings(console: ConsoleConfig, app: Starlette) -> uvicorn.Config:
+    trusted = list(console.trusted_proxies)
+    return uvicorn.Config(
+        app,
+        ssl_certfile=console.tls_certificate,
+        ssl_keyfile=console.tls_key,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(trusted),
+        forwarded_allow_ips=trusted,
+        lifespan="on",
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Told to end by an event instead of signals, which somebody else hears."""
+
+    def __init__(self, config: uvicorn.Config, live: Live, stop: threading.Event) -> None:
+        super().__init__(config)
+        self._live = live
+        self._stop = stop
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop.is_set():
+            self.should_exit = True
+            # Else they would be waited for.
+            self._live.end()
+        return await super().on_tick(counter)
