@@ -125,7 +125,7 @@ def test_every_problem_is_named_with_its_place(tmp_path: Path, monkeypatch: pyte
         'dbshield.toml: [environments.production] max_row: "max_row" is no setting here; did you mean "max_rows"?',
         "dbshield.toml: [log] level: input should be 'debug', 'info', 'warning' or 'error'",
         'dbshield.toml: colour: "colour" is no setting here; there are: '
-        "state, control, proxy, environments, backup, schedule, alerts, audit, console, log",
+        "state, control, proxy, environments, backup, schedule, alerts, audit, console, metrics, tracing, log",
     ]
 
 
