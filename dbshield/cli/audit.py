@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json as json_module
 import re
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -15,8 +15,8 @@ import typer
 
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, read_settings
-from dbshield.cli.output import answer, remark, say, visible
-from dbshield.control import audit_read
+from dbshield.cli.output import STYLES, answer, remark, say, terminal, visible
+from dbshield.control import audit_export, audit_read
 from dbshield.control.audit_chain import Link
 from dbshield.control.audit_read import Checkpoint, Filter
 from dbshield.control.audit_store import stamp
@@ -32,22 +32,20 @@ POLL: Final = 0.5
 """Seconds between two looks of `tail -f`."""
 SHOWN: Final = 160
 """Characters of a statement on one line."""
+KINDS: Final = {
+    "statement": "",
+    "rows": "dim",
+    "connected": "dim",
+    "disconnected": "dim",
+    "refused": "bold red",
+    "frozen": "bold red",
+    "guard-tampered": "bold red",
+    "backup-failed": "bold red",
+    "drill-failed": "bold red",
+    "approval-requested": "bold magenta",
+}
+"""How kinds of entries look on a terminal; others are in one colour."""
 LENGTH: Final = re.compile(r"\d+[mhdw]")
-COLUMNS: Final = (
-    "id",
-    "recorded_at",
-    "at",
-    "kind",
-    "environment",
-    "agent",
-    "database",
-    "session",
-    "person",
-    "verdict",
-    "rules",
-    "entry",
-    "hash",
-)
 ELSEWHERE: Final = frozenset(
     {"ts", "event", "agent", "environment", "person", "verdict", "rules", "statement", "effects", "database", "session"}
 )
@@ -170,14 +168,9 @@ def export(
         environment=environment, agent=agent, kind=kind, verdict=verdict, rule=rule, since=since, until=until, text=text
     )
     with open_database(read_settings(config)) as database:
-        if format == "jsonl":
-            for link in audit_read.stream(database, which):
-                say(audit_read.exported(link))
-            return
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for link in audit_read.stream(database, which):
-            writer.writerow([_cell(getattr(link, name)) for name in COLUMNS])
+        lines = audit_export.json_lines if format == "jsonl" else audit_export.csv_lines
+        for line in lines(audit_read.stream(database, which)):
+            sys.stdout.write(line)
 
 
 @app.command()
@@ -310,8 +303,9 @@ def _show(link: Link, *, json: bool) -> None:
         return
     said: dict[str, Any] = json_module.loads(link.entry)
     words = [f"{link.id:>8}", stamp(link.at)[:-4] + "Z", link.kind, visible(_who(link, said))]
-    if link.verdict is not None:
-        words.append(" ".join([link.verdict, *(link.rules or ())]))
+    verdict = " ".join([link.verdict, *(link.rules or ())]) if link.verdict is not None else ""
+    if verdict:
+        words.append(verdict)
     if said.get("repeats"):
         words.append(f"{said['repeats']} times")
     statement = said.get("statement")
@@ -321,7 +315,21 @@ def _show(link: Link, *, json: bool) -> None:
         words.append(_short(", ".join(said.get("effects", ()))))
     else:
         words += [_short(f"{name}={value}") for name, value in said.items() if name not in ELSEWHERE and value is not None]
-    say("  ".join(words))
+    if sys.stdout.isatty():
+        _coloured(words, verdict, link)
+    else:
+        say("  ".join(words))
+
+
+def _coloured(words: Sequence[str], verdict: str, link: Link) -> None:
+    """On a terminal: what was stopped stands out, and what is read seldom steps back. NO_COLOR is kept to."""
+    from rich.text import Text  # noqa: PLC0415  (a twentieth of a second that a pipe does not need)
+
+    styles = {words[0]: "dim", words[1]: "dim", link.kind: KINDS.get(link.kind, "cyan")}
+    if link.verdict is not None:
+        styles[verdict] = STYLES.get(link.verdict, "")
+    line = Text("  ").join(Text(word, style=styles.get(word, "")) for word in words)
+    terminal().print(line, soft_wrap=True)
 
 
 def _who(link: Link, said: dict[str, Any]) -> str:
@@ -334,15 +342,3 @@ def _who(link: Link, said: dict[str, Any]) -> str:
 def _short(text: str) -> str:
     line = visible(" ".join(text.split()))
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
-
-
-def _cell(value: object) -> object:
-    match value:
-        case datetime():
-            return stamp(value)
-        case bytes():
-            return value.hex()
-        case tuple():
-            return " ".join(map(str, value))
-        case _:
-            return value
