@@ -9,7 +9,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STYLES: Mapping[str, str] = {
     "allow": "green",
@@ -43,6 +47,14 @@ def headline(word: str, rest: str) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     Console().print(Text(word, style=STYLES.get(word, "")) + Text(rest))
+
+
+@cache
+def terminal() -> Console:
+    """Where answers go on a terminal, for lines in colours; made once. It keeps to NO_COLOR."""
+    from rich.console import Console  # noqa: PLC0415  (as below)
+
+    return Console(highlight=False)
 
 
 def remark(text: str) -> None:
