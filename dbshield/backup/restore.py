@@ -74,13 +74,21 @@ class Laps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """Where in time to stop: at most one is given. `at` is RFC 3339, `lsn` as PostgreSQL writes it. Physical engines only."""
+    """Where in time to stop: at most one is given. `at` is RFC 3339, `lsn` as PostgreSQL writes it. Physical engines only.
+
+    With `before`, what was committed at the very moment of `at` is left out. `timeline` where another than the newest is meant.
+    """
 
     at: str = ""
     lsn: str = ""
+    before: bool = False
+    timeline: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.at or self.lsn)
+
+    def __str__(self) -> str:
+        return self.at or self.lsn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +125,14 @@ def _nothing() -> None:
 class Standing:
     """A restored server that runs, tethered to this process, and takes writes. `checks` are those that only the engine can make,
     such as that the replay reached its goal; each is part of a drill's verdict. `reached` is the time (RFC 3339) of the newest
-    data in it, where that is not the moment of the snapshot. `tidy` makes a data folder for use of what was one for looking at:
-    call it when the server has stopped.
+    data in it, where that is not the moment of the snapshot; `archived_until` the newest moment that the WAL archive has. `tidy`
+    makes a data folder for use of what was one for looking at: call it when the server has stopped.
     """
 
     cluster: Cluster
     checks: tuple[Check, ...] = ()
     reached: str = ""
+    archived_until: str = ""
     tidy: Callable[[], None] = _nothing
 
 

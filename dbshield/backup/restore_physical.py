@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psycopg
 
+from dbshield.backup import wal_restore
 from dbshield.backup.checks import Check, Outcome
 from dbshield.backup.damage import Damaged
-from dbshield.backup.record import BaseRecord, Record
+from dbshield.backup.record import Record
 from dbshield.backup.restore import QUIET, Order, Standing
 from dbshield.backup.restore_base import lay
 from dbshield.cluster import Cluster
@@ -42,7 +43,10 @@ START_SECONDS = 3600.0
 STANDSTILL = 600.0
 """Seconds without any progress of the replay after which nobody waits on."""
 POLL = 0.2
-STATE = "select pg_is_in_recovery(), pg_get_wal_replay_pause_state() = 'paused', pg_last_wal_replay_lsn()::text"
+STATE = """
+    select pg_is_in_recovery(), pg_get_wal_replay_pause_state() = 'paused', pg_last_wal_replay_lsn()::text,
+        pg_last_xact_replay_timestamp()
+"""
 
 
 class PhysicalRestorer:
@@ -56,17 +60,18 @@ class PhysicalRestorer:
             raise Damaged("the record does not say how far the WAL is to be replayed", hint="Use another snapshot.")
         if order.tables:
             raise BackupError("single tables come from logical snapshots alone", hint="Restore all of it beside, and copy them.")
-        if order.goal.at:
-            raise BackupError("--at needs more WAL than a snapshot has in it", hint="Name an LSN in it, or leave --at out.")
         account = _account(order)
         with order.laps.phase("download"):
+            route = wal_restore.look(order, base)
             data, wal, verified = self.fetched(order, account)
+            if route is not None:
+                wal_restore.fetch(order, route, wal, account)
         kept = _put_aside(order, data)
-        target = order.goal.lsn or base.target
+        target = str(order.goal) or base.target
         cluster = Cluster(
             order.cluster,
             binaries=order.binaries,
-            settings={**_settings(order, wal), **_target(base, target), **order.settings},
+            settings={**_settings(order, wal), **wal_restore.target(order.goal, base, route), **order.settings},
             superuser=_superuser(order.record),
             start_timeout=START_SECONDS,
         )
@@ -76,12 +81,17 @@ class PhysicalRestorer:
                 cluster.start(tethered=True, throwaway=True)
             with order.laps.phase("restore"):
                 order.progress.step("replay", None)
-                reached = _replay(cluster, target)
+                reached, newest = _replay(cluster, target)
                 _promote(cluster)
         except (ClusterError, psycopg.Error) as error:
             cluster.stop("immediate")
             if TOO_SHORT in _said(cluster):
                 raise Damaged(f"the WAL of the snapshot ends before {target}", hint="Use another snapshot.") from error
+            if wal_restore.TOO_EARLY in _said(cluster):
+                raise BackupError(
+                    f"the snapshot {order.reader.manifest.snapshot} ends after {target}",
+                    hint="Name an older one.",
+                ) from error
             raise ClusterError(f"recovery did not end: {error}", hint=f"Look at {cluster.log}.") from error
         except BaseException:
             cluster.stop("immediate")
@@ -89,7 +99,13 @@ class PhysicalRestorer:
         replayed = Check(
             name="replay", outcome=Outcome.PASSED, measure=f"to {reached}, before {target}", seconds=order.laps.seconds["restore"]
         )
-        return Standing(cluster=cluster, checks=(verified, replayed), tidy=lambda: _put_back(data, kept, account))
+        return Standing(
+            cluster=cluster,
+            checks=(verified, replayed),
+            reached=newest if order.goal else "",
+            archived_until=route.newest.marked_at if route is not None else "",
+            tidy=lambda: _put_back(data, kept, account),
+        )
 
     def fetched(self, order: Order, account: Account) -> tuple[Path, Path, Check]:
         """The data folder, the folder of its WAL, and the check that every file in it is what was backed up."""
@@ -144,32 +160,24 @@ def _settings(order: Order, wal: Path) -> Mapping[str, str]:
     }
 
 
-def _target(base: BaseRecord, target: str) -> Mapping[str, str]:
-    return {
-        "recovery_target_lsn": target,
-        "recovery_target_inclusive": "off",
-        "recovery_target_action": "pause",
-        "recovery_target_timeline": str(base.timeline),
-    }
-
-
 def _superuser(kept: Record) -> str:
     """Who the server is asked as: a superuser that it has."""
     names = [name for name, role in kept.roles.items() if role.get("superuser") and role.get("login")]
     return "postgres" if "postgres" in names or not names else names[0]
 
 
-def _replay(cluster: Cluster, target: str) -> str:
-    """Wait until recovery has paused at its target; the LSN that it has replayed to. Raises ClusterError, psycopg.Error."""
+def _replay(cluster: Cluster, target: str) -> tuple[str, str]:
+    """Wait until recovery has paused at its target; the LSN that it has replayed to, and the time of the newest transaction in it
+    (RFC 3339), if there is one. Raises ClusterError, psycopg.Error."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
         last, since = "", time.monotonic()
         while True:
-            recovering, paused, reached = connection.execute(STATE).fetchone() or (False, False, "")
+            recovering, paused, reached, newest = connection.execute(STATE).fetchone() or (False, False, "", None)
             if not recovering:
                 # Nobody may end recovery but us: it means that there was no target.
                 raise ClusterError("the server left recovery by itself", hint=f"Look at {cluster.log}.")
             if paused:
-                return str(reached)
+                return str(reached), newest.isoformat() if newest is not None else ""
             if reached != last:
                 last, since = reached, time.monotonic()
             elif time.monotonic() - since > STANDSTILL:

@@ -50,11 +50,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What was restored. `databases` by the names that they have now; `seconds` by phase; `compared` the tables that were."""
+    """What was restored. `databases` by the names that they have now; `seconds` by phase; `compared` the tables that were.
+
+    Where it is another moment than the snapshot's, `reached` is the time of the newest transaction in it, and `archived_until`
+    the newest moment that could have been restored.
+    """
 
     databases: tuple[str, ...]
     seconds: Mapping[str, float]
     compared: int
+    reached: str = ""
+    archived_until: str = ""
 
 
 def with_tables(kept: Record, tables: Sequence[str]) -> Record:
@@ -103,7 +109,13 @@ def to_folder(wanted: Wanted, target: Path, *, progress: Progress) -> Done:
         with laps.phase("sync"):
             standing.tidy()
             settle(standing.cluster, target)
-    return Done(databases=tuple(names.values()), seconds=laps.seconds, compared=compared)
+    return Done(
+        databases=tuple(names.values()),
+        seconds=laps.seconds,
+        compared=compared,
+        reached=standing.reached,
+        archived_until=standing.archived_until,
+    )
 
 
 def to_server(wanted: Wanted, dsn: str, *, progress: Progress) -> Done:

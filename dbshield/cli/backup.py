@@ -20,6 +20,7 @@ from dbshield.backup.verify import verify
 from dbshield.backup.work import work_folder
 from dbshield.cli.backup_keys import PlanOption, key, setup
 from dbshield.cli.backup_prune import prune
+from dbshield.cli.backup_wal import wal
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, headline, remark, say, table, visible
@@ -44,6 +45,7 @@ IdentityOption = Annotated[
 app.command("key")(key)
 app.command("setup")(setup)
 app.command("prune")(prune)
+app.command("wal")(wal)
 
 
 @app.callback()
@@ -80,10 +82,10 @@ def backup(
                 "environment": manifest.environment,
                 "plan": name,
                 "engine": manifest.engine,
-                "destination": chosen.destination,
                 "kind": manifest.kind,
                 "parent": manifest.parent,
                 "why_full": made.why_full or None,
+                "destination": chosen.destination,
                 "bytes": manifest.size,
                 "stored_bytes": manifest.stored,
                 "objects": len(manifest.members),
@@ -98,9 +100,9 @@ def backup(
         return
     for earlier in made.interrupted:
         remark(f"remark: {earlier} was interrupted, and does not count")
-    if made.record.canary is None:
     if made.why_full:
         remark(f"remark: it is a full one: {made.why_full}")
+    if made.record.canary is None:
         remark(f"remark: no canary was written: {made.record.no_canary}")
     if made.record.base is not None and made.record.base.inexact:
         remark(f"remark: nothing was counted, so no drill can prove it: {made.record.base.inexact}")
@@ -301,8 +303,8 @@ def _entry(snapshot: Snapshot, state: str) -> dict[str, Any]:
         "plan": snapshot.plan,
         "engine": snapshot.engine,
         "kind": snapshot.kind,
-        "state": state,
         "parent": snapshot.parent,
+        "state": state,
         "began": snapshot.began,
         "ended": snapshot.ended,
         "error": snapshot.error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +25,14 @@ from dbshield.backup.restore import (
 from dbshield.backup.restore_place import require_free
 from dbshield.backup.restore_run import Done, Wanted, to_folder, to_server, with_tables
 from dbshield.backup.run import plan_named, work_base
+from dbshield.backup.wal_restore import is_before, newest_before
 from dbshield.cli.backup_keys import PlanOption
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, open_database, person, read_settings
 from dbshield.cli.output import answer, remark, say, visible
 from dbshield.cli.progress import shown
 from dbshield.cli.restore_drill import IdentityFileOption, SettingOption, given_settings
+from dbshield.cli.restore_goal import asked
 from dbshield.cli.stopping import stoppable
 from dbshield.config import BackupConfig, Config, conninfo
 from dbshield.config.secret import read_secret
@@ -54,8 +57,16 @@ def restore(
         list[str] | None,
         typer.Option("--table", "-t", metavar="SCHEMA.TABLE", help="The rows of this table alone; may be repeated."),
     ] = None,
-    at: Annotated[str, typer.Option("--at", metavar="TIME", help="The moment to restore, of a physical snapshot.")] = "",
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="The moment to restore, by the protected server's clock: needs the WAL.")
+    ] = "",
     lsn: Annotated[str, typer.Option("--lsn", metavar="LSN", help="The place in the WAL to restore up to.")] = "",
+    before: Annotated[
+        int | None, typer.Option("--before", metavar="AUDIT_ID", min=1, help="The moment before an entry of the audit.")
+    ] = None,
+    timeline: Annotated[
+        int, typer.Option("--timeline", metavar="N", min=0, help="The timeline to follow; else the newest.", show_default=False)
+    ] = 0,
     environment: AnyEnvironmentOption = None,
     plan: PlanOption = None,
     public_key: Annotated[
@@ -73,22 +84,28 @@ def restore(
     Until all of it is there it has another name; what fails or is killed leaves nothing that could be taken for it. With --table
     the database is called NAME_partial. Exit code 0: restored; 2: not, with the reason.
 
+    With --at, --lsn or --before the WAL archive of the plan (`dbshield backup wal`) leads on from the newest physical snapshot
+    that ended before that moment.
+
     \b
     Examples:
       dbshield restore --to-folder /srv/restored/15 --identity-file /media/key/identity.txt
+      dbshield restore --before 48211 --to-folder /srv/restored/15 --identity-file /media/key/identity.txt
+      dbshield restore --at 2026-05-01T12:00:00Z --to-folder /srv/restored/15 --identity-file /media/key/identity.txt
       dbshield restore --snapshot 20260501t1200 --to postgresql://postgres@new.example.com -i identity.txt --table public.orders
       dbshield restore --public-key dbshield-backup-public-1:Zk2… --plan nightly --to-folder /srv/restored -i identity.txt
     """
     if (folder is None) == (to is None):
         raise ConfigError("say where to, once", hint="Give --to-folder DIR or --to URL.")
-    if at and lsn:
-        raise ConfigError("--at and --lsn are both given", hint="Keep one.")
     if folder is not None:
         require_free(folder.absolute())
     dsn = _target(to, password_env)
     settings = read_settings(config)
+    wanted_moment = asked(settings, at=at, lsn=lsn, before=before, timeline=timeline)
     with stoppable(), shown(quiet=json) as progress:
-        reader, repository, trusted, chosen_plan = _found(settings, snapshot, environment, plan, public_key)
+        reader, repository, trusted, chosen_plan = _found(
+            settings, snapshot, environment or wanted_moment.environment, plan, public_key=public_key, goal=wanted_moment.goal
+        )
         identities = identities_for(reader.manifest, identity or (chosen_plan.identity_file if chosen_plan else None))
         wanted = Wanted(
             reader=reader,
@@ -101,7 +118,7 @@ def restore(
             jobs=chosen_plan.jobs if chosen_plan else 1,
             compare=compare,
             tables=tuple(table or ()),
-            goal=Goal(at=at, lsn=lsn),
+            goal=wanted_moment.goal,
             settings=given_settings(setting),
             plan=chosen_plan,
         )
@@ -109,7 +126,9 @@ def restore(
     where = str(folder.absolute()) if folder is not None else _shown(dsn)
     if not public_key:
         _noted(settings, reader, where)
-    _tell(reader, done, where, in_folder=folder is not None, compared=compare, json=json)
+    if wanted_moment.remark and not json:
+        remark(f"remark: {wanted_moment.remark}")
+    _tell(reader, done, where, goal=wanted_moment.goal, in_folder=folder is not None, compared=compare, json=json)
 
 
 def _target(to: str | None, variable: str) -> str:
@@ -133,14 +152,17 @@ def _shown(dsn: str) -> str:
 
 
 def _found(
-    settings: Config, snapshot: str, environment: str | None, plan: str | None, public_key: str
+    settings: Config, snapshot: str, environment: str | None, plan: str | None, *, public_key: str, goal: Goal
 ) -> tuple[Reader, Repository, dict[str, bytes], BackupConfig | None]:
     """The snapshot, opened: by the catalogue, or where the control database is lost by the public key alone."""
     if not public_key:
         with open_database(settings) as database:
             catalogue = Catalogue(database)
             trusted = dict(catalogue.trusted())
-            found = chosen(catalogue, settings, snapshot=snapshot, environment=environment, plan=plan)
+            if goal and snapshot == "latest":
+                found = newest_before(catalogue, environment_of(settings, environment, plan), plan, goal)
+            else:
+                found = chosen(catalogue, settings, snapshot=snapshot, environment=environment, plan=plan)
         repository = place_of(settings, found)
         return opened(repository, found, trusted), repository, trusted, settings.backup.get(found.plan)
     public = keys.public_key(public_key)
@@ -156,7 +178,16 @@ def _found(
             hint=f"There are: {', '.join(there[-5:])}." if there else "Look at --plan and --environment.",
         )
     trusted = {key_name(public): public}
-    return repository.open(where, fitting[-1], trusted), repository, trusted, chosen_plan
+    for each in reversed(fitting):
+        reader = repository.open(where, each, trusted)
+        manifest = reader.manifest
+        ended = datetime.fromisoformat(manifest.ended)
+        if not goal or snapshot != "latest" or is_before(goal, ended=ended, lsn=manifest.server.lsn):
+            return reader, repository, trusted, chosen_plan
+    raise BackupError(
+        f"no snapshot of {where} at {repository.store.place} ended before {goal}",
+        hint="WAL leads onward, never back.",
+    )
 
 
 def _noted(settings: Config, reader: Reader, where: str) -> None:
@@ -176,7 +207,7 @@ def _noted(settings: Config, reader: Reader, where: str) -> None:
         remark(f"remark: the audit could not be written: {error.message}")
 
 
-def _tell(reader: Reader, done: Done, where: str, *, in_folder: bool, compared: bool, json: bool) -> None:
+def _tell(reader: Reader, done: Done, where: str, *, goal: Goal, in_folder: bool, compared: bool, json: bool) -> None:
     manifest = reader.manifest
     seconds = {name: round(each, 3) for name, each in done.seconds.items()}
     if json:
@@ -187,14 +218,25 @@ def _tell(reader: Reader, done: Done, where: str, *, in_folder: bool, compared: 
             "target": where,
             "databases": done.databases,
             "tables_compared": done.compared,
+            "goal": str(goal) or None,
+            "reached": done.reached or None,
+            "archived_until": done.archived_until or None,
             "seconds": seconds,
         }
         answer(told)
         return
-    if not compared:
-        remark("remark: what was restored was not compared with what was backed up")
     names = ", ".join(visible(name) for name in done.databases)
-    say(f"{manifest.snapshot}: {names} at {where}; {done.compared} tables are as they were backed up")
+    if goal:
+        say(
+            f"{manifest.snapshot} and its WAL: {names} at {where}, as before {goal}"
+            if goal.before
+            else f"{manifest.snapshot} and its WAL: {names} at {where}, as of {goal}"
+        )
+        say(f"The newest transaction in it is of {done.reached or 'before the snapshot'}.")
+    else:
+        if not compared:
+            remark("remark: what was restored was not compared with what was backed up")
+        say(f"{manifest.snapshot}: {names} at {where}; {done.compared} tables are as they were backed up")
     say(", ".join(f"{name} {each:.1f} s" for name, each in seconds.items()))
     if in_folder:
         major = manifest.server.version // 10000

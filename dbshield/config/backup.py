@@ -77,7 +77,8 @@ class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig,
         " pgbackrest: the same by an installed pgBackRest, into its own repository",
     )
     incremental: bool = Field(
-        default=False, description="of the engine physical, PostgreSQL 17 and later: snapshots hold what changed since the last one"
+        default=False,
+        description="of the engine physical, PostgreSQL 17 and later: snapshots hold what changed since the last one",
     )
     full_every: int = Field(
         default=7, ge=1, le=500, description="snapshots of a chain of incremental ones; after so many the next is a full one"
@@ -104,6 +105,12 @@ class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig,
         default=16 << 30, ge=0, description="bytes of a table beyond which only a sample of its rows is fingerprinted"
     )
     work: OptionalPath = Field(default=None, description="folder for dumps under way; empty: backup in the state folder")
+    wal_max_seconds: float = Field(
+        default=60, ge=1, le=86_400, description="seconds after which WAL is archived although its segment is not full"
+    )
+    wal_spool: OptionalPath = Field(
+        default=None, description="folder for WAL that is not archived yet; empty: wal in the state folder"
+    )
     binaries: OptionalPath = Field(
         default=None, description="folder of PostgreSQL's programs; empty: found by the server's version"
     )

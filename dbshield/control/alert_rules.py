@@ -318,6 +318,12 @@ _MAKERS: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
     "drill": _drill,
     # A run of the schedule that failed is told by the command and by the scheduler: both are one.
     "backup-failed": _said("backup-failed", "a backup of {environment} failed", "Look: dbshield backup list", subject="backup"),
+    "wal-failed": _said(
+        "backup-failed", "the WAL of {environment} is not archived", "Look: dbshield doctor", subject="wal", urgent=True
+    ),
+    "wal-gap": _said(
+        "backup-failed", "the WAL archive of {environment} has a gap", "Do: dbshield backup --plan {plan}", subject="wal", urgent=True
+    ),
     "backup-overdue": _said("backup-overdue", "a backup of {environment} is overdue", "Look: dbshield backup list", urgent=True),
     "drill-failed": _said(
         "drill-failed", "a restore drill of {environment} failed", "Look: dbshield schedule show", subject="drill"

@@ -129,6 +129,8 @@ _ALL: Final = (
         fields="person environment plan snapshot verdict problems rpo_seconds rto_seconds",
     ),
     Kind(name="restore", meaning="a snapshot was restored", fields="person environment snapshot target"),
+    Kind(name="wal-failed", meaning="the WAL could not be archived, for longer than a moment", fields="environment plan error"),
+    Kind(name="wal-gap", meaning="WAL is missing in the archive; a new snapshot is needed", fields="environment plan error"),
     # What the schedule does
     Kind(name="job", meaning="a job of the schedule ended", fields="job environment outcome scheduler"),
     Kind(name="job-late", meaning="nobody led when it was due; it runs once now", fields="job environment due missed"),

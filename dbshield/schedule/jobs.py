@@ -10,8 +10,8 @@ from dbshield.config import Config
 from dbshield.config.cron import NEVER, Cron, parse
 
 SNAPSHOT, WAL, DRILL, PRUNE, GUARD_VERIFY = "snapshot", "wal", "drill", "prune", "guard-verify"
-LOGICAL = "logical"
-"""The engine that keeps no WAL."""
+PHYSICAL = "physical"
+"""The engine whose snapshots the WAL continues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def _jobs(config: Config) -> Iterator[Job]:
 
     for name, plan in config.backup.items():
         environment = plan.environment or name
-        if plan.engine != LOGICAL:
+        if plan.engine == PHYSICAL:
             yield from job(WAL, name, environment, schedule.wal, "backup", "wal", "--plan", name)
     for name, plan in config.backup.items():
         environment = plan.environment or name
