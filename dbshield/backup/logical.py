@@ -14,10 +14,11 @@ Source: PostgreSQL manual, pg_dump (`--snapshot`, `--jobs`) and "Snapshot Synchr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from dbshield.backup import fingerprint, look
 from dbshield.backup.canary import CanaryRun
@@ -36,6 +37,8 @@ EXPORT = "select pg_catalog.pg_export_snapshot()"
 PASSWORDS = "select pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'select')"
 NOW = "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 GLOBALS = "globals.sql"
+GLOBALS_TRIES = 10
+"""Dumps of the roles before giving up: each is a fraction of a second."""
 SCHEMA = "schema.sql"
 DUMP = "dump"
 CHANGING = (b"-- Dumped from database version ", b"-- Dumped by pg_dump version ", b"\\restrict ", b"\\unrestrict ")
@@ -54,7 +57,7 @@ class Logical:
         canary = CanaryRun(task.source, task.source.databases[0], task.writer.snapshot)
         canary.before()
         after = None
-        self._globals(task)
+        roles, members = self._globals(task)
         for name in task.source.databases:
             with _exported(task.source, name) as (connection, snapshot):
                 if first is None:
@@ -67,19 +70,34 @@ class Logical:
             record = Record(
                 taken=first[1],
                 settings=look.settings(connection),
-                roles=look.roles(connection),
-                members=look.members(connection),
+                roles=roles,
+                members=members,
                 databases=tuple(databases),
                 canary=after,
                 no_canary=canary.reason,
             )
         return Taken(server=first[0], record=record)
 
-    def _globals(self, task: Task) -> None:
-        """Roles and their memberships."""
+    def _globals(self, task: Task) -> tuple[Mapping[str, Mapping[str, Any]], tuple[tuple[str, str], ...]]:
+        """Dump roles and their memberships; the same as the record has them.
+
+        pg_dumpall takes no exported snapshot, so they are read before and after it, until they were the same.
+        """
         database = task.source.databases[0]
         with task.source.connect(database) as connection, told("the roles"):
             readable = bool((connection.execute(PASSWORDS).fetchone() or (False,))[0])
+            for _ in range(GLOBALS_TRIES):
+                before = look.roles(connection), look.members(connection)
+                self._dump_globals(task, readable=readable)
+                if before == (look.roles(connection), look.members(connection)):
+                    task.writer.add_file(GLOBALS, task.work.folder / GLOBALS)
+                    return before
+        raise BackupError(
+            "roles change all the time, so none of their dumps is of one moment", hint="See who does that, and make another one."
+        )
+
+    def _dump_globals(self, task: Task, *, readable: bool) -> None:
+        database = task.source.databases[0]
         target = task.work.folder / GLOBALS
         passwords = [] if readable and task.writer.encrypted else ["--no-role-passwords"]
         run(
@@ -95,7 +113,6 @@ class Logical:
             work=task.work,
             variables=task.source.variables(database),
         )
-        task.writer.add_file(GLOBALS, target)
 
     def _database(self, task: Task, name: str, connection: Connection, snapshot: str) -> DatabaseRecord:
         """Dump and measure one database beside each other, then store it."""
