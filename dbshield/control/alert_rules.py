@@ -322,7 +322,11 @@ _MAKERS: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
         "backup-failed", "the WAL of {environment} is not archived", "Look: dbshield doctor", subject="wal", urgent=True
     ),
     "wal-gap": _said(
-        "backup-failed", "the WAL archive of {environment} has a gap", "Do: dbshield backup --plan {plan}", subject="wal", urgent=True
+        "backup-failed",
+        "the WAL archive of {environment} has a gap",
+        "Do: dbshield backup --plan {plan}",
+        subject="wal",
+        urgent=True,
     ),
     "backup-overdue": _said("backup-overdue", "a backup of {environment} is overdue", "Look: dbshield backup list", urgent=True),
     "drill-failed": _said(
