@@ -45,6 +45,7 @@ IdentityOption = Annotated[
 app.command("key")(key)
 app.command("setup")(setup)
 app.command("prune")(prune)
+app.command("wal")(wal)
 
 
 @app.callback()
