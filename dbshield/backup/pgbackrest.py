@@ -25,7 +25,6 @@ from dbshield.backup import moment, pgbackrest_config
 from dbshield.backup.command import Command
 from dbshield.backup.damage import Absent, Damaged
 from dbshield.backup.manifest import Outside
-from dbshield.backup.objects import credentials
 from dbshield.backup.source import KEPT
 from dbshield.backup.work import Work
 from dbshield.cluster.account import Account
@@ -37,6 +36,7 @@ PROGRAM = "pgbackrest"
 CODE = re.compile(r"ERROR: \[(\d{3})\]")
 OK, NO_STANZA, NO_BACKUPS, NO_STANZA_DATA, OTHER = 0, 1, 2, 3, 99
 """Of a repository's status in `info`."""
+UNREADABLE = f'"status":{{"code":{OTHER},'
 BAD = {26: "a checksum differs", 29: "a file has not its format", 55: "a file is missing", 95: "a file does not decrypt"}
 """Errors of a restore that speak of the backup. The repository's own lists were opened before: the passphrase is right."""
 NOT_THERE = 1
@@ -117,9 +117,10 @@ class PgBackRest:
 
     def stanza(self) -> Stanza:
         """What the repository has. Raises BackupError where there is no such stanza, or it cannot be read."""
-        said = self._text("info", "--output=json")
+        said = self._text("info", "--output=json").decode("utf-8", "replace")
         try:
-            (tree,) = json.loads(said)
+            # A repository that does not decrypt is quoted in it, and then it is no JSON.
+            (tree,) = json.loads(said) if UNREADABLE not in said else [{"repo": [{"status": {"code": OTHER}}]}]
             (repository,) = tree["repo"]
             code = int(repository["status"]["code"])
             if code in {NO_STANZA, NO_STANZA_DATA}:
@@ -289,6 +290,8 @@ def _variables(plan: BackupConfig) -> Mapping[str, str]:
     prefix = pgbackrest_config.PREFIX
     found = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(prefix)}
     if plan.credentials_file is not None:
+        from dbshield.backup.objects import credentials  # noqa: PLC0415  (a tenth of a second that most plans do not need)
+
         # Its names are in lower case.
         given = {name.upper(): value for name, value in credentials(plan.credentials_file).items()}
         found |= {name: value for name, value in given.items() if name.startswith(prefix)}

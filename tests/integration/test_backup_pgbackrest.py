@@ -1,0 +1,269 @@
+"""The engine pgbackrest with the real pgBackRest: made, counted, drilled, restored, expired, and told where it is bad.
+
+PostgreSQL 15 alone: Debian's pgBackRest 2.45 does not know 16 and later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from support.backups import Backups, backups_of
+from support.clusters import server_with_wal
+from support.servers import SOURCES, Server
+
+from dbshield.cluster import Cluster, temporary_folder
+from dbshield.cluster.account import server_account
+
+pytestmark = pytest.mark.needs("pgbackrest")
+
+PASSPHRASE = "not in any argument"
+TABLES = """
+create table parts (id serial primary key, parent int references parts, code text unique, price numeric);
+insert into parts (parent, code, price) select nullif(g / 10, 0), 'p' || g, g / 7.0 from generate_series(1, 2000) g;
+"""
+
+
+class Stanza:
+    """A stanza of one server, whose repository is encrypted; the passphrase is in no file of pgBackRest's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.account = server_account()
+        self.repository = folder / "repository"
+        self.config = folder / "pgbackrest.conf"
+        for path in (self.repository, folder / "log", folder / "lock"):
+            path.mkdir()
+            self.account.own(path, 0o750)
+        # archive_command runs as the server does, without our environment.
+        self.secret = folder / "passphrase.conf"
+        self.secret.write_text(f"[global]\nrepo1-cipher-pass={PASSPHRASE}\n")
+        self.account.own(self.secret, 0o600)
+
+    def archive_command(self) -> str:
+        included = f"--config-include-path={self.folder / 'included'}"
+        return f"pgbackrest --config={self.config} {included} --stanza=main archive-push %p"
+
+    def write(self, cluster: Cluster) -> None:
+        (self.folder / "included").mkdir()
+        self.secret.rename(self.folder / "included" / "passphrase.conf")
+        (self.folder / "included").chmod(0o755)
+        self.config.write_text(
+            f"[global]\nrepo1-path={self.repository}\nrepo1-cipher-type=aes-256-cbc\nrepo1-retention-full=9999999\n"
+            f"repo1-retention-archive=1\nlog-path={self.folder}/log\nlock-path={self.folder}/lock\n"
+            f"[main]\npg1-path={cluster.data}\npg1-socket-path={cluster.socket_folder}\npg1-port={cluster.port}\n"
+            f"pg1-user=postgres\n"
+        )
+        self.config.chmod(0o644)
+
+    def run(self, *words: str, config: Path | None = None) -> str:
+        environment = {"PATH": os.environ["PATH"], "HOME": "/"}
+        if config is None:
+            environment["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE
+        account = {"user": self.account.uid, "group": self.account.gid, "extra_groups": []} if self.account.lent else {}
+        done = subprocess.run(
+            ["pgbackrest", f"--config={config or self.config}", "--stanza=main", "--log-level-console=off", *words],
+            env=environment, cwd="/", capture_output=True, text=True, check=False, **account,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def backups(self) -> list[dict[str, Any]]:
+        (told,) = json.loads(self.run("info", "--output=json"))
+        return list(told["backup"])
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Path]:
+    """A folder that the account of servers may enter."""
+    folder = temporary_folder("dbshield-pgbackrest-test-")
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def stanza(ground: Path) -> Stanza:
+    return Stanza(ground)
+
+
+@pytest.fixture(scope="module")
+def server(ground: Path, stanza: Stanza) -> Iterator[Server]:
+    with server_with_wal(15, archive_mode="on", archive_command=stanza.archive_command()) as made:
+        stanza.write(made.cluster)
+        with made.connect() as admin:
+            admin.execute("create database shop")
+        with made.connect("shop") as source:
+            source.execute(TABLES)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def backups(server: Server, stanza: Stanza, ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backups]:
+    with backups_of(server, "shop", tmp_path_factory.mktemp("shield")) as made:
+        made.variables["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE
+        made.write_config(
+            engine="pgbackrest",
+            stanza="main",
+            pgbackrest_config=str(stanza.config),
+            same_account="allowed",
+            drill_folder=str(ground / "drills"),
+            identity_file=str(made.identity),
+        )
+        made.cli("backup", "setup")
+        stanza.run("stanza-create")
+        yield made
+
+
+def outcomes(found: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["outcome"] for each in found["checks"]}
+
+
+def problems(found: dict[str, Any]) -> str:
+    return " ".join(text for each in found["checks"] for text in each["problems"])
+
+
+def said(backups: Backups, status: int = 2, **changed: Any) -> str:
+    """What `dbshield backup` says with other settings of the plan; it has to end with this status."""
+    before = {name: backups.plan.get(name) for name in changed}
+    backups.write_config(**changed)
+    try:
+        done = backups.run("backup")
+    finally:
+        backups.write_config(**before)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert PASSPHRASE not in done.stderr
+    return done.stderr
+
+
+def test_what_is_missing_is_named_with_the_next_step(backups: Backups, stanza: Stanza, ground: Path, server18: Server) -> None:
+    assert "Install the package pgbackrest" in said(backups, pgbackrest_program="/nonexistent/pgbackrest")
+    assert "pgbackrest --stanza=other stanza-create" in said(backups, stanza="other")
+    assert "pgbackrest_config /nonexistent cannot be read" in said(backups, pgbackrest_config="/nonexistent")
+    assert f"{stanza.repository} can be changed by the account of the database server" in said(backups, 1, same_account=None)
+    backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = "another"
+    assert "Look at the passphrase and credentials" in said(backups)
+    backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE
+    plain = ground / "plain.conf"
+    plain.write_text(stanza.config.read_text().replace("aes-256-cbc", "none").replace("/repository", "/plain"))
+    (ground / "plain").mkdir()
+    stanza.account.own(ground / "plain", 0o750)
+    del backups.variables["PGBACKREST_REPO1_CIPHER_PASS"]
+    stanza.run("stanza-create", config=plain)
+    assert "is not encrypted" in said(backups, 1, pgbackrest_config=str(plain))
+    backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE
+    # A server that archives nothing, and that is not the stanza's besides.
+    cluster = server18.cluster
+    other = f"host={cluster.socket_folder} port={cluster.port} user=postgres dbname=postgres"
+    answer = said(backups, source=other, databases=["postgres"])
+    assert "archives no WAL: its archive_mode is off" in answer
+    assert "archive_command = 'pgbackrest --stanza=main archive-push %p'" in answer
+    assert stanza.backups() == []
+
+
+def test_one_is_made_proven_and_restored_and_another_upon_it(backups: Backups, stanza: Stanza, ground: Path) -> None:
+    first = backups.backup()
+    (made,) = stanza.backups()
+    assert (first["engine"], first["canary"], made["type"]) == ("pgbackrest", True, "full")
+    assert made["annotation"] == {"dbshield": first["snapshot"]}
+    with backups.server.connect("shop") as source:
+        source.execute("update parts set price = price + 1 where id % 7 = 0")
+    second = backups.backup()["snapshot"]
+    with backups.server.connect("shop") as source:
+        source.execute("delete from parts where id > 500; create table later (id int)")
+    newest, oldest = (each for each in backups.listed() if each["state"] == "complete")
+    assert (newest["kind"], oldest["kind"]) == ("incremental", "full")
+    assert newest["parent"] == oldest["snapshot"] == first["snapshot"]
+    # The size is that of the cluster, although the snapshot's own members are small.
+    assert oldest["bytes"] > 20_000_000 > 3_000_000 > newest["stored_bytes"]
+
+    found = backups.json("restore-drill")
+    assert (found["verdict"], problems(found), found["snapshot"]) == ("passed", "", second)
+    assert {"base-backup", "replay", "canary", "rows", "content", "amcheck", "page-checksums"} <= set(outcomes(found))
+    assert set(outcomes(found).values()) == {"passed"}
+    assert [path.name for path in (ground / "drills").iterdir()] == ["lock"]
+    assert backups.json("backup", "verify", second, "-i", str(backups.identity))["verified"]
+
+    target = ground / "restored"
+    done = backups.json("restore", "--to-folder", str(target))
+    assert (done["snapshot"], done["tables_compared"]) == (second, 2)
+    assert not list(target.glob("*.signal"))
+    home = ground / "home" / "server"
+    home.parent.mkdir(mode=0o711)
+    home.mkdir()
+    cluster = Cluster(home, binaries=SOURCES[15](), settings={"archive_mode": "off"})
+    cluster.account.own(home, 0o700)
+    target.rename(cluster.data)
+    cluster.start(tethered=True)
+    try:
+        with psycopg.connect(cluster.dsn("shop")) as there:
+            assert there.execute("select count(*), sum(price) > 0 from parts").fetchone() == (2000, True)
+            assert there.execute("select to_regclass('later')").fetchone() == (None,)
+    finally:
+        cluster.stop("immediate")
+
+
+def test_a_bad_one_fails_and_a_wrong_passphrase_is_no_verdict(backups: Backups, stanza: Stanza) -> None:
+    made = backups.backup()["snapshot"]
+    (label,) = (each["label"] for each in stanza.backups() if each["annotation"]["dbshield"] == made)
+    (full,) = (stanza.repository / "backup" / "main").glob("*F/pg_data")
+    with changed(largest(full)):
+        found = backups.json("restore-drill", status=1)
+        assert (found["verdict"], outcomes(found)["members"]) == ("failed", "failed"), found
+        assert f"pgBackRest's backup {label} is damaged" in problems(found)
+    segments = [each["archive"]["stop"] for each in stanza.backups() if each["label"] == label]
+    (segment,) = (stanza.repository / "archive").rglob(f"{segments[0]}-*")
+    hidden = segment.rename(segment.with_name("hidden"))
+    found = backups.json("restore-drill", status=1)
+    assert (found["verdict"], f"has no WAL segment {segments[0]}" in problems(found)) == ("failed", True), found
+    hidden.rename(segment)
+    with changed(stanza.repository / "backup" / "main" / label / "backup.manifest"):
+        found = backups.json("restore-drill", status=1)
+        assert f"pgBackRest's manifest of {label} is not the one that was signed" in problems(found)
+    backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = "another"
+    found = backups.json("restore-drill", status=2)
+    backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE
+    assert (found["verdict"], "cannot read the stanza" in problems(found)) == ("error", True)
+    stanza.run("expire", f"--set={label}")
+    gone = backups.json("backup", "verify", made, status=1)
+    assert gone["problems"] == [f"pgBackRest's repository has no {label}"]
+    assert f"has no {label}" in problems(backups.json("restore-drill", status=1))
+
+
+def test_retention_expires_what_nothing_needs(backups: Backups, stanza: Stanza) -> None:
+    backups.write_config(pgbackrest_type="full", keep_last=1, keep_failed_days=0)
+    made = backups.backup()["snapshot"]
+    backups.json("backup", "prune", "--plan", "nightly")
+    # The newest that a drill proved stays, and what it was made upon.
+    proven = {each["snapshot"] for each in backups.listed() if each["drilled"] == "passed"}
+    assert {each["annotation"]["dbshield"] for each in stanza.backups()} > {made} | proven
+    assert backups.json("restore-drill")["verdict"] == "passed"
+    backups.json("backup", "prune", "--plan", "nightly")
+    assert [each["annotation"]["dbshield"] for each in stanza.backups()] == [made]
+    assert [each["snapshot"] for each in backups.listed() if each["state"] == "complete"] == [made]
+
+
+def largest(folder: Path) -> Path:
+    """The largest file below a folder."""
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@contextlib.contextmanager
+def changed(path: Path) -> Iterator[None]:
+    """One byte in the middle of a file is another one for as long as the block lasts."""
+    before = path.read_bytes()
+    place = len(before) // 2
+    path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
