@@ -24,7 +24,6 @@ from dbshield.config.alerts import AlertsConfig
 from dbshield.control.alert_rules import Alert
 from dbshield.control.alert_send import send
 from dbshield.control.alert_store import AlertStore, Noted, wants
-from dbshield.control.audit_read import position
 from dbshield.control.audit_store import record
 from dbshield.control.refusals import Refusals
 from dbshield.errors import StoreError
@@ -32,6 +31,8 @@ from dbshield.store.database import Database
 
 LOOK_EVERY: Final = 0.25
 """Seconds between two looks at the audit; a look is one row."""
+COUNT_EVERY: Final = 5.0
+"""Seconds between two counts of refusals where none has come: a freeze that is over, with what led to it, begins anew."""
 AWAY_AFTER: Final = 3.0
 """Seconds without the control database until people are told: a restart is no outage."""
 FORGET_EVERY: Final = 3600.0
@@ -69,6 +70,8 @@ class Watch:
         self._away_since: float | None = None
         self._outage: Outage | None = None
         self._seen = -1
+        self._count_again = True
+        self._count_at = 0.0
         self._log: Any = structlog.get_logger("dbshield.alerts")
 
     def run(self, stop: threading.Event) -> None:
@@ -100,10 +103,14 @@ class Watch:
     def look(self) -> None:
         """Does what there is to do now. StoreError where the control database is away."""
         self._also()
-        newest = position(self._database)
+        newest, refused = self._refusals.news(self._seen)
+        if refused or self._count_again or (newest != self._seen and self._clock() >= self._count_at):
+            self._refusals.freeze_offenders()
+            # Once more behind a refusal: another watch may have been counting already, without it.
+            self._count_again = refused
+            self._count_at = self._clock() + COUNT_EVERY
         if newest == self._seen:
             return
-        self._refusals.freeze_offenders()
         while self._channels and self._store.read():
             pass
         self._seen = newest

@@ -83,7 +83,8 @@ class AuditLog:
         self._shipping = shipping
         self._statements = statements
         self._pending: list[Event] = []
-        self._buffer = b""
+        # Added to with every batch that a write waits for, so it must not be copied each time.
+        self._buffer = bytearray()
         self._torn = b""
         self._lost = 0
         self._healthy = True
@@ -212,7 +213,7 @@ class AuditLog:
             return
         if self._torn and not os.path.sameopenfile(descriptor, self._descriptor):
             # A full disk cut a line: in the new file it stands whole.
-            self._buffer = self._torn + self._buffer
+            self._buffer[:0] = self._torn
             self._torn = b""
         os.close(self._descriptor)
         self._descriptor = descriptor
@@ -288,7 +289,8 @@ class AuditLog:
             while self._buffer:
                 written = os.write(self._descriptor, self._buffer)
                 if written == len(self._buffer):
-                    self._buffer = self._torn = b""
+                    self._buffer.clear()
+                    self._torn = b""
                 else:
                     self._cut(written)
         except OSError as error:
@@ -303,8 +305,8 @@ class AuditLog:
     def _cut(self, written: int) -> None:
         """A part was written; the beginning of the line that it ends in is remembered, should the file be exchanged now."""
         begin = self._buffer.rfind(b"\n", 0, written) + 1
-        self._torn = self._buffer[begin:written] if begin else self._torn + self._buffer[:written]
-        self._buffer = self._buffer[written:]
+        self._torn = bytes(self._buffer[begin:written]) if begin else self._torn + self._buffer[:written]
+        del self._buffer[:written]
 
 
 def runs(events: Sequence[Event], lines: Sequence[str]) -> list[str]:

@@ -45,6 +45,13 @@ _OFFENDERS: Final = text("""
     order by a.agent
 """)
 
+_NEWS: Final = text("""
+    select h.position, exists (
+        select from dbshield.audit a
+        where a.verdict = 'deny' and a.id > :after and a.at > :since and a.recorded_at > :recorded_since)
+    from dbshield.audit_head h
+""")
+
 
 class Refusals:
     """Counts for the environments that freeze after refusals."""
@@ -52,6 +59,16 @@ class Refusals:
     def __init__(self, database: Database, settings: Mapping[str, EnvironmentConfig]) -> None:
         self._database = database
         self._settings = {name: each for name, each in settings.items() if each.freeze_after_refusals}
+
+    def news(self, after: int, now: datetime | None = None) -> tuple[int, bool]:
+        """The id of the newest entry (0 where there is none), and whether a refusal that may count stands behind `after`.
+        StoreError where the control database is away."""
+        window = max((each.freeze_window_minutes for each in self._settings.values()), default=0)
+        since = (now or datetime.now(UTC)) - timedelta(minutes=window)
+        asked = {"after": after, "since": since, "recorded_since": since - CLOCKS_DIFFER}
+        with self._database.transaction() as connection:
+            row = connection.execute(_NEWS, asked).one_or_none()
+        return (row[0], row[1]) if row is not None else (0, False)
 
     def freeze_offenders(self, now: datetime | None = None) -> list[Freeze]:
         """Freezes every agent that was refused too often; the freezes that were made. StoreError where the control database is
