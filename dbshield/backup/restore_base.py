@@ -91,6 +91,8 @@ def _unpack(order: Order, reader: Reader, part: _Part, wal: Path) -> None:
     try:
         fetch(reader, order.identities, folder, order.progress, only=wanted)
     except DamagedMembers as error:
+        # What was unpacked of others shows nothing about it, and holds data in clear.
+        shutil.rmtree(order.cluster)
         raise DamagedMembers(error.problems if newest else [_of(reader, problem) for problem in error.problems]) from error
     order.progress.step("unpack", None)
     before = os.umask(0o077)

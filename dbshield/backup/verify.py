@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dbshield.backup import record, sealing
+from dbshield.backup import chain, record, sealing
 from dbshield.backup.damage import Absent, Damaged, WrongKey
 from dbshield.backup.engine import Progress
 from dbshield.backup.manifest import RECORD, Manifest, Outside
@@ -65,6 +65,10 @@ def verify(
     if manifest.outside is not None:
         problems += _elsewhere(manifest.outside, elsewhere)
     problems += [f"{name} does not belong to it" for name in reader.unknown()]
+    try:
+        chain.links(reader, repository, trusted)
+    except (Absent, Damaged) as error:
+        problems.append(error.message)
     if identities is not None and not problems:
         try:
             record.parse(reader.read(RECORD, identities))
