@@ -40,6 +40,7 @@ from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.supervisor import CANNOT_BEGIN, Supervisor
 from dbshield.proxy.tls import server_context
+from dbshield.proxy.tracing import Tracing, require
 from dbshield.proxy.worker import Worker
 from dbshield.store.database import Database
 from dbshield.store.frozen import Freeze
@@ -72,6 +73,7 @@ class Proxy:
             database.require_current()
         finally:
             database.close()
+        require(self._config.tracing)
         vault = Vault.load(self._config.secret_key)
         _allow_descriptors(self._config.proxy.max_connections)
         # Until there is a loop that reloads, there is nothing older than the configuration just read.
@@ -136,12 +138,16 @@ class Proxy:
             notes=Notes(self._control_dsn),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             meter=Meter(Counts(self._boards[number], pid=os.getpid()), shipping) if self._boards else Meter(),
+            tracing=Tracing(config.tracing, statements=config.audit.statements != "none"),
             mock_secret=vault.derive("salts of users that do not exist"),
         )
         shipping.on_change(state.judges.follow)
         if self._boards:
             audit.counted = state.meter.statements
-        await Worker(state, sockets, self._load).run()
+        try:
+            await Worker(state, sockets, self._load).run()
+        finally:
+            await state.tracing.stop()
 
 
 def make_judge(config: Config, policy: Policy, functions: FunctionCatalogue) -> Judge:
@@ -172,7 +178,8 @@ def policy_of(config: Config, login: AgentLogin, freeze: Freeze | None, now: dat
 def _warm_up() -> None:
     """What the first statement would pay otherwise: the readers' modules and tables. They stay for ever, so the garbage
     collector need not look at them again, and what a session leaves behind is seldom a cycle."""
-    Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin()).judge(b"update t set a = 1 where b = 2")
+    judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin())
+    judge.judge(b"update t set a = lower(c) where b = 2")
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

@@ -25,10 +25,11 @@ from dbshield.policy.policy import Policy
 from dbshield.proxy import identity, listener, rotation, upstream
 from dbshield.proxy.ending import check_standing
 from dbshield.proxy.inbox import Inbox
-from dbshield.proxy.pair import SERVER_CLOSED, SERVER_GONE, Pair, fatal, server_gone
+from dbshield.proxy.pair import SERVER_CLOSED, SERVER_GONE, Pair, WhenDurable, fatal, server_gone
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.throttle import Proceed, TooMany
+from dbshield.proxy.tracing import TracedSession
 from dbshield.proxy.waiting import Waiting, can_ask
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
 from dbshield.session.counting import RowCounter
@@ -124,6 +125,7 @@ class _Login:
         self.inbox = inbox
         self.client = client
         self.user = ""
+        self.traced: TracedSession | None = None
         self.machine = ClientLogin(
             nonce=secrets.token_urlsafe(24),
             mock_secret=state.mock_secret,
@@ -313,13 +315,20 @@ class _Login:
             if relay.busy and not relay.terminated and not server.transport.is_closing():
                 # Nobody waits for it any more, and a server at work does not look at its connection until it has an answer.
                 state.spawn(_cancel(who.login, server, state))
+            if traced is not None:
+                traced.answered(reason=reason)
             state.cancel_keys.forget(number)
             state.sessions.remove(number)
             place.release()
             audited.ended(time.time(), reason)
             state.log.debug("session ended", agent=who.login.user, session=number, why=reason)
 
-        pair = Pair(relay, audited.statement, changed, ended, state.audit.when_durable)
+        record, when_durable = audited.statement, cast(WhenDurable, state.audit.when_durable)
+        traced = state.tracing.session(who.login, who.database, number)
+        if traced is not None:
+            record, when_durable = traced.record(record), traced.when_durable(when_durable)
+        pair = Pair(relay, record, changed, ended, when_durable)
+        pair.traced = self.traced = traced
         pair.waiting = waiting = self._waiting(who, pair, number)
         pair.timing = state.meter.timing
         session = Session(
@@ -352,6 +361,8 @@ class _Login:
         """From here on the relay has both transports; what came early goes through it first."""
         self.inbox.on_lost = None
         pair.join(self.transport, server.transport, max_pending=self.state.config.proxy.max_pending_bytes)
+        if self.traced is not None:
+            self.traced.attach(pair)
         for end, early in (
             (self.transport, self.machine.trailing + self.inbox.take()),
             (server.transport, server.inbox.take()),

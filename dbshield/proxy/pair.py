@@ -64,6 +64,12 @@ class HumanWaiter(Protocol):
     def flood(self) -> None: ...
 
 
+class Answered(Protocol):
+    """Who is told that a human's answer has gone out; `dbshield.proxy.tracing.TracedSession` is one."""
+
+    def answered(self) -> None: ...
+
+
 class Pair:
     """One session: its relay, its two transports, and how it ends.
 
@@ -84,6 +90,7 @@ class Pair:
         "relay",
         "server",
         "timing",
+        "traced",
         "waiting",
         "when_durable",
     )
@@ -103,6 +110,7 @@ class Pair:
         self.draining = False
         self.waiting: HumanWaiter | None = None
         self.timing = UNTIMED
+        self.traced: Answered | None = None
         self._client_end: ClientEnd | None = None
         self._max_kept = 0
 
@@ -174,6 +182,8 @@ class Pair:
         if self.over or holding is None or self.client is None:
             return
         self.client.write(answer + holding.ready)
+        if self.traced is not None:
+            self.traced.answered()
         self._go_on()
 
     def _hold(self, statement: HeldStatement) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dbshield.config import Config
+from dbshield.config.metrics import TracingConfig
 from dbshield.control.audit import AuditLog
 from dbshield.control.budget import RowBudget
 from dbshield.control.directory import Directory
@@ -23,6 +24,7 @@ from dbshield.proxy.judges import Judges
 from dbshield.proxy.meter import Meter
 from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.throttle import RefusedLines, Throttle
+from dbshield.proxy.tracing import Tracing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class WorkerState:
     notes: Notes
     log: Any
     meter: Meter = field(default_factory=Meter)
+    tracing: Tracing = field(default_factory=lambda: Tracing(TracingConfig(), statements=False))
     warned: set[str] = field(default_factory=set)
     """The agents whose role was found to be a superuser, so that the log says it once."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
