@@ -65,6 +65,7 @@ def test_it_holds_twice_in_a_row_and_is_plain_in_a_pipe(place: Path) -> None:
         assert "■ waits" in out
         assert "ann takes it back: 0 rows are missing" in out
         assert "is whole" in out
+        assert "of the audit: 0 rows are missing" in out
         assert said == ""
         assert nothing_left(place)
 
@@ -81,12 +82,15 @@ def test_for_machines(place: Path) -> None:
     assert (decided["held"], decided["answer"], decided["rows_missing_after_undo"]) == (True, "DROP TABLE", 0)
     assert decided["rows_gone"] == 6001
     assert decided["audit"]["verdict"] == "whole"
+    rescued = told["rescued"]
+    assert (rescued["held"], rescued["rows_deleted"], rescued["rows_missing_after_restore"]) == (True, 40, 0)
+    assert rescued["restore_seconds"] > 0
     busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert told["seconds"] < 60 * busy, "under a minute, where the machine has nothing else to do"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", ["starts", "stands", "works", "decides"])
+@pytest.mark.parametrize("moment", ["starts", "stands", "works", "decides", pytest.param("archived", marks=pytest.mark.long)])
 def test_it_cleans_up_when_it_is_interrupted(place: Path, number: signal.Signals, moment: str) -> None:
     """Even SIGKILL leaves no process and no folder: what it started notices."""
     ran = start(place)

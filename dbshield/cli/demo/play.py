@@ -1,4 +1,4 @@
-"""The demo's acts: the stage is set, the agent works, the agent destroys, the data is looked at, a human decides."""
+"""The demo's acts: the stage is set, the agent works, it destroys, the data is looked at, a human decides, the volume goes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import psycopg
 
 from dbshield.cli.demo.human import Decided, decide
 from dbshield.cli.demo.proof import Contents, Refusal, contents
+from dbshield.cli.demo.rescue import Rescued, rescue
 from dbshield.cli.demo.show import Show
 from dbshield.cli.demo.stage import COPY, DATABASE, Connection, Stage
 from dbshield.cli.demo.story import ATTACKS, TABLES, WORK, Attack, Work
@@ -46,6 +47,7 @@ class Outcome:
     before: Contents
     after: Contents
     decided: Decided
+    rescued: Rescued
 
     @property
     def lost(self) -> int:
@@ -58,6 +60,7 @@ class Outcome:
             and all(tried.held for tried in self.tried)
             and self.lost == 0
             and self.decided.held
+            and self.rescued.held
             and all(self.before.fingerprint(table) == self.after.fingerprint(table) for table in TABLES)
         )
 
@@ -89,6 +92,7 @@ class Outcome:
                 for table in TABLES
             ],
             "decided": self.decided.report(),
+            "rescued": self.rescued.report(),
         }
 
 
@@ -114,7 +118,8 @@ def play(stage: Stage, show: Show) -> Outcome:
     with stage.admin(DATABASE) as admin:
         after = contents(admin)
     show.proof(before, after)
-    return Outcome(done=done, tried=tried, before=before, after=after, decided=decide(stage, show, after))
+    decided = decide(stage, show, after)
+    return Outcome(done=done, tried=tried, before=before, after=after, decided=decided, rescued=rescue(stage, show))
 
 
 def _work(agent: Connection, work: Work, show: Show) -> Done:

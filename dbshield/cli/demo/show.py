@@ -107,8 +107,25 @@ class Show:
         for name, text in (("ERROR", refusal.message), ("DETAIL", refusal.detail), ("HINT", refusal.hint)):
             self._columns(("", MARK_WIDTH), (f"[dim]{name}[/]", FIELD_WIDTH), (escape(text), 0))
 
-    def proof(self, before: Contents, after: Contents) -> None:
-        self.act("The data", "read straight from the server, before and after")
+    def mistake(self, text: str, rows: int, tried: str, refusal: Refusal | None) -> None:
+        """What the policy let pass, and what it did not."""
+        self._columns(("[green]✓ passed[/]", MARK_WIDTH), (f"[yellow]{escape(text)}[/]", 0))
+        self._columns(("", MARK_WIDTH), (f"[dim]a mistake, and small enough to pass: {rows:,} rows are gone[/]", 0))
+        stopped = refusal is not None and refusal.by_dbshield
+        mark = "[green]■ stopped[/]" if stopped else "[bold red]✗ NOT STOPPED[/]"
+        self._columns((mark, MARK_WIDTH), (f"[yellow]{escape(tried)}[/]", 0))
+        if refusal is not None:
+            self._columns(("", MARK_WIDTH), ("[dim]ERROR[/]", FIELD_WIDTH), (escape(refusal.message), 0))
+
+    def proof(
+        self,
+        before: Contents,
+        after: Contents,
+        *,
+        title: str = "The data",
+        how: str = "read straight from the server, before and after",
+    ) -> None:
+        self.act(title, how)
         if not self._console.is_terminal:
             for table in TABLES:
                 self._print(
@@ -136,9 +153,10 @@ class Show:
         stopped = sum(tried.held for tried in outcome.tried)
         counts = f"{passed} of {len(outcome.done)} pieces of work passed, {stopped} of {len(outcome.tried)} attempts were stopped"
         if outcome.held:
-            undone = f"what a human let happen was taken back ({outcome.decided.gone:,} rows), no row was lost."
-            self._print(f"\n[bold green]All of it held:[/] {counts}, {undone} [dim]{seconds:.1f} s, cleaned up.[/]")
+            undone = f"what a human let happen was taken back ({outcome.decided.gone:,} rows)"
+            rescued = f"a deleted volume came back in {outcome.rescued.seconds:.1f} s, no row was lost."
+            self._print(f"\n[bold green]All of it held:[/] {counts}, {undone}, {rescued} [dim]{seconds:.1f} s, cleaned up.[/]")
             self._print("Protect a database of your own: [bold]dbshield up[/]")
         else:
-            lost = outcome.lost + outcome.decided.missing
+            lost = outcome.lost + outcome.decided.missing + outcome.rescued.missing
             self._print(f"\n[bold red]It did not hold:[/] {counts}, {lost:,} rows were lost.")

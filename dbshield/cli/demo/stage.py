@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,10 +38,10 @@ read -r _; kill -TERM "$child" 2>/dev/null; wait "$child\""""
 """Runs a program until standard input ends, then ends the program, whose process id is in the file meanwhile."""
 
 SWEEP = """read -r word; [ "$word" = done ] && exit
-n=0; while [ -e "$1/server/data/postmaster.pid" ] && [ $n -lt 200 ]; do sleep 0.1; n=$((n+1)); done
+n=0; while ls "$1"/*/data/postmaster.pid && [ $n -lt 200 ]; do sleep 0.1; n=$((n+1)); done >/dev/null 2>&1
 n=0; while [ -d "$1" ] && [ $n -lt 200 ]; do rm -rf "$1"; sleep 0.1; n=$((n+1)); done"""
-"""Removes a folder when standard input ends without the word: first the server has to end, which is found by that file, and then
-those who still write in it."""
+"""Removes a folder when standard input ends without the word: first the servers have to end, which is found by those files, and
+then those who still write in it."""
 
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "30", "autovacuum": "off"}
 """Quick rather than safe: this data is made up and goes away."""
@@ -77,6 +77,9 @@ class Stage:
         self._phone: Phone | None = None
         self._folder: Path | None = None
         self._cluster: Cluster | None = None
+        self._control: Cluster | None = None
+        self.plan: tuple[str, ...] = ()
+        """The lines of the configuration that plan backups, once there are any."""
 
     def __enter__(self) -> Self:
         self._folder = temporary_folder("dbshield-demo-")
@@ -87,13 +90,15 @@ class Stage:
             cwd="/",
             start_new_session=True,
         )
-        self._cluster = Cluster(self._folder / "server", settings=SETTINGS, copies=self._folder / "programs")
+        self._cluster = self.a_cluster("server")
+        self._control = self.a_cluster("control", settings={"wal_level": "minimal", "max_wal_senders": "0"})
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(self._sweeper.communicate, b"done\n")
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            stack.callback(self.control.remove)
             stack.callback(self.cluster.remove)
             stack.callback(self._stop_all)
 
@@ -108,11 +113,23 @@ class Stage:
         return self._cluster
 
     @property
+    def control(self) -> Cluster:
+        """Where dbshield keeps what it knows: not in the database that it protects."""
+        assert self._control is not None, "the stage was not entered"
+        return self._control
+
+    def a_cluster(self, name: str, *, settings: Mapping[str, str] | None = None) -> Cluster:
+        return Cluster(self.folder / name, settings={**SETTINGS, **(settings or {})}, copies=self.folder / "programs")
+
+    @property
     def version(self) -> str:
         return f"{self.cluster.binaries.major}.{self.cluster.binaries.minor}"
 
     def start_server(self) -> None:
         self.cluster.start(tethered=True, throwaway=True)
+        self.control.start(tethered=True, throwaway=True)
+        with psycopg.connect(self.control.dsn(), autocommit=True) as control:
+            control.execute(sql.SQL("create database {}").format(sql.Identifier(CONTROL)))
 
     def fill(self) -> int:
         """Make the shop and the role that the agent works as, which may do everything in it; the number of rows."""
@@ -128,8 +145,7 @@ class Stage:
                     sql.Identifier(EXECUTOR), sql.Literal(self._executor_password), sql.Identifier(OWNER)
                 )
             )
-            for name in (DATABASE, CONTROL):
-                admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
         with self.admin(DATABASE) as admin:
             admin.execute(sql.SQL("alter schema public owner to {}").format(sql.Identifier(OWNER)))
             admin.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
@@ -142,13 +158,13 @@ class Stage:
 
     def protect(self) -> list[str]:
         """Configure dbshield and create the agent by the command line; the commands as one would type them."""
-        (self.folder / "dbshield.toml").write_text(self._config())
-        self._run("init")
+        self.configure()
+        self.run("init")
         create = ("agent", "create", AGENT, "--environment", ENVIRONMENT, "--access", "migrate", "--json")
-        made = json.loads(self._run(*create, "--role", ROLE, "--role-password-env", PASSWORD_VARIABLE))
+        made = json.loads(self.run(*create, "--role", ROLE, "--role-password-env", PASSWORD_VARIABLE))
         self.agent_dsn = made["dsn"]
-        self._start("proxy")
-        self._until(self._listens, "proxy", "does not listen")
+        self.start("proxy")
+        self.until(self._listens, "proxy", "does not listen")
         return [
             "dbshield init",
             f"dbshield agent create {AGENT} --environment {ENVIRONMENT} --access migrate",
@@ -157,14 +173,14 @@ class Stage:
 
     def bring_in_a_human(self) -> list[str]:
         """Enrol somebody who may approve, with the app on their phone, and start what runs what they approve; the commands."""
-        made = json.loads(self._run("user", "add", HUMAN, "--json"))
+        made = json.loads(self.run("user", "add", HUMAN, "--json"))
         self._phone = Phone(made["secret"])
-        self._run("user", "confirm", HUMAN, "--code-env", CODE_VARIABLE, code=self._phone.code())
-        (self.folder / "dbshield.toml").write_text(self._config(executor=True))
-        self._start("executor")
-        self._until(lambda: "the executor is ready" in self._said("executor"), "executor", "is not ready")
+        self.run("user", "confirm", HUMAN, "--code-env", CODE_VARIABLE, code=self._phone.code())
+        self.configure(executor=True)
+        self.start("executor")
+        self.until(lambda: "the executor is ready" in self._said("executor"), "executor", "is not ready")
         os.kill(int((self.folder / "proxy.pid").read_text()), signal.SIGHUP)
-        self._until(lambda: "configuration reloaded" in self._said("proxy"), "proxy", "did not read its configuration again")
+        self.until(lambda: "configuration reloaded" in self._said("proxy"), "proxy", "did not read its configuration again")
         return [f"dbshield user add {HUMAN}", "dbshield executor"]
 
     def asked(self) -> dict[str, Any]:
@@ -172,21 +188,21 @@ class Stage:
         found: list[dict[str, Any]] = []
 
         def look() -> bool:
-            found[:] = json.loads(self._run("approvals", "list", "--state", "waiting", "--json"))
+            found[:] = json.loads(self.run("approvals", "list", "--state", "waiting", "--json"))
             return bool(found) and found[0]["preview"] is not None
 
-        self._until(look, "executor", "has not looked at what the agent asks for")
+        self.until(look, "executor", "has not looked at what the agent asks for")
         return found[0]
 
     def decide(self, *words: str) -> dict[str, Any]:
         """A command that wants the human's code; what it said."""
         assert self._phone is not None, "nobody is there"
-        said = self._run(*words, "--person", HUMAN, "--code-env", CODE_VARIABLE, "--json", code=self._phone.code())
+        said = self.run(*words, "--person", HUMAN, "--code-env", CODE_VARIABLE, "--json", code=self._phone.code())
         return dict(json.loads(said))
 
     def verify_audit(self) -> dict[str, Any]:
         """What `dbshield audit verify` says of every entry up to now."""
-        return dict(json.loads(self._run("audit", "verify", "--json")))
+        return dict(json.loads(self.run("audit", "verify", "--json")))
 
     def agent(self) -> Connection:
         """Through the proxy, as the agent connects: with the string it was given."""
@@ -198,6 +214,10 @@ class Stage:
 
     def admin(self, database: str = "postgres") -> Connection:
         return psycopg.connect(self.cluster.dsn(database), autocommit=True)
+
+    def ask_control(self) -> Connection:
+        """Straight to the control database."""
+        return psycopg.connect(self.control.dsn(CONTROL), autocommit=True)
 
     def keep_copy(self) -> None:
         """Put a copy of the shop aside, to make others from while the shop is in use."""
@@ -216,11 +236,15 @@ class Stage:
                 sql.SQL("create database {} template {} strategy file_copy").format(sql.Identifier(name), sql.Identifier(source))
             )
 
-    def _config(self, *, executor: bool = False) -> str:
+    def configure(self, *, executor: bool = False) -> None:
+        """Write dbshield.toml."""
+        (self.folder / "dbshield.toml").write_text(self._config(executor=executor))
+
+    def _config(self, *, executor: bool) -> str:
         lines = [
             f"state = {json.dumps(str(self.folder / 'state'))}",
             "[control]",
-            f"url = {json.dumps(self.cluster.dsn(CONTROL))}",
+            f"url = {json.dumps(self.control.dsn(CONTROL))}",
             "[proxy]",
             f'listen = ["127.0.0.1:{self._port}"]',
             f"[environments.{ENVIRONMENT}]",
@@ -232,9 +256,9 @@ class Stage:
                 f'executor_password_env = "{EXECUTOR_VARIABLE}"',
                 f"approval_wait = {APPROVAL_WAIT}",
             ]
-        return "\n".join((*lines, ""))
+        return "\n".join((*lines, *self.plan, ""))
 
-    def _run(self, *words: str, code: str = "") -> str:
+    def run(self, *words: str, code: str = "") -> str:
         """A dbshield command; what it printed.
 
         Raises:
@@ -259,13 +283,13 @@ class Stage:
         mine = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
         return mine | {PASSWORD_VARIABLE: self._password, EXECUTOR_VARIABLE: self._executor_password}
 
-    def _start(self, command: str) -> None:
+    def start(self, command: str, *words: str) -> None:
         """Start a part of dbshield, which ends with the demo."""
         with self._log(command).open("wb") as log:
             self._running[command] = subprocess.Popen(
                 [
                     *("/bin/sh", "-c", SUPERVISE, "dbshield-demo", str(self.folder / f"{command}.pid")),
-                    *(*COMMAND, command, "--config", str(self.folder / "dbshield.toml")),
+                    *(*COMMAND, *(words or (command,)), "--config", str(self.folder / "dbshield.toml")),
                 ],
                 env=self._environment(),
                 stdin=subprocess.PIPE,
@@ -274,7 +298,7 @@ class Stage:
                 start_new_session=True,
             )
 
-    def _until(self, holds: Callable[[], bool], command: str, otherwise: str) -> None:
+    def until(self, holds: Callable[[], bool], command: str, otherwise: str) -> None:
         """Wait for a part of dbshield. ClusterError where it ended, or nothing came of it in time."""
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self._running[command].poll() is None:
