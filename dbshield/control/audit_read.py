@@ -84,6 +84,12 @@ def newest(database: Database, which: Filter, limit: int) -> list[Link]:
         return [link_of(row) for row in connection.execute(query)][::-1]
 
 
+def position(database: Database) -> int:
+    """The id of the newest entry, 0 where there is none."""
+    with database.transaction() as connection:
+        return connection.scalar(select(audit_head.c.position)) or 0
+
+
 def following(database: Database, which: Filter, after: int) -> tuple[list[Link], int]:
     """The entries behind an id, oldest first, and the id to go on from."""
     query = select(*FIELDS).where(which.condition(), audit.c.id > after).order_by(audit.c.id).limit(ROWS)
