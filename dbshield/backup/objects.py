@@ -98,10 +98,10 @@ class Objects:
                     raise
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Source]:
+    def open(self, key: str, *, start: int = 0) -> Iterator[Source]:
         with self.told(key):
             size = int(obstore.head(self._store, key)["size"])
-        yield _Reader(self, key, size)
+        yield _Reader(self, key, size, start)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         with self.told(prefix):
@@ -163,11 +163,11 @@ class _Writer:
 class _Reader(io.RawIOBase):
     """An object in pieces: each request is short, so a connection that breaks costs one piece."""
 
-    def __init__(self, objects: Objects, key: str, size: int) -> None:
+    def __init__(self, objects: Objects, key: str, size: int, start: int) -> None:
         self._objects = objects
         self._key = key
         self._size = size
-        self._asked = 0
+        self._asked = start
         self._piece = memoryview(b"")
 
     def readable(self) -> bool:

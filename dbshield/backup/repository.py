@@ -22,6 +22,7 @@ from threading import Lock
 
 from dbshield.backup import keys, manifest, sealing
 from dbshield.backup.damage import Absent, Damaged, WrongKey
+from dbshield.backup.download import Downloads
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.backup.manifest import CLAIM, MANIFEST, SIGNATURE, Manifest, Member
 from dbshield.backup.store import Folder, Sink, Source, Store
@@ -59,12 +60,17 @@ class Found:
 class Repository:
     """All snapshots at one destination."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, downloads: Downloads | None = None) -> None:
         self.store = store
+        self._downloads = downloads
 
     @classmethod
     def of(cls, plan: BackupConfig) -> Repository:
         return cls(open_store(plan))
+
+    def through(self, downloads: Downloads) -> Repository:
+        """The same; what is read is fetched to this disk first, and kept there."""
+        return Repository(self.store, downloads)
 
     def begin(self, environment: str, now: datetime, *, recipients: Sequence[str], level: int) -> Writer:
         """Claim a new snapshot. Raises BackupError where the destination cannot be written, ConfigError for a recipient."""
@@ -86,7 +92,7 @@ class Repository:
                 f"{prefix} holds the manifest of {found.environment}/{found.snapshot}",
                 hint="Somebody moved snapshots at the destination; use another one.",
             )
-        return Reader(self.store, found, signature)
+        return Reader(self.store, found, signature, self._downloads)
 
     def list(self, environment: str | None = None) -> tuple[Found, ...]:
         """What lies there, the oldest id first. What is no snapshot is left out."""
@@ -205,10 +211,15 @@ class Writer:
 class Reader:
     """A snapshot whose manifest is believed."""
 
-    def __init__(self, store: Store, found: Manifest, signature: Signature) -> None:
+    def __init__(self, store: Store, found: Manifest, signature: Signature, downloads: Downloads | None = None) -> None:
         self.manifest = found
         self.signature = signature
         self._store = store
+        self._downloads = downloads
+
+    def through(self, downloads: Downloads) -> Reader:
+        """The same; what is read is fetched to this disk first, and kept there."""
+        return Reader(self._store, self.manifest, self.signature, downloads)
 
     def extract(self, name: str, sink: Sink, identities: Sequence[sealing.Identity]) -> None:
         """Write one member, unpacked, to `sink`. Only when this returns is what was written what was backed up.
@@ -271,10 +282,19 @@ class Reader:
     def _source(self, member: Member) -> Iterator[_Checked]:
         key = f"{self.manifest.environment}/{self.manifest.snapshot}/{member.name}"
         try:
-            with self._store.open(key) as source:
+            with self._opened(key, member) as source:
                 yield _Checked(source, member)
         except Absent as error:
             raise Absent(f"{member.name} of {self.manifest.snapshot} is not there", hint="Use another snapshot.") from error
+
+    @contextlib.contextmanager
+    def _opened(self, key: str, member: Member) -> Iterator[Source]:
+        if self._downloads is None:
+            with self._store.open(key) as source:
+                yield source
+        else:
+            with self._downloads.open(self._store, key, member) as path, path.open("rb") as stream:
+                yield stream
 
 
 class _Hashed:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dbshield.backup import sealing
 from dbshield.backup.checks import Outcome
 from dbshield.backup.damage import Damaged
+from dbshield.backup.download import downloads
 from dbshield.backup.drill_place import cluster_folder
 from dbshield.backup.engine import Progress
 from dbshield.backup.logical import measured
@@ -19,6 +21,7 @@ from dbshield.backup.restore import Goal, Laps, Order, fetch, restorer_of
 from dbshield.backup.restore_logical import Target, has_table, partial, require_logical, schema_digest, target_of
 from dbshield.backup.restore_place import beside, settle
 from dbshield.backup.restore_server import require_ready, restored
+from dbshield.backup.store import Folder
 from dbshield.backup.work import work_folder
 from dbshield.cluster import Binaries
 from dbshield.config import BackupConfig
@@ -79,10 +82,10 @@ def to_folder(wanted: Wanted, target: Path, *, progress: Progress) -> Done:
     """Restore to a new data folder; a server can be started on it afterwards. Raises BackupError, ClusterError: there is none."""
     target = target.absolute()
     laps = Laps()
-    with beside(target) as place, work_folder(wanted.work) as private:
+    with beside(target) as place, work_folder(wanted.work) as private, _resumable(wanted) as near:
         order = Order(
-            reader=wanted.reader,
-            repository=wanted.repository,
+            reader=near.reader,
+            repository=near.repository,
             trusted=wanted.trusted,
             identities=wanted.identities,
             record=wanted.record,
@@ -124,18 +127,28 @@ def to_server(wanted: Wanted, dsn: str, *, progress: Progress) -> Done:
     if wanted.goal:
         raise BackupError("a logical snapshot restores to the moment when it was made", hint="Leave --at and --lsn out.")
     laps = Laps()
-    with work_folder(wanted.work) as work:
+    with work_folder(wanted.work) as work, _resumable(wanted) as near:
         target = target_of(dsn, wanted.binaries, work)
         require_ready(target, wanted.record, tables=wanted.tables)
         with laps.phase("download"):
             folder = work.make("snapshot")
-            fetch(wanted.reader, wanted.identities, folder, progress)
+            fetch(near.reader, wanted.identities, folder, progress)
         begin = time.monotonic()
         with restored(target, wanted.record, folder, jobs=wanted.jobs, progress=progress, tables=wanted.tables) as names:
             laps.seconds["restore"] = time.monotonic() - begin
             compared = _compared(wanted, target, names, laps, progress)
         own = tuple(partial(name) if wanted.tables else name for name in names)
     return Done(databases=own, seconds=laps.seconds, compared=compared)
+
+
+@contextmanager
+def _resumable(wanted: Wanted) -> Iterator[Wanted]:
+    """What is fetched from a store is kept until the restore has ended well. A folder here is read where it is."""
+    if isinstance(wanted.repository.store, Folder):
+        yield wanted
+        return
+    with downloads(wanted.work, wanted.reader.manifest) as kept:
+        yield replace(wanted, reader=wanted.reader.through(kept), repository=wanted.repository.through(kept))
 
 
 def _compared(wanted: Wanted, target: Target, names: Mapping[str, str], laps: Laps, progress: Progress) -> int:

@@ -72,8 +72,8 @@ class Store(Protocol):
         """A small object, whole: of two who do this at once, one raises Taken."""
         ...
 
-    def open(self, key: str) -> AbstractContextManager[Source]:
-        """A reader. Raises Absent."""
+    def open(self, key: str, *, start: int = 0) -> AbstractContextManager[Source]:
+        """A reader, from the byte `start` on. Raises Absent."""
         ...
 
     def list(self, prefix: str) -> Iterator[Stored]:
@@ -121,10 +121,11 @@ class Folder:
             sink.write(data)
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Source]:
+    def open(self, key: str, *, start: int = 0) -> Iterator[Source]:
         with self.told(key):
             stream = self._path(key).open("rb")
         with stream:
+            stream.seek(start)
             yield stream
 
     def list(self, prefix: str) -> Iterator[Stored]:
