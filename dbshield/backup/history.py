@@ -18,8 +18,6 @@ from dbshield.store.database import Database
 from dbshield.store.schema import drills, snapshots
 
 PAGE: Final = 25
-PICTURED: Final = 60
-"""Drills in one picture; more of them would be lines instead of bars."""
 CHECKING: Final = "checks"
 """The phase that a drill has and a restore has not: it does not count for RTO."""
 
@@ -57,6 +55,19 @@ def points(
     with database.transaction() as connection:
         found = [_point(row) for row in connection.execute(query).mappings()]
     return tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None
+
+
+def points_of(database: Database, snapshot: str, *, limit: int = PAGE) -> tuple[Point, ...]:
+    """The newest drills of one snapshot."""
+    query = (
+        select(*_POINTS, snapshots.c.environment, snapshots.c.engine)
+        .join(snapshots, snapshots.c.id == drills.c.snapshot)
+        .where(drills.c.snapshot == snapshot)
+        .order_by(drills.c.id.desc())
+        .limit(limit)
+    )
+    with database.transaction() as connection:
+        return tuple(_point(row) for row in connection.execute(query).mappings())
 
 
 def drill(database: Database, number: int) -> Kept:
