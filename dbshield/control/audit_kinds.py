@@ -153,6 +153,12 @@ _ALL: Final = (
     Kind(name="audit-unreadable", meaning="an entry that the database could not read, as a text", fields="line"),
     Kind(name="audit-spool-damaged", meaning="a file of entries of a killed worker cannot be read", fields="file"),
     Kind(
+        name="audit-verified",
+        meaning="somebody let the console walk the chain: up to `last` it was whole, or these are its faults",
+        fields="person entries last hash faults",
+    ),
+    Kind(name="audit-exported", meaning="somebody took entries out of the console", fields="person form filter"),
+    Kind(
         name="audit-retention",
         meaning="a month was dropped; the chain begins with this hash from now on",
         fields="from to hash",
