@@ -17,12 +17,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import func, select, update
 
+from dbshield.backup import wal_prune
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.manifest import MANIFEST
 from dbshield.backup.pgbackrest import PgBackRest
-from dbshield.backup.repository import Repository
-from dbshield.backup.retention import COMPLETE, PASSED, Candidate, Fate, Rules, fates
+from dbshield.backup.repository import Repository, open_store
+from dbshield.backup.retention import COMPLETE, PASSED, Candidate, Fate, Rules, fates, wal_needed
 from dbshield.backup.run import work_base
+from dbshield.backup.wal_archive import Archive
 from dbshield.backup.work import work_folder
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError
@@ -30,6 +32,8 @@ from dbshield.store.database import Database
 from dbshield.store.schema import snapshots
 
 ELSEWHERE = "no plan goes to where it lies"
+PHYSICAL = "physical"
+"""The engine whose WAL lies beside its snapshots."""
 PGBACKREST = "pgbackrest"
 """The engine whose data lies in a repository of its own."""
 
@@ -41,6 +45,8 @@ class Pruned:
     fates: tuple[Fate, ...]
     removed: tuple[str, ...] = ()
     objects: int = 0
+    wal: int = 0
+    """Objects of the WAL archive that went."""
     problems: Mapping[str, str]
 
     @property
@@ -101,7 +107,19 @@ def prune(config: Config, name: str, database: Database, *, told: Callable[[str]
             with database.transaction() as connection:
                 connection.execute(update(snapshots).where(snapshots.c.id == snapshot.id).values(pruned_at=func.now()))
             removed.append(snapshot.id)
-    return Pruned(fates=decided, removed=tuple(removed), objects=objects, problems=problems)
+        try:
+            wal = _trim(plan, name, catalogue, wal_needed(decided, rules_of(plan), _now(database)))
+        except (BackupError, ConfigError) as error:
+            wal, problems["WAL"] = 0, error.message
+    return Pruned(fates=decided, removed=tuple(removed), objects=objects, wal=wal, problems=problems)
+
+
+def _trim(plan: BackupConfig, name: str, catalogue: Catalogue, needed: Sequence[Candidate]) -> int:
+    """Remove the WAL that no snapshot needs; how many objects."""
+    starts = wal_prune.starts(catalogue, needed) if plan.engine == PHYSICAL else None
+    if not starts or plan.prune_at_most == 0:
+        return 0
+    return wal_prune.trim(Archive(open_store(plan), plan.environment or name, name), starts)
 
 
 def _decide(config: Config, name: str, database: Database, places: Mapping[str, BackupConfig]) -> tuple[Fate, ...]:
@@ -130,7 +148,24 @@ def _decide(config: Config, name: str, database: Database, places: Mapping[str, 
         for row in rows
         if row.plan == name
     ]
-    return fates(candidates, rules_of(plan), now, held)
+    decided = fates(candidates, rules_of(plan), now, held)
+    locked = _locked(plan, {row.id: row.destination for row in rows}, places, decided, now)
+    return fates(candidates, rules_of(plan), now, held | locked) if locked else decided
+
+
+def _locked(
+    plan: BackupConfig, lies: Mapping[str, str], places: Mapping[str, BackupConfig], decided: Sequence[Fate], now: datetime
+) -> Mapping[str, str]:
+    """Of those that would go, the ones that the store lets nobody delete yet, and until when."""
+    found = {}
+    for snapshot in [fate.snapshot for fate in decided if not fate.keep]:
+        place = places[lies[snapshot.id]]
+        if place.object_lock == "none":
+            continue
+        until = Repository.of(place).held_until(plan.environment or snapshot.plan, snapshot.id)
+        if until is not None and until > now:
+            found[snapshot.id] = f"locked until {until:%Y-%m-%dT%H:%M:%SZ}"
+    return found
 
 
 def _reachable(config: Config) -> Mapping[str, BackupConfig]:

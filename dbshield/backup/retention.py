@@ -166,3 +166,17 @@ def _gone_now(snapshots: Sequence[Candidate], removable: Sequence[Candidate], at
 
 def _newest_first(snapshots: Iterable[Candidate]) -> list[Candidate]:
     return sorted(snapshots, key=lambda snapshot: (snapshot.number, snapshot.id), reverse=True)
+
+
+def wal_needed(decided: Sequence[Fate], rules: Rules, now: datetime) -> tuple[Candidate, ...]:
+    """The snapshots from which on WAL is kept, all of one plan: of those that stay and did not fail a drill the ones within the
+    window and the newest before it, the newest, and the newest that a drill proved. None where there is no such snapshot: then
+    nobody knows what the WAL is good for, and all of it stays.
+    """
+    there = [fate.snapshot for fate in decided if not fate.goes]
+    good = [one for one in _newest_first(there) if one.state == COMPLETE and one.drilled != FAILED]
+    begin = now - rules.wal_window
+    needed = {one.id: one for one in good if one.recorded >= begin}
+    for group in (good, [one for one in good if one.recorded < begin], [one for one in good if one.drilled == PASSED]):
+        needed |= {one.id: one for one in group[:1]}
+    return tuple(needed.values())

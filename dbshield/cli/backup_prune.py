@@ -61,6 +61,7 @@ def _entry(done: Pruned, *, dry: bool) -> dict[str, Any]:
     return {
         "removed": [fate.snapshot.id for fate in done.fates if fate.goes] if dry else list(done.removed),
         "objects": None if dry else done.objects,
+        "wal": None if dry else done.wal,
         "later": [fate.snapshot.id for fate in done.fates if fate.later],
         "kept": [{"snapshot": fate.snapshot.id, "because": list(fate.keep)} for fate in done.fates if fate.keep],
         "problems": dict(done.problems),
@@ -88,6 +89,7 @@ def _show(done: Pruned, *, dry: bool) -> None:
         headline("no", f"  {snapshot}: {visible(problem)}")
     kept = len(done.fates) - len(done.removed)
     later = f", {done.later} of which may go and are left to later runs" if done.later else ""
-    say(f"{len(done.removed)} removed ({done.objects} objects), {kept} kept{later}.")
+    wal = f"; {done.wal} pieces of WAL that none of them needs are gone as well" if done.wal else ""
+    say(f"{len(done.removed)} removed ({done.objects} objects), {kept} kept{later}{wal}.")
     for snapshot in done.removed:
         say(f"  {snapshot}")

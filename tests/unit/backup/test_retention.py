@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbshield.backup.retention import Candidate, Rules, fates
+from dbshield.backup.retention import Candidate, Rules, fates, wal_needed
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -192,6 +192,23 @@ def test_the_laws(made: list[Candidate], rules: Rules) -> None:
     for one in made:
         assert one.id in gone or one.parent not in gone, "what is still there can be restored"
         assert one.state != "running" or one.id not in gone
+
+
+@given(made=histories(), rules=rules_of)
+def test_the_law_of_the_wal(made: list[Candidate], rules: Rules) -> None:
+    """Whatever goes, any moment of the window comes back, from a snapshot that is still there, and so does now."""
+    decided = list(fates([one for one in made if one.plan == "main"], rules, NOW))
+    there = [fate.snapshot for fate in decided if not fate.goes]
+    good = sorted((one for one in there if one.state == "complete" and one.drilled != "failed"), key=lambda one: one.number)
+    needed = wal_needed(decided, rules, NOW)
+    assert {one.id for one in needed} <= {one.id for one in good}
+    assert bool(needed) == bool(good)
+    assert {one.id for one in good[-1:]} <= {one.id for one in needed}
+    assert {one.id for one in [one for one in good if one.drilled == "passed"][-1:]} <= {one.id for one in needed}
+    begin = NOW - rules.wal_window
+    assert {one.id for one in good if one.recorded >= begin} <= {one.id for one in needed}
+    earlier = [one for one in good if one.recorded < begin]
+    assert {one.id for one in earlier[-1:]} <= {one.id for one in needed}, "the window begins behind it"
 
 
 @given(made=histories(), rules=rules_of)
