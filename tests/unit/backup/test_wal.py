@@ -109,7 +109,7 @@ class TestArchive:
         here = Path(place.archive.store.place) / whole.key
         there = here.with_name("000000010000000000000003")
         here.rename(there)
-        with pytest.raises(Damaged, match="Somebody moved|holds"):
+        with pytest.raises(Damaged, match="holds test/wal"):
             place.archive.head(str(there.relative_to(place.archive.store.place)), place.trusted)
 
     def test_one_that_nobody_known_signed_is_not_believed(self, place: Place, tmp_path: Path) -> None:
@@ -122,11 +122,8 @@ class TestArchive:
 
     def test_what_is_no_piece_is_left_out(self, place: Place) -> None:
         place.put(PIECE, b"page")
-        for key in (
-            "test/wal/nightly/x/00000001/000000010000000000000001",
-            "test/wal/nightly/1/00000002/000000010000000000000001",
-        ):
-            place.archive.store.put_new(key, b"")
+        for folder in ("x/00000001", "1/00000002"):
+            place.archive.store.put_new(f"test/wal/nightly/{folder}/000000010000000000000001", b"")
         assert len(place.archive.held()) == 1
 
 
