@@ -23,7 +23,16 @@ NAVIGATION: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "How to",
         "how-to",
         (
-            *("protect-a-database", "managed-postgresql", "agents-roles", "guard", "tokens", "policy-in-ci", "migrations"),
+            *(
+                "protect-a-database",
+                "managed-postgresql",
+                "agents-roles",
+                "guard",
+                "tokens",
+                "policy",
+                "policy-in-ci",
+                "migrations",
+            ),
             *("approvals", "console", "approve-from-a-phone", "undo", "freeze", "break-glass", "audit", "alerts", "metrics"),
             *("backups", "wal", "pgbackrest", "drills", "drills-from-cron", "restore", "disaster", "schedule"),
             *("several-proxies", "rotate-secrets", "scan", "doctor", "troubleshooting"),
