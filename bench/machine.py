@@ -25,9 +25,7 @@ def header(
     control = " ".join(f"{name}={value}" for name, value in CONTROL_SETTINGS.items())
     lines = [
         f"command   python -m bench {' '.join(arguments)}".rstrip(),
-        f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"machine   {os.cpu_count()} cores, {_cpu_name()}, {platform.system()} {platform.release()}, load {load:.1f} before;"
-        " clients, proxies and server share it",
+        *stand(load).splitlines(),
         f"versions  {'; '.join(versions)}; Python {platform.python_version()}, uvloop {uvloop.__version__}",
         f"server    {settings}; pgbench scale {SCALE}, unlogged tables",
         f"control   {control}; a server of its own, on the same disk, where a commit took {commit_ms or 0:.2f} ms before",
@@ -36,6 +34,15 @@ def header(
         " medians; ratios are medians of each round's own",
     ]
     return [line for line in lines if commit_ms is not None or not line.startswith(("server", "control", "way", "method"))]
+
+
+def stand(load: float) -> str:
+    """The lines about when and on what; `load` as it was before."""
+    return (
+        f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n"
+        f"machine   {os.cpu_count()} cores, {_cpu_name()}, {platform.system()} {platform.release()}, load {load:.1f} before;"
+        " whatever is measured shares it"
+    )
 
 
 def noise(share: float) -> str:

@@ -88,7 +88,7 @@ def _streamed(task: Task, label: str, parent: Parent | None) -> tuple[bytes, byt
     )
     try:
         watched = Tarball(command.stdout, command.wait)
-        task.writer.add(BASE, watched, passed=task.progress.advance)
+        task.writer.add(BASE, watched, threads=task.jobs, passed=task.progress.advance)
         # Where the destination stops taking it, nobody has read to the end.
         command.wait()
     finally:

@@ -17,6 +17,8 @@ LAST_LINES = 5
 """Of what a program said before it failed."""
 END_TIMEOUT = 30.0
 """Seconds that a program gets after SIGTERM."""
+PIPE_BYTES = 1 << 20
+"""Of a pipe that data comes through, so that the program goes on while we compress; what Linux lets everybody have."""
 TETHER = (
     'exec 3<&0; "$@" 3<&- </dev/null & child=$!; (read -r _ <&3; kill -TERM "$child") & guard=$!; exec 3<&-;'
     ' wait "$child"; status=$?; kill "$guard" 2>/dev/null; exit "$status"'
@@ -60,6 +62,7 @@ class Command:
                     env=dict(variables),
                     cwd=work.folder if account is None else "/",
                     pass_fds=(work.lock,),
+                    pipesize=PIPE_BYTES if piped else -1,
                     **as_account,
                 )
             except OSError as error:

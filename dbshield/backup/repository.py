@@ -160,8 +160,11 @@ class Writer:
     def encrypted(self) -> bool:
         return bool(self._to)
 
-    def add(self, name: str, source: Source, *, expected: int = 0, passed: Callable[[int], None] | None = None) -> Member:
-        """Compress, seal and write one member from a stream; bounded memory. `expected` are the bytes that are likely to come.
+    def add(
+        self, name: str, source: Source, *, expected: int = 0, threads: int = 0, passed: Callable[[int], None] | None = None
+    ) -> Member:
+        """Compress, seal and write one member from a stream; bounded memory. `expected` are the bytes that are likely to come,
+        `threads` how many compress at once.
 
         Raises BackupError where the destination fails, and what `source` raises; there is no such member then.
         """
@@ -172,7 +175,7 @@ class Writer:
             self._members[name] = None
         with self._store.create(f"{self.environment}/{self.snapshot}/{name}", expected=expected) as sink:
             hashed = _Hashed(sink)
-            read = sealing.seal(source, hashed, to=self._to, level=self._level, passed=passed)
+            read = sealing.seal(source, hashed, to=self._to, level=self._level, threads=threads, passed=passed)
         member = Member(name=name, bytes=read, stored=hashed.count, sha256=hashed.digest.hexdigest())
         with self._lock:
             self._members[name] = member

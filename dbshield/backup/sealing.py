@@ -82,13 +82,23 @@ def new_identity(path: Path) -> str:
     return recipient
 
 
-def seal(source: Source, sink: Sink, *, to: Sequence[Recipient], level: int, passed: Callable[[int], None] | None = None) -> int:
+def seal(
+    source: Source,
+    sink: Sink,
+    *,
+    to: Sequence[Recipient],
+    level: int,
+    threads: int = 0,
+    passed: Callable[[int], None] | None = None,
+) -> int:
     """Compress, and encrypt for the recipients if there are any. The bytes that were read.
 
+    With `threads` so many compress, while this one reads, encrypts and writes: for what is large and comes as one stream.
     `passed` is told of every piece that was read. What source or sink raise comes through as it is.
     """
     counted = _Counted(source, passed)
-    packed = zstandard.ZstdCompressor(level=level, write_checksum=True).stream_reader(cast(IO[bytes], counted), read_size=CHUNK)
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, threads=threads)
+    packed = compressor.stream_reader(cast(IO[bytes], counted), read_size=CHUNK)
     if not to:
         while data := packed.read(CHUNK):
             sink.write(data)
