@@ -42,6 +42,7 @@ from dbshield.proxy.supervisor import CANNOT_BEGIN, Supervisor
 from dbshield.proxy.tls import server_context
 from dbshield.proxy.tracing import Tracing, require
 from dbshield.proxy.worker import Worker
+from dbshield.session.refusal import RULE_PAGES
 from dbshield.store.database import Database
 from dbshield.store.frozen import Freeze
 from dbshield.telemetry.board import Board
@@ -110,6 +111,7 @@ class Proxy:
     async def _serve(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> None:
         config = self._config
         proxy = config.proxy
+        RULE_PAGES.address = config.console.address
         directory = Directory(
             control_dsn=self._control_dsn,
             environments=config.environments,

@@ -17,9 +17,11 @@ from starlette.staticfiles import StaticFiles
 from dbshield.console.frame import FOLDER, Parts, render
 from dbshield.console.live import Live
 from dbshield.console.pages import PAGES
+from dbshield.console.pages.rules import ROUTES as RULES
 from dbshield.console.security import Gate
 from dbshield.console.sessions import SignedIn
 from dbshield.console.sign_in import ROUTES
+from dbshield.control.people import UNDEFINED_OBJECT
 from dbshield.errors import DbshieldError, Refused, StoreError
 
 
@@ -28,6 +30,7 @@ def build(parts: Parts) -> Starlette:
     app = Starlette(
         routes=[
             *ROUTES,
+            *RULES,
             *(route for page in PAGES for route in page.routes),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ],
@@ -59,7 +62,10 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, DbshieldError)
-    status = 503 if isinstance(error, StoreError) else 409 if isinstance(error, Refused) else 400
+    if isinstance(error, Refused):
+        status = 404 if error.sqlstate == UNDEFINED_OBJECT else 409
+    else:
+        status = 503 if isinstance(error, StoreError) else 400
     return await render(request, "error.html", {"message": error.message, "hint": error.hint}, status=status)
 
 

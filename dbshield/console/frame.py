@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
@@ -77,15 +78,13 @@ def person_of(request: Request) -> Person | None:
     return found if isinstance(found, Person) else None
 
 
-async def render(
-    request: Request, template: str, context: Mapping[str, Any] | None = None, *, status: int = 200, block: str = ""
-) -> Response:
-    """A template as a page; with `block`, that part of it alone, for what is exchanged within a page."""
-    return HTMLResponse(rendered(request, template, context, block=block), status)
+async def render(request: Request, template: str, context: Mapping[str, Any] | None = None, *, status: int = 200) -> Response:
+    """A template as a page."""
+    return HTMLResponse(rendered(request, template, context), status)
 
 
-def rendered(request: Request, template: str, context: Mapping[str, Any] | None = None, *, block: str = "") -> str:
-    """The text of a page or of one of its blocks."""
+def rendered(request: Request, template: str, context: Mapping[str, Any] | None = None) -> str:
+    """The text of a template: a page, or a part that is exchanged within one."""
     parts = parts_of(request)
     made = _templates().get_template(template)
     given = {
@@ -96,10 +95,7 @@ def rendered(request: Request, template: str, context: Mapping[str, Any] | None 
         "now": parts.clock(),
         **(context or {}),
     }
-    if not block:
-        return made.render(given)
-    bound = made.new_context(given)
-    return "".join(made.blocks[block](bound))
+    return made.render(given)
 
 
 def allowed(role: Role) -> Callable[[Handler], Handler]:
@@ -148,7 +144,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"when": when, "iso": iso, "ago": ago, "visible": visible}
+    made.filters |= {"prose": prose, "when": when, "iso": iso, "ago": ago, "visible": visible}
     made.globals |= {"static": static, "Role": Role}
     return made
 
@@ -165,6 +161,14 @@ def visible(text: object) -> str:
     return "\n".join(visible_lines(str(text)))
 
 
+def prose(text: str) -> Markup:
+    """Words of our own in which code stands between backticks."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+    )
+
+
 def when(moment: datetime | None) -> str:
     """2026-05-01 12:00:00, in UTC as everywhere on the console."""
     return "–" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
@@ -175,7 +179,8 @@ def iso(moment: datetime) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """How far it is from now, either way: "3 min ago", "in 2 h"."""
+    """How far it is from now, either way: "3 min ago", "in 2 h". Not to the second, so that a page that follows what happens
+    is not another one at each look."""
     seconds = int((now - moment).total_seconds())
     length = abs(seconds)
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
@@ -183,5 +188,5 @@ def ago(moment: datetime, now: datetime) -> str:
             text = f"{length // size} {unit}"
             break
     else:
-        text = f"{length} s"
+        text = "less than 1 min"
     return f"{text} ago" if seconds >= 0 else f"in {text}"

@@ -4,7 +4,7 @@ One connection to the control database hears of approvals and freezes for all br
 page look again. What cannot be heard (statements, which nobody is notified of) is looked at once a second, while a page follows.
 
 Laws:
-- A stream sends what a block of a page looks like now, and again when it looks different: a browser that reconnects has missed
+- A stream sends what a part of a page looks like now, and again when it looks different: a browser that reconnects has missed
   nothing.
 - A stream ends soon after its session did, and keeps no session alive.
 - No event loop waits for the database.
@@ -23,6 +23,7 @@ from psycopg import sql
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from dbshield.errors import DbshieldError
 from dbshield.store.schema import APPROVALS_CHANNEL, CHANNEL
 
 LOOK: Final = 1.0
@@ -37,8 +38,12 @@ SILENCE: Final = 15.0
 """Seconds after which something is sent in any case: middleboxes forget quiet connections after thirty or more."""
 STREAMS_MOST: Final = 300
 
+OVER: Final = (
+    '<div class="notice warn" role="alert"><p><b>Your session is over.</b> <a href="">Sign in again</a> to go on.</p></div>'
+)
+
 Look = Callable[[], Awaitable[str]]
-"""A block of a page as it looks now."""
+"""A part of a page as it looks now; empty while the page shall keep what it has."""
 
 
 class Live:
@@ -75,16 +80,16 @@ class Live:
             await asyncio.sleep(RETRY)
 
     async def follow(
-        self, request: Request, blocks: Mapping[str, Look], *, valid: Callable[[], Awaitable[bool]], every: float | None = None
+        self, request: Request, parts: Mapping[str, Look], *, valid: Callable[[], Awaitable[bool]], every: float | None = None
     ) -> Response:
-        """A stream of these blocks, by the name of their event. With `every` they are looked at each so many seconds as well."""
+        """A stream of these parts, by the name of their event. With `every` they are looked at each so many seconds as well."""
         if len(self._waiting) >= STREAMS_MOST:
             return Response(status_code=503, headers={"Retry-After": "30"})
         headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(blocks, valid, every), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._events(parts, valid, every), media_type="text/event-stream", headers=headers)
 
     async def _events(
-        self, blocks: Mapping[str, Look], valid: Callable[[], Awaitable[bool]], every: float | None
+        self, parts: Mapping[str, Look], valid: Callable[[], Awaitable[bool]], every: float | None
     ) -> AsyncIterator[str]:
         changed = asyncio.Event()
         self._waiting.add(changed)
@@ -95,9 +100,13 @@ class Live:
         try:
             while not self._ended:
                 changed.clear()
-                for name, look in blocks.items():
-                    text = await look()
-                    if sent.get(name) != text:
+                for name, look in parts.items():
+                    try:
+                        text = await look()
+                    except DbshieldError:
+                        # The page keeps what it has; it is asked for again in a moment.
+                        continue
+                    if sent.get(name, "") != text:
                         sent[name] = text
                         last = loop.time()
                         yield event(name, text)
@@ -108,14 +117,22 @@ class Live:
                 now = loop.time()
                 if now - checked >= CHECK:
                     checked = now
-                    if not await valid():
-                        yield event("over", "")
+                    if not await self._holds(valid):
+                        yield event("over", OVER)
                         return
                 if now - last >= SILENCE:
                     last = now
                     yield ": still here\n\n"
         finally:
             self._waiting.discard(changed)
+
+    @staticmethod
+    async def _holds(valid: Callable[[], Awaitable[bool]]) -> bool:
+        try:
+            return await valid()
+        except DbshieldError:
+            # Nothing can be shown meanwhile either.
+            return True
 
     def _tell(self) -> None:
         for each in self._waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dbshield.console.frame import Parts, Person, render
+from dbshield.console.frame import Parts, Person, parts_of, render
+from dbshield.console.live import Live
 from dbshield.console.security import STATIC
 from dbshield.control.people import People
 from dbshield.control.signing_in import SigningIn
@@ -25,6 +27,23 @@ def signing_in(parts: Parts) -> SigningIn:
         idle=timedelta(minutes=console.idle_minutes),
         lasting=timedelta(hours=console.session_hours),
     )
+
+
+def live_of(request: Request) -> Live:
+    found = request.app.state.live
+    assert isinstance(found, Live)
+    return found
+
+
+def still_valid(request: Request) -> Callable[[], Awaitable[bool]]:
+    """Whether the session of a request still is one. To ask is nobody's click."""
+    parts = parts_of(request)
+    sessions, cookie = signing_in(parts), request.state.cookie
+
+    async def valid() -> bool:
+        return await run_in_threadpool(sessions.find, cookie, now=parts.clock(), active=False) is not None
+
+    return valid
 
 
 class SignedIn:

@@ -343,6 +343,8 @@ _MAKERS: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
     "person-added": _said("people", "{person} was added to those who decide, by {by}", "Look: dbshield user list"),
     "person-confirmed": _said("people", "{person} is now one of those who decide", "Look: dbshield user list"),
     "person-reset": _said("people", "{person} was given a new second factor by {by}", "Look: dbshield user list"),
+    "person-role": _said("people", "{person} has the role {role}, by {by}", "Look: dbshield user list"),
+    "person-password": _said("people", "{person} has a new password for the console, by {by}", "Look: dbshield user list"),
     "person-removed": _said("people", "{person} no longer decides, by {by}", "Look: dbshield user list"),
     "policy-changed": _said("policy-changed", "what agents may do in {environment} was changed", "Look: dbshield policy show"),
     "environment-pinned": _said(

@@ -12,6 +12,7 @@ Laws:
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from dbshield.control.alert_rules import KINDS, Alert, alert_of, unreadable
 from dbshield.store.database import Database
 from dbshield.store.schema import alert_position, alerts, audit, audit_head
 
+APPROVAL: Final = re.compile(r"apr-[a-z2-7]{8}")
 READ_LOCK: Final = 0x6462_7368_616C_7274
 """The advisory lock of who makes alerts of the audit, "dbshalrt"."""
 SEND_LOCK: Final = 0x6462_616C
@@ -86,9 +88,11 @@ class Kept:
 class AlertStore:
     """The alerts in the control database, for the channels that are configured here."""
 
-    def __init__(self, database: Database, channels: Mapping[str, AlertsConfig]) -> None:
+    def __init__(self, database: Database, channels: Mapping[str, AlertsConfig], *, site: str = "") -> None:
+        """`site` is where people open the console, for links to it; empty where nobody said so."""
         self._database = database
         self._channels = channels
+        self._site = site
 
     def read(self) -> int:
         """Makes alerts of the next entries of the audit; how many entries were read. The first time of all it begins at the end:
@@ -107,7 +111,7 @@ class AlertStore:
                 return 0
             query = select(audit.c.id, audit.c.at, audit.c.kind, audit.c.entry).where(audit.c.id > position, _telling())
             rows = connection.execute(query.order_by(audit.c.id).limit(ENTRIES)).all()
-            self._add(connection, alike(_noted(rows)))
+            self._add(connection, alike(_noted(rows, self._site)))
             newest = rows[-1].id if len(rows) == ENTRIES else max([end, *(row.id for row in rows)])
             connection.execute(update(alert_position).values(position=newest))
             return int(newest - position)
@@ -271,10 +275,14 @@ def _text(alert: Kept) -> str:
     return f"{alert.body}\nWhen: {when}"
 
 
-def _noted(rows: Sequence[Any]) -> Iterable[Noted]:
+def _noted(rows: Sequence[Any], site: str) -> Iterable[Noted]:
     for row in rows:
         try:
-            alert = alert_of(row.kind, json.loads(row.entry))
+            fields = json.loads(row.entry)
+            alert = alert_of(row.kind, fields)
+            number = str(fields.get("approval", ""))
+            if alert is not None and site and APPROVAL.fullmatch(number):
+                alert = replace(alert, body=f"{alert.body}\nOpen: {site}/approvals/{number}")
         except Exception:  # noqa: BLE001  (an entry of no known form shall not keep those behind it from being told)
             alert = unreadable(row.kind, row.id)
         if alert is not None:

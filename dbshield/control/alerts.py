@@ -65,7 +65,7 @@ class Watch:
         self._database = database
         self._channels = settings.alerts
         self._clock = clock
-        self._store = AlertStore(database, settings.alerts)
+        self._store = AlertStore(database, settings.alerts, site=settings.console.address)
         self._refusals = Refusals(database, settings.environments)
         self._away_since: float | None = None
         self._outage: Outage | None = None

@@ -109,6 +109,15 @@ class Approvals:
         with self._database.transaction() as connection:
             return _with_decisions(connection, connection.execute(query).all())
 
+    def over(self, *, now: datetime, before: datetime | None = None, limit: int = 50) -> list[Approval]:
+        """The newest of those that nobody decides or runs any more, by when they were asked for; those before a time."""
+        query = select(approvals).where(or_(approvals.c.state.not_in((*OPEN, State.RUNNING)), _in_state(State.EXPIRED, now)))
+        if before is not None:
+            query = query.where(approvals.c.requested_at < before)
+        query = query.order_by(approvals.c.requested_at.desc(), approvals.c.id.desc()).limit(limit)
+        with self._database.transaction() as connection:
+            return _with_decisions(connection, connection.execute(query).all())
+
     def withdraw(self, approval_id: str, now: datetime) -> Approval:
         """Takes an open one back. Refused where it is not open."""
         with self._database.transaction() as connection:

@@ -5,7 +5,8 @@ MESSAGE names the rule and what was stopped, DETAIL is for machines (`rule=DS201
 
 from __future__ import annotations
 
-from typing import assert_never
+from dataclasses import dataclass
+from typing import Final, assert_never
 
 from dbshield.model import Allow, Deny, Finding, Hold, Judgement, Limit
 from dbshield.policy.rules.base import short
@@ -22,6 +23,20 @@ MAX_RULES = 24
 """Rules that DETAIL names, so that it stays within MAX_TEXT."""
 DESTROYS_OBJECTS = "DS1"
 BEYOND_ACCESS = "DS301"
+
+
+@dataclass(slots=True)
+class RulePages:
+    """Where people read about rules: `address` is the site of the console, empty where nobody said how to reach it."""
+
+    address: str = ""
+
+    def of(self, rule: str) -> str:
+        return f"{self.address}/rules/{rule}" if self.address else ""
+
+
+RULE_PAGES: Final = RulePages()
+"""One for the whole process, as the console's address is one for the whole installation. Set by whoever starts sessions."""
 
 
 def refusal(judgement: Judgement, advice: str = "") -> bytes:
@@ -53,10 +68,13 @@ def refusal(judgement: Judgement, advice: str = "") -> bytes:
 
 
 def rules(judgement: Judgement) -> str:
-    """The rules that spoke, as DETAIL begins."""
+    """The rules that spoke, as DETAIL begins, and where to read about the first."""
     first = spoken(judgement)
     named = dict.fromkeys(finding.rule for finding in ((first,) if first else ()) + judgement.findings)
-    return f"rule={','.join([*named][:MAX_RULES]) or 'DS900'} name={first.name if first else 'unnamed'}"
+    words = [f"rule={','.join([*named][:MAX_RULES]) or 'DS900'}", f"name={first.name if first else 'unnamed'}"]
+    if first and RULE_PAGES.address:
+        words.append(f"page={RULE_PAGES.of(first.rule)}")
+    return " ".join(words)
 
 
 def spoken(judgement: Judgement) -> Finding | None:
