@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from dbshield.backup.newest import newest_drill, newest_snapshot
+from dbshield.backup.wal_store import covering
 from dbshield.cli.beside import beside, told_by_signals
 from dbshield.config import Config, load_config
 from dbshield.control.connection import control_dsn
@@ -58,6 +59,7 @@ def serve(settings: Config, dsn: str, stop: threading.Event, *, once: bool = Fal
             settings.state / UNDO_FOLDER,
             snapshot=partial(newest_snapshot, database),
             drill=partial(newest_drill, database),
+            archived=partial(covering, database, settings.backup),
         )
         if not once:
             worker.run(stop)

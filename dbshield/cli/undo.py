@@ -117,11 +117,19 @@ def _list(points: list[UndoRow], *, json: bool) -> None:
             _what(point),
             f"{point.size:,}",
             point.host or "-",
-            f"undone by {point.undone_by}" if point.undone_at is not None else ("can be undone" if point.sha256 else "not saved"),
+            _state(point),
         )
         for point in points
     ]
     table(("id", "taken", "environment", "agent", "what", "bytes", "machine", "state"), rows, empty="There are no undo points.")
+
+
+def _state(point: UndoRow) -> str:
+    if point.undone_at is not None:
+        return f"undone by {point.undone_by}"
+    if "restore_point" in point.summary:
+        return f"in the WAL, at {point.summary['lsn']}"
+    return "can be undone" if point.sha256 else "not saved"
 
 
 def _describe(point: UndoRow) -> dict[str, Any]:
@@ -145,4 +153,4 @@ def _what(point: UndoRow) -> str:
     tables = point.summary.get("tables", [])
     names = [f"{each['table']} {each['fate']} ({each['rows']:,} rows)" for each in tables[:3]]
     names += [name for name in point.summary.get("gone", [])[:3] if not any(name == each["table"] for each in tables)]
-    return ", ".join(names) or point.tag
+    return ", ".join(names or point.summary.get("objects", [])[:3]) or point.tag

@@ -13,7 +13,8 @@ Order, which the laws below depend on:
 8. the approval is `done`
 
 Laws:
-- Nothing is committed whose undo point is not complete on disk, unless a human said --without-undo.
+- Nothing is committed whose undo point is not complete on disk, unless a human said --without-undo. What is too large for one
+  has a restore point instead where the WAL archive is up to date: a place in the WAL that a restore stops at.
 - Nothing is committed whose transaction is not recorded. So whoever finds an approval `running` whose executor is gone asks the
   server what became of the transaction, and knows.
 - An error anywhere before the commit takes everything back, the undo point too.
@@ -35,7 +36,7 @@ from dbshield.control import running
 from dbshield.control.approval import Approval
 from dbshield.control.comparing import compare
 from dbshield.control.running import Answer
-from dbshield.control.undo_files import Folder
+from dbshield.control.undo_files import Folder, TooLarge, too_large
 from dbshield.control.undo_points import UndoPoint, pin
 from dbshield.control.witness import Connection, Losses, Witness
 from dbshield.errors import Refused
@@ -97,6 +98,8 @@ class Steps:
     began: Callable[[str], None]
     saved: Callable[[Point], None]
     at: Callable[[str], None] = lambda _: None
+    archived: Callable[[], str | None] = lambda: None
+    """The plan whose WAL archive covers now, if there is one."""
 
 
 class Execution:
@@ -112,11 +115,25 @@ class Execution:
         self._pinned = pinned
         self._folder = folder
         self._steps = steps
+        self._archived_by: str | None = None
         self.committing = False
 
     def run(self) -> Answer:
         """The answer, after the commit. Raises psycopg.Error or DbshieldError when nothing of it stays; a connection that is lost
-        during the commit leaves open which."""
+        during the commit leaves open which.
+
+        What is too large for an undo point begins anew, with a place in the WAL as its undo point, where that is archived.
+        """
+        try:
+            return self._run()
+        except TooLarge:
+            self._archived_by = self._steps.archived()
+            if self._archived_by is None:
+                raise
+            self._steps.at("too large")
+            return self._run()
+
+    def _run(self) -> Answer:
         if not self._approval.intact:
             raise Refused("the stored statement is not the one that was approved", sqlstate="42501", hint="Ask again.")
         running.check(self._approval.statement)
@@ -146,6 +163,11 @@ class Execution:
             self._commit(found)
             return answer
         _refuse_uncovered(losses)
+        if self._archived_by is not None:
+            self._steps.saved(self._restore_point(found, answer, losses, self._archived_by))
+            self._steps.at("saved")
+            self._commit(found)
+            return answer
         folder = Folder(self._folder, self._approval.id, limit=self._settings.undo_max_bytes)
         try:
             answer = self._save(found, folder, answer, losses)
@@ -156,6 +178,18 @@ class Execution:
             raise
         self._commit(found)
         return answer
+
+    def _restore_point(self, found: _Open, answer: Answer, losses: Losses, plan: str) -> Point:
+        """A named place in the WAL before the commit: what is restored up to there has all that the statement destroys."""
+        name = f"dbshield {self._approval.id}"
+        try:
+            lsn = str(one(found.beside, "select pg_catalog.pg_create_restore_point(%s)::text", name))
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState) as error:
+            refused = too_large(self._settings.undo_max_bytes)
+            refused.hint += " Or let the executor's role call pg_create_restore_point, since the WAL is archived."
+            raise refused from error
+        summary = {"restore_point": name, "lsn": lsn, "plan": plan, "objects": losses.objects()}
+        return found.point(answer, size=0, sha256=None, summary=summary)
 
     def _commit(self, found: _Open) -> None:
         self.committing = True

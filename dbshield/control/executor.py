@@ -59,7 +59,7 @@ UNKNOWN: Final = {
 class Executor:
     """Runs approved statements of the environments that name an executor. `folder` is where undo points are kept; `at` is called
     with the name of each step of an execution, for those who want to see what happens when it ends there; `snapshot` and `drill`
-    tell of the newest of an environment, for previews."""
+    tell of the newest of an environment, for previews; `archived` names the plan whose WAL archive of one is up to date."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Executor:
         at: Callable[[str], None] = lambda _: None,
         snapshot: Newest = no_backup,
         drill: Newest = no_backup,
+        archived: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self._settings = {name: each for name, each in settings.items() if each.executor}
         self._database = database
@@ -80,6 +81,7 @@ class Executor:
         self._clock = clock
         self._at = at
         self._newest = {"snapshot": snapshot, "drill": drill}
+        self._archived = archived
         self._approvals = Approvals(database)
         self._undo = UndoStore(database)
         self._log: Any = structlog.get_logger("dbshield.executor")
@@ -170,6 +172,7 @@ class Executor:
             began=lambda transaction: self._began(approval, transaction),
             saved=lambda point: self._saved(approval, point),
             at=self._at,
+            archived=lambda: self._archived(approval.environment),
         )
         log = self._log.bind(approval=approval.id, environment=approval.environment)
         execution = None

@@ -93,8 +93,12 @@ class Folder:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def too_large(limit: int) -> Refused:
-    return Refused(
+class TooLarge(Refused):
+    """What a statement destroys is more than an undo point may hold."""
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(
         f"what the statement destroys does not fit into an undo point of {limit:,} bytes",
         sqlstate="53400",
         hint="Raise undo_max_bytes of the environment, or approve it with --without-undo.",

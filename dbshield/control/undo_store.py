@@ -90,6 +90,12 @@ class UndoStore:
             )
         if found.state != "done":
             raise Refused(f"the statement of {approval} is {found.state}, so there is nothing to undo", sqlstate=WRONG_STATE)
+        if found.sha256 is None and "restore_point" in found.summary:
+            raise Refused(
+                f"what {approval} destroyed was too large for an undo point; the WAL archive has it, to {found.summary['lsn']}",
+                sqlstate=WRONG_STATE,
+                hint=restore_command(found.summary) + "; then copy what you need from there.",
+            )
         if found.sha256 is None:
             raise Refused(
                 f"nothing was saved for {approval}",
@@ -132,6 +138,11 @@ class UndoStore:
                 append(connection, [Entry(at=now, kind="undone", fields=fields)])
 
             yield undone
+
+
+def restore_command(summary: Mapping[str, Any]) -> str:
+    """The command that brings back what was there before a statement whose undo point is a place in the WAL."""
+    return f"dbshield restore --plan {summary['plan']} --lsn {summary['lsn']} --to-folder DIR --identity-file FILE"
 
 
 def _rows() -> Select[Any]:

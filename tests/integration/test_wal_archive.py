@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -15,14 +16,19 @@ from typing import Any
 import psycopg
 import pytest
 from support.backups import Backups
-from support.clusters import server_with_wal
+from support.clusters import WITH_WAL, server_with_wal
 from support.control import empty_database
+from support.executing import ENVIRONMENT, Stage, people
 from support.servers import SOURCES, Server
 from support.waiting import until
 
-from dbshield.backup.wal_store import Archived, WalStore
+from dbshield.backup.wal_store import Archived, WalStore, covering
 from dbshield.cluster import Cluster, temporary_folder
+from dbshield.config import EnvironmentConfig, load_config
 from dbshield.control import audit_store
+from dbshield.control.approval import State
+from dbshield.control.executor import Executor
+from dbshield.store.database import Database
 
 NAME = "shop"
 TABLES = """
@@ -139,19 +145,24 @@ def load(server: Server) -> Iterator[None]:
 
 
 @contextmanager
-def standing(backups: Backups, target: Path, ground: Path) -> Iterator[psycopg.Connection[Any]]:
+def restarted(backups: Backups, target: Path, ground: Path) -> Iterator[Server]:
     """A server on a folder that was restored."""
     home = ground / f"home-{target.name}"
-    cluster = Cluster(home, binaries=SOURCES[backups.server.major](), settings={"fsync": "off"})
+    cluster = Cluster(home, binaries=SOURCES[backups.server.major](), settings=WITH_WAL)
     home.mkdir(mode=0o711)
     cluster.account.own(home, 0o700)
     target.rename(cluster.data)
     cluster.start(tethered=True)
     try:
-        with psycopg.connect(cluster.dsn(NAME), autocommit=True) as connection:
-            yield connection
+        yield Server(major=backups.server.major, cluster=cluster, passwords={}, ca=Path("/nonexistent"))
     finally:
         cluster.stop("immediate")
+
+
+@contextmanager
+def standing(backups: Backups, target: Path, ground: Path) -> Iterator[psycopg.Connection[Any]]:
+    with restarted(backups, target, ground) as server, server.connect(NAME) as connection:
+        yield connection
 
 
 @pytest.mark.parametrize("major", [15, pytest.param(18, marks=pytest.mark.long)], ids=lambda major: f"pg{major}")
@@ -205,3 +216,93 @@ def test_a_volume_that_is_deleted_under_load_comes_back(major: int, server18: Se
         said = backups.run("restore", "--at", late.isoformat(), "--to-folder", str(ground / "no")).stderr
         assert f"the WAL archive has no {missing.name}" in said
         assert [path.name for path in ground.iterdir() if not path.name.startswith("home-")] == []
+
+
+def run_too_large(backups: Backups, statement: str) -> str:
+    """An approved statement whose undo point may hold next to nothing, run by the executor; the approval's id."""
+    address = f"host={backups.server.cluster.socket_folder} port={backups.server.cluster.port} user=postgres dbname={NAME}"
+    settings = EnvironmentConfig(upstream=address, executor=address, undo_max_bytes=100)
+    config = load_config(backups.config)
+    database = Database(backups.control)
+    try:
+        stage = Stage(
+            server=backups.server,
+            database=NAME,
+            control_dsn=backups.control,
+            control=database,
+            settings=settings,
+            folder=backups.folder / "undo",
+        )
+        people(database)
+        approval = stage.ask(statement)
+        stage.approve(approval)
+
+        def archived(_: str) -> str | None:
+            return covering(database, config.backup, "test")
+
+        Executor(database, backups.control, {ENVIRONMENT: settings}, stage.folder, archived=archived).work()
+        done = stage.approvals.get(approval.id)
+        assert (done.state, done.tag, done.undo) == (State.DONE, "DELETE 500", None), done.error
+        return approval.id
+    finally:
+        database.close()
+
+
+@pytest.mark.long
+def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tmp_path: Path, ground: Path) -> None:
+    """A place in the WAL as an undo point; the timeline of the server that was restored there; a slot that is gone."""
+    shipped = ("backup", "wal", "--until-shipped")
+    with planned(18, server18, tmp_path / "shield") as backups:
+        first = backups.json(*shipped)
+        assert (first["timeline"], first["archived_until"] is not None) == (1, True)
+        backups.backup()
+        backups.cli(*shipped)
+        approval = run_too_large(backups, "delete from public.orders")
+        with backups.server.connect(NAME) as connection:
+            connection.execute("insert into acked values (1)")
+        backups.cli(*shipped)
+        said = backups.run("undo", approval)
+        assert said.returncode != 0
+        (place,) = re.findall(r"dbshield restore --plan nightly --lsn (\S+) --to-folder DIR", said.stderr)
+        assert f"in the WAL, at {place}" in backups.cli("undo", "list")
+
+        backups.cli("restore", "--plan", "nightly", "--lsn", place, "--to-folder", str(ground / "second"))
+        backups.server.cluster.stop("immediate")
+        with restarted(backups, ground / "second", ground) as second:
+            backups.server = second
+            backups.write_config()
+            with second.connect(NAME) as connection:
+                assert connection.execute("select count(*) from orders").fetchone() == (500,)
+                assert connection.execute("select count(*) from acked").fetchone() == (0,)
+                connection.execute("insert into acked values (2)")
+                after = clock(connection)
+            assert backups.json(*shipped)["timeline"] == 2
+            # From the snapshot of the first server, along both timelines.
+            backups.cli("restore", "--at", after.isoformat(), "--to-folder", str(ground / "third"))
+            with standing(backups, ground / "third", ground) as third:
+                assert third.execute("select (select count(*) from orders), array(select n from acked)").fetchone() == (500, [2])
+            with second.connect(NAME) as connection:
+                connection.execute("select pg_drop_replication_slot('dbshield_nightly')")
+                for _ in range(3):
+                    connection.execute("insert into acked select max(n) + 1 from acked; select pg_switch_wal(); checkpoint")
+                later = clock(connection)
+            backups.cli(*shipped)
+            (gap,) = backups.cli("audit", "search", "--kind", "wal-gap", "--json").splitlines()
+            assert "the replication slot dbshield_nightly was gone: the WAL archive has no 00000002" in gap
+            said = backups.run("restore", "--at", later.isoformat(), "--to-folder", str(ground / "no"))
+            assert said.returncode == 2
+            assert "the WAL archive has no 00000002" in said.stderr
+            backups.cli(*shipped)
+            assert len(backups.cli("audit", "search", "--kind", "wal-gap", "--json").splitlines()) == 1
+
+            # What the newest snapshot does not need goes with the old one.
+            backups.write_config(keep_last=1, keep_failed_days=0)
+            made = backups.backup()["snapshot"]
+            backups.cli(*shipped)
+            pruned = backups.json("backup", "prune")
+            assert (len(pruned["removed"]), pruned["wal"] > 0) == (1, True)
+            with second.connect(NAME) as connection:
+                last = clock(connection)
+            backups.cli(*shipped)
+            done = backups.json("restore", "--at", last.isoformat(), "--to-folder", str(ground / "fourth"))
+            assert done["snapshot"] == made

@@ -141,6 +141,19 @@ class Stage:
         return list(oracle.losses(before, self.facts(), row_limit=0))
 
 
+def people(control: Database) -> None:
+    """One environment, and one person who may decide."""
+    register_environments(control, [ENVIRONMENT])
+    with control.transaction() as connection:
+        connection.execute(
+            text(
+                "insert into dbshield.people (name, sealed_totp, created_by, enrolled_at)"
+                " values (:name, 'x', 'test', now() - interval '1 day')"
+            ),
+            {"name": PERSON},
+        )
+
+
 @contextmanager
 def control_of(server: Server) -> Iterator[str]:
     """The DSN of a control database with one environment and one person who may decide."""
@@ -148,15 +161,7 @@ def control_of(server: Server) -> Iterator[str]:
         control = Database(dsn)
         try:
             control.migrate()
-            register_environments(control, [ENVIRONMENT])
-            with control.transaction() as connection:
-                connection.execute(
-                    text(
-                        "insert into dbshield.people (name, sealed_totp, created_by, enrolled_at)"
-                        " values (:name, 'x', 'test', now() - interval '1 day')"
-                    ),
-                    {"name": PERSON},
-                )
+            people(control)
         finally:
             control.close()
         yield dsn
