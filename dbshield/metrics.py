@@ -251,7 +251,7 @@ METRICS: Final = (
         name="dbshield_job_overdue",
         kind=Kind.GAUGE,
         help="1 for a scheduled job that was not done in time, else 0.",
-        labels=("job",),
+        labels=("job_name",),
         source=Source.CONTROL,
     ),
     Metric(
