@@ -16,7 +16,7 @@ from dbshield.control.audit_read import ROWS as READ_AT_ONCE
 from dbshield.control.audit_read import Filter, following, newest
 from dbshield.store.database import Database
 
-ROWS: Final = 50
+ROWS: Final = 30
 READ: Final = 120
 """Entries that are read, so that enough are left when those are out that tell nobody anything."""
 FRESH: Final = 0.8

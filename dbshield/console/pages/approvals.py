@@ -161,7 +161,7 @@ def needed(parts: Parts, approval: Approval) -> int:
 
 def text_of(approval: Approval) -> Text:
     laid_out = readable(approval.statement)
-    another = laid_out is not None and laid_out.split() != approval.statement.split()
+    another = laid_out is not None and laid_out.lower().split() != approval.statement.lower().split()
     return Text(
         exact=marked(approval.statement, approval.effects),
         laid_out=marked(laid_out, approval.effects) if laid_out is not None and another else None,
