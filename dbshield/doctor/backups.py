@@ -9,12 +9,14 @@ from sqlalchemy import func, select
 
 from dbshield.backup import destination
 from dbshield.backup.source import Source
+from dbshield.backup.wal_store import WalStore, fresh
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import DbshieldError, Refused
 from dbshield.guard.doctor import Finding, not_looked
-from dbshield.guard.doctor_backups import Drilled, Kept, backup_findings, schedule_findings
+from dbshield.guard.doctor_backups import Drilled, Kept, Wal, backup_findings, schedule_findings, wal_findings
 from dbshield.schedule.view import look, problems
 from dbshield.store.database import Opening
+from dbshield.store.database import Database
 from dbshield.store.schema import drills, snapshots
 
 UNKNOWN = "cannot be told"
@@ -60,10 +62,21 @@ def backup_checks(settings: Config, names: Sequence[str], opening: Opening) -> l
                     drills=[Drilled(snapshot=row.snapshot, ended=row.ended, verdict=row.verdict) for row in tried],
                     now=now,
                 )
+                found += wal_findings(name, _archives(database, name, plans))
             return found + schedule_findings(list(problems(look(settings, database))))
     except DbshieldError as error:
         what = f"backups and drills: {error.message}"
         return [not_looked("look.backups", name, what, mend="dbshield init, or reach the control database") for name in names]
+
+
+def _archives(database: Database, environment: str, plans: Mapping[str, BackupConfig]) -> list[Wal]:
+    """How old the WAL archives of the physical plans are."""
+    known = {each.plan: each for each in WalStore(database).all(environment)}
+    return [
+        Wal(plan=key, age=known[key].age if key in known else None, fresh=fresh(plan))
+        for key, plan in plans.items()
+        if plan.engine == "physical"
+    ]
 
 
 def _places(settings: Config, environment: str, plans: Mapping[str, BackupConfig], destinations: set[str]) -> Mapping[str, Place]:

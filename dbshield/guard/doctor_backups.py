@@ -39,6 +39,16 @@ class Drilled:
     verdict: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wal:
+    """The WAL archive of a physical plan: how old the newest moment in it is, nothing where there is no archive, and beyond what
+    age it stands still."""
+
+    plan: str
+    age: timedelta | None
+    fresh: timedelta
+
+
 def backup_findings(
     environment: str, *, plans: Sequence[str], snapshots: Sequence[Kept], drills: Sequence[Drilled], now: datetime
 ) -> list[Finding]:
@@ -115,6 +125,28 @@ def _drills(environment: str, drills: Sequence[Drilled], now: datetime) -> list[
     return []
 
 
+def wal_findings(environment: str, archives: Sequence[Wal]) -> list[Finding]:
+    """What is wrong with the WAL archives of one environment's physical plans."""
+    found = []
+    for each in archives:
+        mend = f"dbshield backup wal --plan {each.plan}; and say in [schedule] wal that it is kept running"
+        if each.age is None:
+            why = "What was written since the newest snapshot is lost with the volume."
+            found.append(_finding(environment, "backups.no-wal", "no WAL is archived", why, subjects=(each.plan,), mends=(mend,)))
+        elif each.age > each.fresh:
+            found.append(
+                _finding(
+                    environment,
+                    "backups.old-wal",
+                    f"the newest archived WAL is {_minutes(each.age)} old",
+                    "What was written since is lost with the volume, and the server keeps its WAL until it is archived.",
+                    subjects=(each.plan,),
+                    mends=(mend,),
+                )
+            )
+    return found
+
+
 def schedule_findings(problems: Sequence[str]) -> list[Finding]:
     """What `dbshield schedule check` says, as one finding."""
     if not problems:
@@ -138,6 +170,10 @@ def _finding(
     mends: tuple[str, ...],
 ) -> Finding:
     return Finding(check=check, severity=severity, environment=environment, what=what, why=why, subjects=subjects, mends=mends)
+
+
+def _minutes(age: timedelta) -> str:
+    return _age(age) if age >= timedelta(hours=2) else f"{int(age.total_seconds() // 60)} minutes"
 
 
 def _age(age: timedelta) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dbshield.guard.doctor import Severity
-from dbshield.guard.doctor_backups import Drilled, Kept, backup_findings, schedule_findings
+from dbshield.guard.doctor_backups import Drilled, Kept, Wal, backup_findings, schedule_findings, wal_findings
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -52,6 +52,17 @@ def test_all_is_well() -> None:
 )
 def test_what_is_wrong(snapshots: list[Kept], drills: list[Drilled], expected: list[tuple[str, tuple[str, ...]]]) -> None:
     assert checks(snapshots, drills) == expected
+
+
+def test_the_wal_archive() -> None:
+    fresh, minute = timedelta(minutes=2), timedelta(minutes=1)
+    archives = [Wal(plan=f"p{age}", age=age * minute if age else None, fresh=fresh) for age in (0, 1, 3, 180)]
+    found = wal_findings("shop", archives)
+    assert [(each.check, each.subjects, each.what.rpartition("WAL is ")[2]) for each in found] == [
+        ("backups.no-wal", ("p0",), "archived"),
+        ("backups.old-wal", ("p3",), "3 minutes old"),
+        ("backups.old-wal", ("p180",), "3 hours old"),
+    ]
 
 
 def test_only_a_drill_that_failed_is_critical() -> None:
