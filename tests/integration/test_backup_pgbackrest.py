@@ -19,7 +19,9 @@ import pytest
 from support.backups import Backups, backups_of
 from support.clusters import server_with_wal
 from support.servers import SOURCES, Server
+from support.waiting import until
 
+from dbshield.backup.catalogue import Catalogue
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.cluster.account import server_account
 
@@ -250,6 +252,58 @@ def test_retention_expires_what_nothing_needs(backups: Backups, stanza: Stanza) 
     backups.json("backup", "prune", "--plan", "nightly")
     assert [each["annotation"]["dbshield"] for each in stanza.backups()] == [made]
     assert [each["snapshot"] for each in backups.listed() if each["state"] == "complete"] == [made]
+
+
+@pytest.mark.long
+def test_what_happens_between_the_backup_and_the_count_is_in_it(backups: Backups, stanza: Stanza, ground: Path) -> None:
+    """The server goes on by several segments, and has no WAL of them any more when it is asked."""
+    cluster = backups.server.cluster
+    later = f"""
+for i in 1 2 3; do
+  psql -qX -c "create table between_$i as select generate_series(1, 1000) i" -c "select pg_switch_wal()" >/dev/null
+done
+until [ -z "$(ls {cluster.data}/pg_wal/archive_status | grep ready)" ]; do sleep 0.1; done
+psql -qX -c checkpoint -c checkpoint
+"""
+    backups.write_config(pgbackrest_type="incr", pgbackrest_program=str(program(ground, "moves-on", backups.server, later)))
+    made = backups.backup()["snapshot"]
+    found = backups.json("restore-drill", "-s", made)
+    assert (found["verdict"], problems(found)) == ("passed", "")
+    with backups.store() as store:
+        manifest, record = Catalogue(store).details(made)
+    assert manifest is not None
+    assert record is not None
+    assert sum(member["name"].startswith("wal/") for member in manifest["members"]) > 3
+    names = {table["name"] for database in record["databases"] for table in database["tables"]}
+    assert {"between_1", "between_2", "between_3"} <= names
+
+
+@pytest.mark.long
+def test_a_backup_whose_maker_is_killed_is_none_and_goes(backups: Backups, stanza: Stanza, ground: Path) -> None:
+    before = {each["label"] for each in stanza.backups()}
+    made = ground / "made"
+    later = f"touch {made}; exec sleep 600"
+    backups.write_config(keep_failed_days=0, pgbackrest_program=str(program(ground, "kills", backups.server, later)))
+    with backups.start("backup") as process:
+        assert until(made.exists, deadline=120)
+        process.kill()
+        assert process.wait(60) == -9
+    assert len({each["label"] for each in stanza.backups()} - before) == 1
+    assert backups.listed()[0]["state"] == "interrupted"
+    backups.write_config(pgbackrest_program=None)
+    backups.json("backup", "prune", "--plan", "nightly")
+    assert {each["label"] for each in stanza.backups()} == before
+
+
+def program(ground: Path, name: str, server: Server, later: str) -> Path:
+    """A pgBackRest after whose backup something happens."""
+    path = ground / name
+    variables = f"PGHOST={server.cluster.socket_folder} PGPORT={server.cluster.port} PGUSER=postgres PGDATABASE=shop"
+    path.write_text(
+        f'#!/bin/sh\nexport {variables}\npgbackrest "$@" || exit $?\ncase " $* " in *" backup "*)\n{later}\n;; esac\n'
+    )
+    path.chmod(0o755)
+    return path
 
 
 def largest(folder: Path) -> Path:
