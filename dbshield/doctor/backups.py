@@ -15,8 +15,7 @@ from dbshield.errors import DbshieldError, Refused
 from dbshield.guard.doctor import Finding, not_looked
 from dbshield.guard.doctor_backups import Drilled, Kept, Wal, backup_findings, schedule_findings, wal_findings
 from dbshield.schedule.view import look, problems
-from dbshield.store.database import Opening
-from dbshield.store.database import Database
+from dbshield.store.database import Database, Opening
 from dbshield.store.schema import drills, snapshots
 
 UNKNOWN = "cannot be told"
