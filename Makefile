@@ -7,10 +7,10 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long fuzz check fix bench docs lock wheel clean
+.PHONY: help setup demo test test-long fuzz check fix bench bench-backups docs lock wheel clean
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## everything into .venv, pinned by requirements.lock
 
@@ -45,6 +45,9 @@ fix: setup ## what a tool can mend
 
 bench: setup ## side by side with a direct connection and PgBouncer, one table
 	@$(BIN)/python -m bench
+
+bench-backups: setup ## backups and drills beside PostgreSQL's own tools and pgBackRest, on 2 GB
+	@$(BIN)/python -m bench.backups
 
 docs: setup ## the generated reference pages, every link and command in docs/ looked at, and the site in build/site
 	@$(BIN)/python -m docs.build
