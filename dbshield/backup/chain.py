@@ -52,9 +52,10 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upon:
-    """What the next snapshot of a plan is made upon; nothing, and why, for a full one."""
+    """What the next snapshot of a plan is made upon; nothing, and why, for a full one. `members` is the whole chain so far."""
 
     parent: Parent | None = None
+    members: tuple[str, ...] = ()
     why: str = ""
 
 
@@ -86,14 +87,14 @@ def next_upon(
     """What the next snapshot of an incremental plan is made upon. Raises BackupError where nobody answers."""
     require_summaries(connection)
     try:
-        return Upon(parent=_parent(name, plan, state=state, catalogue=catalogue, repository=repository, connection=connection))
+        return _upon(name, plan, state=state, catalogue=catalogue, repository=repository, connection=connection)
     except NoParent as reason:
         return Upon(why=str(reason))
 
 
-def _parent(
+def _upon(
     name: str, plan: BackupConfig, *, state: Path, catalogue: Catalogue, repository: Repository, connection: Connection
-) -> Parent:
+) -> Upon:
     environment = plan.environment or name
     there = {found.id: found for found in catalogue.list(environment=environment, plan=name, limit=LONGEST)}
     newest = next((one for one in there.values() if one.state == "complete" and one.pruned_at is None), None)
@@ -119,7 +120,7 @@ def _parent(
         links(repository.open(environment, newest.id, catalogue.trusted()), repository, catalogue.trusted())
     except (Absent, Damaged) as error:
         raise NoParent(error.message) from error
-    return Parent(snapshot=newest.id, manifest=copy)
+    return Upon(parent=Parent(snapshot=newest.id, manifest=copy), members=tuple(found.id for found in members))
 
 
 def _known(newest: Snapshot, there: Mapping[str, Snapshot]) -> list[Snapshot]:

@@ -94,17 +94,16 @@ def _is(path: Path, member: Member) -> bool:
 def _append(store: Store, key: str, part: Path, *, limit: int) -> str:
     """Fetch what is missing of an object; the SHA-256 of all of it, up to a byte more than `limit`."""
     digest = hashlib.sha256()
-    with part.open("a+b") as stream:
-        stream.seek(0)
-        while data := stream.read(CHUNK):
+    count = 0
+    with contextlib.suppress(FileNotFoundError), part.open("rb") as there:
+        while data := there.read(CHUNK):
             digest.update(data)
-        count = stream.tell()
-        with store.open(key, start=count) as source:
-            while count <= limit and (data := source.read(min(CHUNK, limit + 1 - count))):
-                stream.write(data)
-                digest.update(data)
-                count += len(data)
-        stream.flush()
+            count += len(data)
+    with store.open(key, start=count) as source, part.open("ab") as stream:
+        while count <= limit and (data := source.read(min(CHUNK, limit + 1 - count))):
+            stream.write(data)
+            digest.update(data)
+            count += len(data)
     return digest.hexdigest()
 
 

@@ -51,6 +51,11 @@ class Objects:
     @classmethod
     def of(cls, plan: BackupConfig) -> Objects:
         """The store of a plan. Raises ConfigError where credentials or endpoint are not usable."""
+        return cls(cls.opened(plan), plan.destination)
+
+    @staticmethod
+    def opened(plan: BackupConfig) -> ObjectStore:
+        """The bucket of a plan. Raises ConfigError."""
         settings: dict[str, Any] = dict(credentials(plan.credentials_file)) if plan.credentials_file else {}
         options: dict[str, Any] = {"timeout": REQUEST_TIMEOUT}
         if plan.endpoint:
@@ -59,13 +64,13 @@ class Objects:
         if plan.region:
             settings["region"] = plan.region
         try:
-            store = from_url(plan.destination, config=settings, client_options=options, retry_config=RETRIES)  # type: ignore[call-overload]
+            store: ObjectStore = from_url(plan.destination, config=settings, client_options=options, retry_config=RETRIES)  # type: ignore[call-overload]
         except (BaseError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"the store {plan.destination} cannot be used: {_first_line(error)}",
                 hint="Look at destination, region, endpoint and credentials_file.",
             ) from error
-        return cls(store, plan.destination)
+        return store
 
     @property
     def place(self) -> str:

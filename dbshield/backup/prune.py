@@ -150,7 +150,7 @@ def _decide(config: Config, name: str, database: Database, places: Mapping[str, 
     ]
     decided = fates(candidates, rules_of(plan), now, held)
     locked = _locked(plan, {row.id: row.destination for row in rows}, places, decided, now)
-    return fates(candidates, rules_of(plan), now, held | locked) if locked else decided
+    return fates(candidates, rules_of(plan), now, {**held, **locked}) if locked else decided
 
 
 def _locked(

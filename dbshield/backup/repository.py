@@ -25,7 +25,7 @@ from dbshield.backup.damage import Absent, Damaged, WrongKey
 from dbshield.backup.download import Downloads
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.backup.manifest import CLAIM, MANIFEST, SIGNATURE, Manifest, Member
-from dbshield.backup.store import Folder, Sink, Source, Store
+from dbshield.backup.store import Folder, Hold, Holding, Sink, Source, Store
 from dbshield.config import BackupConfig
 from dbshield.errors import BackupError
 
@@ -40,6 +40,10 @@ def open_store(plan: BackupConfig) -> Store:
     """The store of a plan. Raises ConfigError where it is described wrongly; it is not asked yet."""
     if plan.folder is not None:
         return Folder(plan.folder)
+    if plan.object_lock != "none":
+        from dbshield.backup.object_lock import LockedObjects  # noqa: PLC0415  (boto3 is an extra, and half a second)
+
+        return LockedObjects.of(plan)
     from dbshield.backup.objects import Objects  # noqa: PLC0415  (a tenth of a second that a folder does not need)
 
     return Objects.of(plan)
@@ -119,10 +123,24 @@ class Repository:
         prefix = f"{environment}/{snapshot}"
         if manifest.SNAPSHOT_ID.fullmatch(snapshot) is None:
             raise BackupError(f"{snapshot!r} is no snapshot")
-        there = [item.key for item in self.store.list(prefix + "/")]
+        listed = (item.key for item in self.store.list(prefix + "/"))
+        there = self.store.hidden(prefix + "/") if isinstance(self.store, Holding) else tuple(listed)
         for key in sorted(there, key=lambda key: (key != f"{prefix}/{MANIFEST}", key)):
             self.store.delete(key)
         return len(there)
+
+    def held_until(self, environment: str, snapshot: str) -> datetime | None:
+        """Until when the store keeps a snapshot from being removed; nothing where it does not. Raises BackupError."""
+        if not isinstance(self.store, Holding):
+            return None
+        holds = [self.store.held(f"{environment}/{snapshot}/{name}") for name in (MANIFEST, CLAIM)]
+        return max((hold.until for hold in holds if hold is not None), default=None)
+
+    def hold_again(self, environment: str, snapshots: Sequence[str]) -> None:
+        """Keep snapshots for as long as one that is made now, which needs them. Raises BackupError."""
+        if isinstance(self.store, Holding):
+            for snapshot in snapshots:
+                self.store.hold([item.key for item in self.store.list(f"{environment}/{snapshot}/")])
 
     def _small(self, key: str, limit: int) -> bytes:
         with self.store.open(key) as source:
@@ -199,7 +217,12 @@ class Writer:
         written = {"key": signature.key, "signature": base64.b64encode(signature.value).decode("ascii")}
         prefix = f"{self.environment}/{self.snapshot}"
         self._store.put_new(f"{prefix}/{SIGNATURE}", json.dumps(written).encode())
+        if isinstance(self._store, Holding):
+            # Before it is a snapshot: one that is to be locked is none without.
+            self._store.hold([f"{prefix}/{name}" for name in (CLAIM, SIGNATURE, *(member.name for member in members))])
         self._store.put_new(f"{prefix}/{MANIFEST}", made.text())
+        if isinstance(self._store, Holding):
+            self._store.hold([f"{prefix}/{MANIFEST}"])
         return made, signature
 
     def abandon(self) -> str:
@@ -274,6 +297,15 @@ class Reader:
             while source.read(sealing.CHUNK):
                 pass
             source.finish()
+
+    def holds(self) -> Mapping[str, Hold | None] | None:
+        """How the store keeps each object of the snapshot from being deleted; nothing where it cannot. Raises BackupError."""
+        if not isinstance(self._store, Holding):
+            return None
+        prefix = f"{self.manifest.environment}/{self.manifest.snapshot}"
+        return {
+            name: self._store.held(f"{prefix}/{name}") for name in (*sorted(OWN), *(each.name for each in self.manifest.members))
+        }
 
     def unknown(self) -> tuple[str, ...]:
         """Objects below the snapshot that are neither members nor its own."""

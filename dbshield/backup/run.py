@@ -23,6 +23,7 @@ from dbshield.backup.physical import Physical
 from dbshield.backup.record import Record
 from dbshield.backup.repository import Repository, Writer
 from dbshield.backup.source import Source, told
+from dbshield.backup.store import Holding
 from dbshield.backup.work import work_folder
 from dbshield.cluster import Binaries
 from dbshield.config import BackupConfig, Config
@@ -93,6 +94,8 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
     began = clock()
     with catalogue.alone(environment, name, began) as interrupted:
         tools = _checked(config, plan, environment, source, catalogue)
+        if isinstance(repository.store, Holding):
+            repository.store.require_lock()
         upon = _upon(config, name, source, catalogue, repository)
         for dead in interrupted:
             # Where that is not allowed it stays, and is no snapshot all the same.
@@ -124,6 +127,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
                     parent=upon.parent,
                 )
                 taken = engine.back_up(task)
+            repository.hold_again(environment, upon.members)
             made, signature = _finish(writer, taken, engine, key, plan=name, began=began, clock=clock, tools=tools)
         except BaseException as error:
             _undo(writer, catalogue, error, clock())

@@ -14,12 +14,12 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from dbshield.backup.damage import Absent, Taken
 from dbshield.errors import BackupError
@@ -82,6 +82,35 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none. Not while somebody writes beside it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Until when nobody may delete an object; `as_asked` is false where the store's word is weaker than the plan's."""
+
+    until: datetime
+    as_asked: bool
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A store that can keep objects from being deleted, whoever asks."""
+
+    def require_lock(self) -> None:
+        """Raises ConfigError where it cannot."""
+        ...
+
+    def hold(self, keys: Sequence[str]) -> None:
+        """Keep objects that are there, for as long as the plan says or longer. Raises BackupError."""
+        ...
+
+    def held(self, key: str) -> Hold | None:
+        """How an object is kept; nothing where it is not. Raises BackupError."""
+        ...
+
+    def hidden(self, prefix: str) -> tuple[str, ...]:
+        """The keys below a prefix, of what is there and of what was only hidden. Raises BackupError."""
         ...
 
 

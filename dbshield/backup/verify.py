@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from dbshield.backup import chain, record, sealing
 from dbshield.backup.damage import Absent, Damaged, WrongKey
 from dbshield.backup.engine import Progress
 from dbshield.backup.manifest import RECORD, Manifest, Outside
-from dbshield.backup.repository import Repository
+from dbshield.backup.repository import Reader, Repository
 from dbshield.errors import BackupError
 
 
@@ -24,6 +25,7 @@ class Verified:
     stored: int
     opened: bool
     problems: tuple[str, ...]
+    locked_until: datetime | None = None
 
 
 def verify(
@@ -36,9 +38,11 @@ def verify(
     identities: Sequence[sealing.Identity] | None,
     progress: Progress,
     elsewhere: Callable[[Outside], object] | None = None,
+    object_lock_days: int = 0,
 ) -> Verified:
     """Read every object of a snapshot and compare it with its manifest, and the manifest with the catalogue's `sha256`.
 
+    Where the plan locks what it writes, every lock has to last for `object_lock_days` since the snapshot began.
     `elsewhere` looks at what another tool keeps of it. With identities (none are needed for a snapshot that is not encrypted)
     each member is opened as well. Raises BackupError where the destination does not answer, or no identity fits: then nothing is
     known.
@@ -69,6 +73,7 @@ def verify(
         chain.links(reader, repository, trusted)
     except (Absent, Damaged) as error:
         problems.append(error.message)
+    locked = _locked(reader, object_lock_days, problems)
     if identities is not None and not problems:
         try:
             record.parse(reader.read(RECORD, identities))
@@ -81,7 +86,24 @@ def verify(
         stored=manifest.stored,
         opened=identities is not None,
         problems=tuple(problems),
+        locked_until=locked,
     )
+
+
+def _locked(reader: Reader, days: int, problems: list[str]) -> datetime | None:
+    """Until when all of it is locked; what is not as long as the plan says goes to `problems`."""
+    found = reader.holds()
+    if found is None:
+        return None
+    asked = datetime.fromisoformat(reader.manifest.began) + timedelta(days=days)
+    for name, hold in found.items():
+        if hold is None:
+            problems.append(f"{name} is not locked")
+        elif hold.until < asked or not hold.as_asked:
+            problems.append(f"{name} is locked until {hold.until:%Y-%m-%dT%H:%M:%SZ}, and should be longer or more strictly")
+    if any(hold is None for hold in found.values()):
+        return None
+    return min(hold.until for hold in found.values() if hold is not None)
 
 
 def _elsewhere(outside: Outside, look: Callable[[Outside], object] | None) -> tuple[str, ...]:

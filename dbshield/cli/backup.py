@@ -231,6 +231,7 @@ def verify_(
             identities=identities,
             progress=progress,
             elsewhere=tool.check if tool is not None else None,
+            object_lock_days=plan.object_lock_days if plan is not None else 0,
         )
     if json:
         answer(
@@ -240,6 +241,7 @@ def verify_(
                 "objects": result.objects,
                 "stored_bytes": result.stored,
                 "opened": result.opened,
+                "locked_until": result.locked_until,
                 "problems": result.problems,
             }
         )
@@ -249,6 +251,8 @@ def verify_(
         if not result.problems:
             how = "read and opened" if result.opened else "read; without an identity nothing was opened"
             say(f"{found.id}: {result.objects} objects, {_size(result.stored)}, all as they were written ({how}).")
+            if result.locked_until is not None:
+                say(f"It is locked until {date(result.locked_until)}.")
     if result.problems:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dbshield.config import conninfo
 from dbshield.config.base import OptionalPath, Texts, WithPassword
 from dbshield.config.drill import DrillConfig
+from dbshield.config.object_lock import ObjectLockConfig
 from dbshield.config.pgbackrest import PgBackRestConfig
 from dbshield.config.retention import RetentionConfig
 from dbshield.config.schedule import PlanSchedule
@@ -64,7 +65,7 @@ def _source(text: str) -> str:
     return text
 
 
-class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig, WithPassword):
+class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig, ObjectLockConfig, WithPassword):
     """[backup.NAME]: one plan of backups."""
 
     destination: Annotated[str, AfterValidator(_destination)] = Field(
@@ -130,6 +131,9 @@ class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig,
             raise ValueError('encryption is "none" although encrypt_to names recipients; keep one')
         if self.incremental and self.engine != "physical":
             raise ValueError('incremental is for the engine "physical"; take it out')
+        problem = self.lock_problem(urlsplit(self.destination).scheme)
+        if problem:
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from support.backups import Backups, backups_of
 from support.servers import Server
@@ -16,6 +20,7 @@ from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.damage import Absent, Damaged, Taken
 from dbshield.backup.objects import PART_BYTES, Objects, credentials
 from dbshield.backup.repository import Repository
+from dbshield.cluster import temporary_folder
 from dbshield.config import BackupConfig
 from dbshield.errors import BackupError, ConfigError
 
@@ -169,3 +174,111 @@ def test_a_snapshot_in_a_bucket(backups: Backups, plan: BackupConfig) -> None:
     ]
     assert Repository(store).remove("test", made["snapshot"]) == len(reader.manifest.members) + 2
     assert Repository(store).list() == ()
+
+
+# Object Lock -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(server18: Server, worker_id: str, tmp_path: Path) -> Iterator[Backups]:
+    """Of a database with one table: each member of its snapshots is a dozen requests."""
+    name = f"backup_locked_{worker_id}"
+    with server18.connect() as admin:
+        admin.execute(f'create database "{name}"')
+    try:
+        with server18.connect(name) as source:
+            source.execute("create table t as select g from generate_series(1, 100) g")
+        with backups_of(server18, name, tmp_path / "shield") as made:
+            yield made
+    finally:
+        server18.drop(name)
+
+
+def test_what_is_locked_stays(small: Backups, endpoint: str, plan: BackupConfig) -> None:
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="hunter2hunter2",
+    )
+    settings = {
+        "same_device": None,
+        "endpoint": plan.endpoint,
+        "region": plan.region,
+        "credentials_file": str(plan.credentials_file),
+        "object_lock": "governance",
+        "object_lock_days": 30,
+    }
+    small.write_config(destination=plan.destination, **settings)
+    done = small.run("backup")
+    assert done.returncode == 2
+    assert f"the bucket {BUCKET} has no Object Lock" in done.stderr
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    small.write_config(destination="s3://locked/shop", keep_last=1)
+    first, second = small.backup()["snapshot"], small.backup()["snapshot"]
+    checked = small.json("backup", "verify", first)
+    assert checked["verified"] is True
+    assert datetime.fromisoformat(checked["locked_until"]) > datetime.now(UTC) + timedelta(days=29)
+
+    # Retention waits for the end of the lock, and says when that is.
+    decided = small.json("backup", "prune")
+    assert decided["removed"] == []
+    kept = {each["snapshot"]: each["because"] for each in decided["kept"]}
+    (said,) = [why for why in kept[first] if why.startswith("locked until ")]
+    assert datetime.fromisoformat(said.removeprefix("locked until ")) > datetime.now(UTC) + timedelta(days=29)
+
+    # With the plan's own credentials nothing can be destroyed; what is hidden by a delete without a version is there.
+    keys = [f"shop/test/{first}/{name}" for name in ("manifest.json", "record.json")]
+    versions = {found["Key"]: found for found in client.list_object_versions(Bucket="locked")["Versions"]}
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.delete_object(Bucket="locked", Key=keys[0], VersionId=versions[keys[0]]["VersionId"])
+    client.delete_object(Bucket="locked", Key=keys[1])
+    gone = small.json("backup", "verify", first, status=1)
+    assert gone["problems"] == [f"record.json of {first} is not there", "record.json is not locked"]
+
+    # A lock that somebody with the right to do so has taken away is missed, and then retention removes every version.
+    for key, found in versions.items():
+        if key.startswith(f"shop/test/{first}/"):
+            client.put_object_retention(
+                Bucket="locked", Key=key, VersionId=found["VersionId"], Retention={}, BypassGovernanceRetention=True
+            )
+    assert "manifest.json is not locked" in small.json("backup", "verify", first, status=1)["problems"]
+    assert small.json("backup", "prune")["removed"] == [first]
+    left = client.list_object_versions(Bucket="locked", Prefix=f"shop/test/{first}/")
+    assert not left.get("Versions")
+    assert not left.get("DeleteMarkers")
+    assert small.json("backup", "verify", second)["verified"] is True
+
+
+def test_a_restore_from_a_bucket_goes_on_where_it_was(backups: Backups, plan: BackupConfig, tmp_path: Path) -> None:
+    backups.write_config(
+        destination=plan.destination,
+        same_device=None,
+        endpoint=plan.endpoint,
+        region=plan.region,
+        credentials_file=str(plan.credentials_file),
+        identity_file=str(backups.identity),
+    )
+    made = backups.backup()["snapshot"]
+    store = Objects.of(plan)
+    key = f"test/{made}/globals.sql"
+    good = whole(store, key)
+    store.delete(key)
+    ground = temporary_folder("dbshield-bucket-test-")
+    try:
+        done = backups.run("restore", "--to-folder", str(ground / "restored"))
+        assert done.returncode == 2
+        assert f"globals.sql of {made} is not there" in done.stderr
+        kept = backups.state / "backup" / "downloads" / made
+        sizes = {path.name: path.stat().st_size for path in kept.iterdir()}
+        assert len(sizes) > 5
+        for path in kept.iterdir():
+            if path.name not in {"owner", "lock"}:
+                assert path.read_bytes().startswith(b"age-encryption.org/v1\n")
+        with store.create(key) as sink:
+            sink.write(good)
+        assert backups.json("restore", "--to-folder", str(ground / "restored"))["tables_compared"] > 1
+        assert not kept.exists()
+    finally:
+        shutil.rmtree(ground)
