@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 from support import servers
 from support.commands import run_command
+from support.receivers import trace_receiver
 from support.servers import Server
 from support.shield import ENVIRONMENT, Shield, _free_port, prepared_shield, started
 from support.waiting import until
@@ -269,3 +270,35 @@ def test_top_says_what_happens(shield: Shield, endpoint: Endpoint) -> None:
         assert seen["control_database"] is True
         assert seen["held"] == []
         assert [(row["agent"], row["connections"]) for row in seen["rows"]] == [("write", 1)]
+
+
+def test_a_collector_gets_a_span_for_each_statement_and_no_literal(shield: Shield) -> None:
+    traced = shield.twin()
+    with trace_receiver() as receiver:
+        with (
+            measured(traced, "[tracing]", f'endpoint = "http://127.0.0.1:{receiver.port}/v1/traces"'),
+            traced.connect(application_name="app") as session,
+        ):
+            session.execute("select id from shop.orders where id = 987654321")
+            session.execute("update shop.orders set total = total where id = 987654321")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute("delete from shop.orders")
+        # The proxy has ended, and sent what was left.
+        spans = sorted(receiver.spans, key=lambda span: span.start)
+    assert [(span.name, span.attributes["dbshield.verdict"]) for span in spans] == [
+        ("read shop.orders", "allow"),
+        ("update shop.orders", "limit"),
+        ("delete shop.orders", "hold"),
+    ]
+    read, written, stopped = spans
+    for span in spans:
+        assert span.attributes["db.system.name"] == "postgresql"
+        assert span.attributes["db.namespace"] == traced.database
+        assert (span.attributes["dbshield.environment"], span.attributes["dbshield.agent"]) == (ENVIRONMENT, "write")
+        assert span.start < span.events["forwarded"] < span.end
+        assert 0 < float(str(span.attributes["dbshield.added_seconds"])) < (span.end - span.start) / 1e9
+    assert read.attributes["db.query.text"] == "select id from shop.orders where id = $1"
+    assert stopped.attributes["dbshield.rules"] == ("DS201",)
+    assert (read.failed, written.failed, stopped.failed) == (False, False, True)
+    assert b"987654321" not in receiver.bodies
+    assert str(traced.parameters("write")["password"]).encode() not in receiver.bodies

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aiosmtpd.controller import Controller
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 
 class HttpReceiver:
@@ -126,3 +130,74 @@ def smtp_receiver() -> Iterator[tuple[SmtpReceiver, str]]:
         yield receiver, f"mailto://127.0.0.1:{port}?from=dbshield@example.com&to=team@example.com&mode=insecure"
     finally:
         controller.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A span as a collector reads it; times are nanoseconds since 1970."""
+
+    name: str
+    start: int
+    end: int
+    attributes: Mapping[str, object]
+    events: Mapping[str, int]
+    failed: bool
+
+
+class TraceReceiver:
+    """Takes OTLP over HTTP as an OpenTelemetry collector does; `bodies` is all that arrived, unpacked."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.bodies = b""
+        self.spans: list[Span] = []
+
+    def take(self, body: bytes) -> None:
+        self.bodies += body
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += map(_span, scope.spans)
+
+
+@contextmanager
+def trace_receiver() -> Iterator[TraceReceiver]:
+    """A collector on this machine."""
+    receiver = TraceReceiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.take(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _span(span: Any) -> Span:
+    return Span(
+        name=span.name,
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
+        attributes={one.key: _value(one.value) for one in span.attributes},
+        events={event.name: event.time_unix_nano for event in span.events},
+        failed=span.status.code == Status.STATUS_CODE_ERROR,
+    )
+
+
+def _value(value: Any) -> object:
+    kind = value.WhichOneof("value")
+    return tuple(map(_value, value.array_value.values)) if kind == "array_value" else getattr(value, kind)
