@@ -81,14 +81,15 @@ def _drill(parts: Parts, number: int) -> dict[str, Any]:
         doubt = ""
     except DbshieldError as error:
         doubt = error.message
-    phases = kept.drill.rto
+    phases = [(phase, seconds) for phase, seconds in kept.drill.rto.items() if phase != history.CHECKING]
     return {
         "kept": kept,
         "drill": kept.drill,
         "snapshot": catalogue.get(kept.drill.snapshot),
         "meaning": MEANING.get(kept.drill.verdict, ""),
         "doubt": doubt,
-        "rto": sum(seconds for phase, seconds in phases.items() if phase != history.CHECKING),
+        "rto": sum(seconds for _, seconds in phases),
+        "phases": phases,
         "problems": [(one["name"], text) for one in kept.drill.checks for text in one["problems"]],
         "report": _report(parts.config, kept) is not None,
         "span": span,
