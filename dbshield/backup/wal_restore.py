@@ -9,12 +9,12 @@ Source: PostgreSQL manual, "Recovery Target"; xlogrecovery.c (recoveryStopsBefor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dbshield.backup import moment, wal, wal_route
+from dbshield.backup import moment, tablespaces, wal_route
 from dbshield.backup.catalogue import Catalogue, Snapshot
 from dbshield.backup.damage import Damaged
 from dbshield.backup.moment import lsn_text
@@ -151,20 +151,28 @@ def _require_reach(goal: Goal, place: int | None, newest: Piece | None, timeline
 def fetch(order: Order, route: Route, folder: Path, account: Account) -> None:
     """The pieces of the way, opened, into the folder that recovery reads, until the goal is among them.
 
-    Raises Absent, Damaged, WrongKey, and BackupError where the destination or this disk fails.
+    Raises Absent, Damaged, WrongKey, and BackupError where the destination or this disk fails. Damaged as well where the WAL
+    makes a tablespace, which recovery would put where it is on the source.
     """
     until = moment_of(order.goal.at) if order.goal.at else None
     order.progress.step("WAL", sum(each.stored for each in route.pieces))
     for timeline, text in route.histories.items():
         _write(folder / f"{timeline:08X}.history", text, account)
+    spans: dict[int, tuple[int, int]] = {}
     for each in route.pieces:
         piece, data = route.archive.read(each.key, order.trusted, order.identities)
         order.progress.advance(each.stored)
         if len(data) > piece.segment_size:
             raise Damaged(f"{piece.object_name} of the WAL archive is longer than a segment", hint="It was not made by dbshield.")
         _write(folder / each.name, data, account, size=piece.segment_size)
+        spans[piece.timeline] = (spans.get(piece.timeline, (piece.start, 0))[0], piece.end)
         if until is not None and piece.marked is not None and piece.marked > until:
             break
+    program = order.binaries.program("pg_waldump")
+    for timeline, (start, end) in spans.items():
+        last = min(end, place_of_text(order.goal.lsn)) if order.goal.lsn else end
+        if start < last:
+            tablespaces.require_none_made(program, folder, timeline=timeline, start=lsn_text(start), end=lsn_text(last))
 
 
 def _write(path: Path, data: bytes, account: Account, *, size: int = 0) -> None:
@@ -193,20 +201,3 @@ def target(goal: Goal, base: BaseRecord, route: Route | None) -> Mapping[str, st
         when = moment_of(goal.at).astimezone(UTC).isoformat(sep=" ")
         return {"recovery_target_time": when, "recovery_target_inclusive": inclusive, **common}
     return {"recovery_target_lsn": goal.lsn or base.target, "recovery_target_inclusive": "off", **common}
-
-
-def ranges(base: BaseRecord, route: Route) -> Sequence[tuple[int, int, int]]:
-    """What is replayed of the archive: timeline, first and last LSN."""
-    start, found = moment.lsn(base.start), []
-    for fork in (*route.forks, Fork(timeline=route.timeline, end=route.newest.mark)):
-        if fork.end > start:
-            found.append((fork.timeline, start, fork.end))
-            start = fork.end
-    return found
-
-
-def reach(archive: Archive, system: str, trusted: Mapping[str, bytes]) -> Piece | None:
-    """The newest piece of the newest timeline; nothing where there is no archive."""
-    found = [each for each in archive.held(system) if each.kind is not wal.Kind.HISTORY]
-    newest = max((each.timeline for each in found), default=0)
-    return archive.newest_mark([each for each in found if each.timeline == newest], trusted)

@@ -281,6 +281,12 @@ def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tm
             backups.cli("restore", "--at", after.isoformat(), "--to-folder", str(ground / "third"))
             with standing(backups, ground / "third", ground) as third:
                 assert third.execute("select (select count(*) from orders), array(select n from acked)").fetchone() == (500, [2])
+            # A disk that is full: told, and gone on from as soon as there is room.
+            limited = backups.start(*shipped, file_blocks=1000)
+            assert (limited.wait(timeout=PATIENCE), "pg_receivewal ended" in limited.communicate()[1]) == (2, True)
+            assert "pg_receivewal ended" in backups.cli("audit", "search", "--kind", "wal-failed", "--json")
+            assert backups.json(*shipped)["timeline"] == 2
+
             with second.connect(NAME) as connection:
                 connection.execute("select pg_drop_replication_slot('dbshield_nightly')")
                 for _ in range(3):
@@ -306,3 +312,14 @@ def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tm
             backups.cli(*shipped)
             done = backups.json("restore", "--at", last.isoformat(), "--to-folder", str(ground / "fourth"))
             assert done["snapshot"] == made
+
+            # Recovery would make a tablespace in the source's own folder.
+            (ground / "space").mkdir()
+            second.cluster.account.own(ground / "space", 0o700)
+            with second.connect(NAME) as connection:
+                connection.execute(f"create tablespace space location '{ground / 'space'}'")
+                last = clock(connection)
+            backups.cli(*shipped)
+            said = backups.run("restore", "--at", last.isoformat(), "--to-folder", str(ground / "fifth"))
+            assert (said.returncode, "the WAL makes the tablespace" in said.stderr) == (2, True), said.stderr
+            assert not (ground / "fifth").exists()
