@@ -14,7 +14,7 @@ from typing import Protocol
 
 import psycopg
 
-from bench.backup_ground import DATABASE, JOBS, LEVEL, Ground, call
+from bench.backup_ground import DATABASE, JOBS, LEVEL, QUIET_ARCHIVE, Ground, call
 from bench.model import BenchError
 from dbshield.backup.run import take
 from dbshield.cluster import Cluster
@@ -39,7 +39,7 @@ class Took:
 
 
 class Contender(Protocol):
-    """One way to back up and restore. `stop` leaves nothing behind."""
+    """One way to back up and restore. `stop` removes what it backed up."""
 
     @property
     def name(self) -> str: ...
@@ -161,21 +161,18 @@ class PgBackRest:
             f"[bench]\npg1-path={server.data}\npg1-socket-path={server.socket_folder}\npg1-port={server.port}\npg1-user=postgres\n"
         )
         server_account().own(self._config, 0o600)
-        push = f"pgbackrest --config={self._config} --stanza=bench archive-push %p"
-        self._archive(push)
-        self._call("stanza-create")
-        self._archive("true")
-        self._push = push
+        self._push = f"pgbackrest --config={self._config} --stanza=bench archive-push %p"
 
     def back_up(self) -> Took:
         # Its archive is on while it works, and in nobody else's way.
+        self._call("stanza-create")
         self._archive(self._push)
         try:
             begin = time.monotonic()
             self._call("backup", "--type=full", "--start-fast")
             taken = time.monotonic() - begin
         finally:
-            self._archive("true")
+            self._archive(QUIET_ARCHIVE)
         return Took(copy=taken, whole=taken, stored=size_of(self._folder / "repository" / "backup" / "bench" / "latest"))
 
     def restore(self) -> Took:
@@ -187,7 +184,10 @@ class PgBackRest:
         return _booted(cluster, begin)
 
     def stop(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        repository = self._folder / "repository"
+        shutil.rmtree(repository, ignore_errors=True)
+        repository.mkdir()
+        server_account().own(repository, 0o750)
 
     def _call(self, verb: str, *words: str) -> None:
         options = [f"--config={self._config}", "--stanza=bench", "--log-level-console=off", "--log-level-stderr=error"]

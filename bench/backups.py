@@ -35,6 +35,7 @@ from dbshield.errors import DbshieldError
 MEGABYTES: Final = 2000
 QUICK_MEGABYTES: Final = 60
 ROUNDS: Final = 3
+NAMES: Final = ("pg_dump", "logical", "pg_basebackup", "physical", "pgbackrest")
 GOAL: Final = 0.8
 """Of bare pg_basebackup's rate with the same compression: what the engine physical copies at, sealed."""
 MB: Final = 1e6
@@ -66,7 +67,9 @@ class Found:
         return median([self.bytes / MB / seconds for seconds in taken if seconds > 0])
 
     def ratio(self, ours: str, theirs: str, part: str) -> float | None:
-        """How fast we back up beside them: the median of each round's own ratio."""
+        """How fast we back up beside them: the median of each round's own ratio; None where one of us did not run."""
+        if ours not in self.rows or theirs not in self.rows:
+            return None
         these = [1 / getattr(took, part) for took in self.rows[ours].backups]
         return median_ratio(these, [1 / took.whole for took in self.rows[theirs].backups])
 
@@ -115,6 +118,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--megabytes", type=_positive, metavar="N", help=f"of the database (default {MEGABYTES})")
     parser.add_argument("--rounds", type=_positive, metavar="N", help=f"interleaved rounds (default {ROUNDS})")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=NAMES, help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help=f"a smoke run: {QUICK_MEGABYTES} MB, one round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single run there")
     parser.add_argument("--strict", action="store_true", help="exit 1 when the goal is not reached")
@@ -149,9 +153,9 @@ def _measured(options: argparse.Namespace, stack: ExitStack, tell: Callable[[str
     }
     found = Found(bytes=ground.bytes, rows={}, drills={})
     contenders: dict[str, Contender] = {}
-    for key, make in makers.items():
+    for key in options.only or NAMES:
         try:
-            contenders[key] = make()
+            contenders[key] = makers[key]()
             found.rows[key] = Rows(contenders[key].name)
         except BenchError as error:
             found.rows[key] = Rows(key, failure=str(error))
@@ -194,7 +198,8 @@ def _print(found: Found, header: Sequence[str]) -> bool:
     for rows in found.rows.values():
         if rows.failure:
             console.print(f"{rows.name}: {rows.failure}", markup=False, highlight=False, soft_wrap=True)
-    console.print(drill_table(found, terminal=console.is_terminal))
+    if found.drills:
+        console.print(drill_table(found, terminal=console.is_terminal))
     copied, whole = (found.ratio("physical", "pg_basebackup", part) for part in ("copy", "whole"))
     reached = copied is not None and copied >= GOAL
     word = "reached" if reached else "not measured" if copied is None else "not reached"
