@@ -53,6 +53,7 @@ class Reader:
         self.environment = clean | {
             "DBSHIELD_STATE": str(place / "state"),
             "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}",
+            "DBSHIELD_CONSOLE__LISTEN": f"127.0.0.1:{free_port()}",
             "COLUMNS": "200",
         }
         self.log = place / "up.log"

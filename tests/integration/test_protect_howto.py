@@ -60,6 +60,7 @@ class Team:
             "DBSHIELD_STATE": str(place / "state"),
             "DBSHIELD_CONTROL__URL": server.dsn("dbshield_control"),
             "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}",
+            "DBSHIELD_CONSOLE__LISTEN": f"127.0.0.1:{free_port()}",
             "COLUMNS": "200",
         }
         cluster = server.cluster
