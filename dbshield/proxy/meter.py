@@ -20,6 +20,7 @@ from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy.timing import UNTIMED, Timing
+from dbshield.proxy.verdicts import decisive
 from dbshield.telemetry.counts import Counts, Series
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Meter:
         seen = Counter((head, id(judgement)) for _, head, judgement in events if judgement is not None)
         for (head, identity), count in seen.items():
             judgement = judged[identity]
-            rule = judgement.findings[0].rule if judgement.findings else ""
-            labels = (*self._who(head), judgement.verdict.word, rule)
+            finding = decisive(judgement)
+            labels = (*self._who(head), judgement.verdict.word, finding.rule if finding is not None else "")
             self._counts.add("dbshield_statements_total", labels, count)
 
     def began(self, login: AgentLogin) -> None:

@@ -27,6 +27,7 @@ from dbshield.control.tokens import hidden
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AgentLogin, Deny, Hold, Judgement
 from dbshield.proxy.pair import Pair, Record, WhenDurable
+from dbshield.proxy.verdicts import decisive
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -173,7 +174,7 @@ class TracedSession:
     def _span(self, one: _Open, now: int, reason: str) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415  (only where it is wanted)
 
-        judgement = one.judgement
+        judgement, finding = one.judgement, decisive(one.judgement)
         effect = judgement.effects[0] if judgement.effects else None
         span = self._tracer.start_span(
             hidden(f"{effect.operation} {effect.name}") if effect is not None else "statement",
@@ -190,7 +191,7 @@ class TracedSession:
             span.set_attribute("dbshield.added_seconds", (one.forwarded - one.arrived) / 1e9)
             span.add_event("forwarded", timestamp=one.forwarded)
         if isinstance(judgement.verdict, (Hold, Deny)):
-            span.set_status(Status(StatusCode.ERROR, judgement.findings[0].message if judgement.findings else "stopped"))
+            span.set_status(Status(StatusCode.ERROR, finding.message if finding is not None else "stopped"))
         elif reason:
             span.set_status(Status(StatusCode.ERROR, reason))
         span.end(end_time=now)
