@@ -46,6 +46,7 @@ FIELD: Final = "csrf"
 HEADER: Final = "x-csrf-token"
 FORM: Final = "application/x-www-form-urlencoded"
 
+NUL: Final = "There is a NUL in it, which no text of a database holds.\n"
 STATIC: Final = "/static/"
 KEPT: Final = "public, max-age=31536000, immutable"
 """For files that are asked for by what is in them."""
@@ -87,6 +88,9 @@ class Gate:
         cookies, secure = cookie_parser(headers.get("cookie", "")), origin.startswith("https:")
         cookie = cookies.get(cookie_name(secure=secure)) or cookies.get(cookie_name(secure=secure, form=True), "")
         scope.setdefault("state", {}).update(origin=origin, cookie=cookie)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            await PlainTextResponse(NUL, 400)(scope, receive, send)
+            return
         if scope["method"] in SAFE:
             await self._app(scope, receive, send)
             return
@@ -94,6 +98,8 @@ class Gate:
         body = b"" if refused else await _body(receive)
         if not refused and body is None:
             refused = ("The form is too long.\n", 413)
+        if not refused and b"%00" in (body or b""):
+            refused = (NUL, 400)
         if not refused and not _is_ours(headers, body or b"", cookie):
             refused = (
                 "This form was not made for you, or your session is over: go back, load the page again, and repeat.\n",

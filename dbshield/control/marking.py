@@ -25,6 +25,7 @@ WORDS: Final[dict[str, frozenset[str]]] = {
     Operation.REPLACE: frozenset({"replace"}),
 }
 """The words of an operation, where they are not the operation itself."""
+CALLS: Final = f"{Operation.CALL} "
 KINDS: Final = sorted((kind.value for kind in ObjectKind), key=len, reverse=True)
 FLAGS: Final = frozenset(flag.value for flag in Flag)
 
@@ -60,7 +61,14 @@ def marked(statement: str, effects: Iterable[str]) -> list[Piece]:
 
 
 def _words(effects: Iterable[str]) -> frozenset[str]:
-    """Words and names that are marked, as PostgreSQL folds them."""
+    """Words and names that are marked, as PostgreSQL folds them. Of a statement that destroys by itself, the functions that it
+    calls besides are not: most are count() and now()."""
+    listed = list(effects)
+    found = _words_of(one for one in listed if not one.startswith(CALLS)) or _words_of(listed)
+    return frozenset(found - {""})
+
+
+def _words_of(effects: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for effect in effects:
         operation, _, rest = effect.partition(" ")
@@ -71,7 +79,7 @@ def _words(effects: Iterable[str]) -> frozenset[str]:
         found |= {"cascade"} if Flag.CASCADE.value in flags else set()
         # With and without its schema: names may hold a dot themselves.
         found |= {name, *name.split(".")}
-    return frozenset(found - {""})
+    return found
 
 
 def _name(rest: str) -> tuple[str, frozenset[str]]:

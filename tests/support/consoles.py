@@ -11,11 +11,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+import pytest
 
 from dbshield.config import Config, EnvironmentConfig
 from dbshield.config.console import ConsoleConfig
 from dbshield.console.app import build
 from dbshield.console.frame import Parts
+from dbshield.control import passwords
 from dbshield.control.people import People
 from dbshield.control.person_roles import Role
 from dbshield.store.database import Database
@@ -48,8 +50,13 @@ class ConsoleDesk:
         config = Config(state=folder, environments=dict(environments), console=ConsoleConfig(**console))
         self.app = build(Parts(config=config, database=database, dsn=dsn, vault=self.vault, clock=lambda: self.now))
         self._runner = asyncio.Runner()
+        # A quarter of a second for each password, which is what they are for, and not what these tests are about.
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(passwords, "LOG_N", 10)
+        self._patch.setattr(passwords, "P", 1)
 
     def close(self) -> None:
+        self._patch.undo()
         self._runner.close()
 
     def enrol(self, name: str, role: Role, *, vouch: str = "", password: str | None = PASSWORD) -> Phone:
