@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dbshield.cli.output import answer, table, timestamp
+from dbshield.cli import audit
+from dbshield.cli.output import answer, table, terminal, timestamp
+from dbshield.control.audit_chain import Link
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -46,3 +49,48 @@ def test_json_has_times_that_machines_read(capsys: pytest.CaptureFixture[str]) -
     answer({"at": NOON.astimezone(timezone(timedelta(hours=2))), "n": None})
     assert json.loads(capsys.readouterr().out) == {"at": "2026-05-01T12:00:00Z", "n": None}
     assert timestamp(NOON) == "2026-05-01T12:00:00Z"
+
+
+def _line(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> str:
+    """A stopped statement as `audit tail` shows it."""
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal.cache_clear()
+    entry = {"agent": "claude", "environment": "production", "statement": "drop table [bold]\x1b[31mt"}
+    link = Link(
+        id=7,
+        recorded_at=NOON,
+        at=NOON,
+        kind="statement",
+        environment="production",
+        agent="claude",
+        database=None,
+        session=None,
+        person=None,
+        verdict="hold",
+        rules=("DS101",),
+        writer=None,
+        sequence=None,
+        entry=json.dumps(entry),
+        hash=b"",
+    )
+    audit._show(link, json=False)
+    terminal.cache_clear()
+    return stream.getvalue()
+
+
+def test_the_audit_is_in_colours_on_a_terminal_and_plain_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured = _line(monkeypatch, Terminal())
+    assert "\x1b[1;35mhold DS101\x1b[0m" in coloured
+    plain = _line(monkeypatch, io.StringIO())
+    assert plain == (
+        "       7  2026-05-01T12:00:00.000Z  statement  claude.production  hold DS101  drop table [bold]\\x1b[31mt\n"
+    )
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def test_no_color_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    # Bold is no colour (no-color.org).
+    assert set(re.findall(r"\x1b\[[0-9;]*m", _line(monkeypatch, Terminal()))) <= {"\x1b[1m", "\x1b[2m", "\x1b[0m"}
