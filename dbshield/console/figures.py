@@ -27,6 +27,7 @@ SIGNS: Final = {"passed": "", "failed": "✕", "error": "?"}
 UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 MOST_OF_A_UNIT: Final = 999.5
 """What is no less would be written as 1000."""
+ENDS: Final = {"error": "came to no verdict"}
 STEPS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400)
 """Seconds that an axis ends at."""
 
@@ -95,7 +96,7 @@ def picture(points: Sequence[Point]) -> Picture:
         first=f"{points[0].began:%Y-%m-%d}",
         last=f"{points[-1].began:%Y-%m-%d}",
         summary=f"{len(points)} drills from {points[0].began:%Y-%m-%d} to {points[-1].began:%Y-%m-%d}: {told}. "
-        f"The newest {points[-1].verdict}. The longest restore took {span(longest)}.",
+        f"The newest {ENDS.get(points[-1].verdict, points[-1].verdict)}. The longest restore took {span(longest)}.",
     )
 
 

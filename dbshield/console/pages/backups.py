@@ -91,7 +91,7 @@ def _drill(parts: Parts, number: int) -> dict[str, Any]:
         "rto": sum(seconds for _, seconds in phases),
         "phases": phases,
         "problems": [(one["name"], text) for one in kept.drill.checks for text in one["problems"]],
-        "report": _report(parts.config, kept) is not None,
+        "report": report_of(parts.config, kept) is not None,
         "span": span,
         "volume": volume,
     }
@@ -102,7 +102,7 @@ async def report(request: Request) -> Response:
     """The report that was written beside the drill, as the text that it is."""
     parts, number = parts_of(request), request.path_params["number"]
     kept = await run_in_threadpool(history.drill, parts.database, number)
-    path = _report(parts.config, kept)
+    path = report_of(parts.config, kept)
     if path is None:
         raise BackupError(
             f"the report of drill {number} is not on this machine", hint="It is where the drill was run; its checks are all here."
@@ -110,7 +110,7 @@ async def report(request: Request) -> Response:
     return FileResponse(path, media_type="text/markdown; charset=utf-8", filename=f"drill-{number}.md")
 
 
-def _report(config: Config, kept: Kept) -> Path | None:
+def report_of(config: Config, kept: Kept) -> Path | None:
     """The report's file, if it is one of ours and is here: who may write in the control database must not read other files."""
     if kept.report is None:
         return None
