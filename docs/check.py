@@ -3,7 +3,8 @@
 - Every link leads to a file that is there, and to a heading that is in it.
 - Every `dbshield …` in a block parses as the command line does: command, options, arguments. One in a sentence has at least a
   command and options that exist. `python -m bench …` parses as the bench does; `make …` is a target.
-- Every key in a block of TOML is one that the configuration knows, with a value that it takes.
+- Every key in a block of TOML is one that the configuration knows, with a value that it takes; so is one that a sentence names
+  with its section.
 - Every file between backticks that looks like one of this tree is there, and a test behind `::` is in it.
 """
 
@@ -17,10 +18,10 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import unquote
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.__main__ import _options as bench_options
 from dbshield.config.model import Config
@@ -59,6 +60,7 @@ def problems(root: Path = ROOT) -> list[Problem]:
             *links(path, page, root),
             *commands(page),
             *settings(page),
+            *keys(page),
             *files(page, root),
             *targets(page, root),
         ):
@@ -125,6 +127,24 @@ def settings(page: str) -> Said:
             for detail in error.errors(include_url=False, include_input=False):
                 where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
                 yield block.line, f"{where or 'this'}: {detail['msg']}"
+
+
+def keys(page: str) -> Said:
+    """Settings that a sentence names with their section, as in `[audit] when_away`, and that are none."""
+    text = blocks.prose(page)
+    for found in re.finditer(r"`\[(\w+)(?:\.[\w-]+)*\] (\w+)[^`]*`", text):
+        section = Config.model_fields.get(found[1])
+        known = _settings_of(section.annotation) if section is not None else set()
+        if found[2] not in known:
+            yield text.count("\n", 0, found.start()) + 1, f"[{found[1]}] {found[2]}: there is no such setting"
+
+
+def _settings_of(annotation: Any) -> set[str]:
+    """The keys of a section, or of each of its kind where it has names."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return set(kind.model_fields)
+    return set()
 
 
 def _completed(written: dict[str, Any]) -> dict[str, Any]:

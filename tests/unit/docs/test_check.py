@@ -83,6 +83,8 @@ def test_output_is_no_command() -> None:
         ("```toml\n[backup.nightly]\nkeep_lats = 3\n```", "backup.nightly.keep_lats: Extra inputs are not permitted"),
         ("```toml\n[proxy]\nworkers = 0\n```", "proxy.workers: Input should be greater than or equal to 1"),
         ("```toml\n[proxy\n```", "this is not TOML: "),
+        ('`[audit] when_away = "read"` and `[backup.nightly] keep_last`', ""),
+        ("`[audit] when_awya`", "[audit] when_awya: there is no such setting"),
     ],
 )
 def test_what_cannot_be_so_is_named_with_its_line(page: str, wrong: str) -> None:
@@ -93,6 +95,7 @@ def test_what_cannot_be_so_is_named_with_its_line(page: str, wrong: str) -> None
         *check.commands(text),
         *check.targets(text, ROOT),
         *check.settings(text),
+        *check.keys(text),
         *check.files(text, ROOT),
     ]
     assert [(line, message.startswith(wrong)) for line, message in said] == ([(3, True)] if wrong else [])
