@@ -1,1 +1,1 @@
-"""Builds the generated reference pages: `python -m docs.build`."""
+"""The documentation, and what makes its reference (`docs.build`), looks at its pages (`docs.check`) and builds its site (`docs.site`)."""
