@@ -1,1 +1,1 @@
-"""The documentation, and what makes its reference (`docs.build`), looks at its pages (`docs.check`) and builds its site (`docs.site`)."""
+"""The documentation: its reference (`docs.build`), what looks at its pages (`docs.check`), and its site (`docs.site`)."""
