@@ -140,13 +140,12 @@ class Catalogue:
 
     def complete(self, manifest: Manifest, signature: Signature, record: Record, *, now: datetime) -> None:
         """It is whole. BackupError where somebody else has called it failed meanwhile."""
-        outside = manifest.outside
         values = {
             "state": "complete",
             "kind": manifest.kind,
             "ended": now,
-            "bytes": manifest.size + (outside.bytes if outside is not None else 0),
-            "stored_bytes": manifest.stored + (outside.stored if outside is not None else 0),
+            "bytes": manifest.size_everywhere,
+            "stored_bytes": manifest.stored_everywhere,
             "objects": len(manifest.members),
             "lsn": manifest.server.lsn,
             "timeline": manifest.server.timeline,

@@ -94,6 +94,15 @@ class Manifest:
     def stored(self) -> int:
         return sum(member.stored for member in self.members)
 
+    @property
+    def size_everywhere(self) -> int:
+        """With what another tool keeps of it."""
+        return self.size + (self.outside.bytes if self.outside is not None else 0)
+
+    @property
+    def stored_everywhere(self) -> int:
+        return self.stored + (self.outside.stored if self.outside is not None else 0)
+
     def member(self, name: str) -> Member:
         """Raises Damaged where there is none of this name."""
         for member in self.members:

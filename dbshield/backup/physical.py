@@ -16,12 +16,8 @@ Source: PostgreSQL manual, pg_basebackup, "Backup Manifests", "Streaming Replica
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-
-import psycopg
-from psycopg import sql
 
 from dbshield.backup import counting, look, moment, still, tail
 from dbshield.backup.base_backup import Base, base_backup
@@ -54,7 +50,7 @@ class Physical:
         with task.source.connect(first) as connection, told("the facts about the server"):
             segment_size, size, tablespaces = _ready(connection)
         canary = CanaryRun(task.source, first, task.writer.snapshot)
-        with _kept_wal(task):
+        with tail.kept(task.source, task.writer.snapshot):
             task.progress.step("base backup", size)
             base = base_backup(task, tablespaces, task.parent)
             task.progress.step("find its moment", None)
@@ -103,22 +99,6 @@ def _ready(connection: Connection) -> tuple[int, int, Mapping[str, str]]:
             "the server's wal_level is minimal", hint="Set wal_level = replica, and restart it; or use the engine logical."
         )
     return int(segment), int(size or 0), tablespaces
-
-
-@contextmanager
-def _kept_wal(task: Task) -> Iterator[None]:
-    """The server keeps its WAL from now on for as long as the block lasts, and not longer, whatever becomes of us."""
-    name = "dbshield_" + task.writer.snapshot.replace("-", "_")
-    with task.source.replication() as connection:
-        try:
-            slot = sql.SQL("CREATE_REPLICATION_SLOT {} TEMPORARY PHYSICAL RESERVE_WAL").format(sql.Identifier(name))
-            connection.execute(slot)
-        except psycopg.Error as error:
-            raise BackupError(
-                f"the server gives no replication slot: {str(error).strip().splitlines()[0]}",
-                hint="The role needs REPLICATION; raise max_replication_slots or drop one that nobody uses.",
-            ) from error
-        yield
 
 
 def _store(task: Task, wal: tail.Tail) -> None:

@@ -86,8 +86,8 @@ def backup(
                 "parent": manifest.parent,
                 "why_full": made.why_full or None,
                 "destination": chosen.destination,
-                "bytes": manifest.size,
-                "stored_bytes": manifest.stored,
+                "bytes": manifest.size_everywhere,
+                "stored_bytes": manifest.stored_everywhere,
                 "objects": len(manifest.members),
                 "tables": sum(len(database.tables) for database in made.record.databases),
                 "lsn": manifest.server.lsn,
@@ -109,8 +109,8 @@ def backup(
     for sentence in _sampled(made.record.databases):
         remark(f"remark: {sentence}")
     say(
-        f"{manifest.snapshot}: {manifest.environment}, {len(manifest.members)} objects, {_size(manifest.size)}"
-        f" in {_size(manifest.stored)}, {made.seconds:.1f} s, to {chosen.destination}"
+        f"{manifest.snapshot}: {manifest.environment}, {len(manifest.members)} objects, {_size(manifest.size_everywhere)}"
+        f" in {_size(manifest.stored_everywhere)}, {made.seconds:.1f} s, to {chosen.destination}"
     )
 
 
