@@ -6,6 +6,7 @@ import os
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,13 +19,35 @@ from support.servers import Server
 
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.damage import Absent, Damaged, Taken
+from dbshield.backup.keys import SigningKey
 from dbshield.backup.objects import PART_BYTES, Objects, credentials
 from dbshield.backup.repository import Repository
+from dbshield.backup.wal import Piece
+from dbshield.backup.wal_archive import Archive
 from dbshield.cluster import temporary_folder
 from dbshield.config import BackupConfig
 from dbshield.errors import BackupError, ConfigError
 
 BUCKET = "backups"
+PIECE = Piece(
+    environment="test",
+    plan="nightly",
+    system="7710951481578435799",
+    timeline=1,
+    kind="segment",
+    name="000000010000000000000002",
+    segment_size=1 << 20,
+    start=2 << 20,
+    end=3 << 20,
+    size=0,
+    stored=0,
+    sha256="",
+    plain="",
+    recipients=(),
+    mark=0,
+    marked_at="",
+    shipped_at="2026-05-01T12:00:01.000000Z",
+)
 CREDENTIALS = "AWS_ACCESS_KEY_ID=testing\nAWS_SECRET_ACCESS_KEY=hunter2hunter2\n"
 
 
@@ -87,6 +110,23 @@ def test_nothing_is_written_over(plan: BackupConfig) -> None:
     assert whole(store, "a") == b"first"
     # What was repeated because an answer got lost is no second writer.
     store.put_new("a", b"first")
+
+
+def test_wal_in_a_bucket(plan: BackupConfig, tmp_path: Path) -> None:
+    """Each piece is one request that fails where its name is taken, whoever else archives there."""
+    archive, key = Archive(Objects.of(plan), "test", "nightly"), SigningKey.create(tmp_path / "key")
+    trusted = {key.name: key.public}
+    data = os.urandom(PIECE.segment_size)
+    whole, new = archive.put(PIECE, data, to=(), level=1, key=key, trusted=trusted)
+    later = replace(PIECE, shipped_at="2026-05-01T12:00:09.000000Z")
+    assert (new, archive.put(later, data, to=(), level=1, key=key, trusted=trusted)) == (True, (whole, False))
+    with pytest.raises(BackupError, match="the archive has another"):
+        archive.put(PIECE, data[::-1], to=(), level=1, key=key, trusted=trusted)
+    (found,) = archive.held(PIECE.system)
+    assert (found.name, archive.head(found.key, trusted)) == (PIECE.name, whole)
+    assert archive.read(found.key, trusted, ()) == (whole, data)
+    archive.remove(found)
+    assert archive.held() == ()
 
 
 def test_an_upload_that_fails_is_no_object(plan: BackupConfig) -> None:
