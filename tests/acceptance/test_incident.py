@@ -17,7 +17,8 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict
 from support import servers
-from support.company import CODE, Company, Place, free_port
+from support.company import CODE, Company, Place
+from support.ports import free_port
 from support.receivers import HttpReceiver, http_receiver
 from support.roles import keep_to_itself
 from support.servers import Server

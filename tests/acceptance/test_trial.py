@@ -19,7 +19,8 @@ import psycopg
 import pytest
 from support.background import Background
 from support.commands import run_command
-from support.company import CODE, free_port
+from support.company import CODE
+from support.ports import free_port
 from support.shield import COMMAND
 from support.waiting import until
 

@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 from support.background import Background
 from support.commands import run_command
-from support.company import CODE, free_port
+from support.company import CODE
+from support.ports import free_port
 from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.cli.demo.stage import Phone
-from dbshield.cluster import temporary_folder
+from dbshield.cluster import embedded_binaries, temporary_folder
 from docs.blocks import Block, blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text("utf-8")
@@ -32,6 +33,7 @@ PASTE = re.compile(r'psql "([^"]+)"')
 APPROVAL = re.compile(r"apr-[a-z0-9]+")
 EXAMPLE = "apr-k3x7w2mq"
 PATIENCE = 120.0
+PSQL = embedded_binaries().program("psql")
 DECIDES = ("approvals approve", "undo")
 ANYTHING = "…"
 
@@ -117,7 +119,13 @@ class Reader:
                 stderr=subprocess.STDOUT,
             )
         up = self.up
-        ready = until(lambda: "executor is ready" in self.log.read_text() or up.poll() is not None, deadline=PATIENCE)
+        signs = ("executor is ready", f'"address": "{self.environment["DBSHIELD_PROXY__LISTEN"]}"')
+
+        def stands() -> bool:
+            text = self.log.read_text()
+            return all(sign in text for sign in signs) or up.poll() is not None
+
+        ready = until(stands, deadline=PATIENCE)
         shown = self.log.read_text()
         found = PASTE.search(shown)
         assert ready, shown
@@ -128,7 +136,7 @@ class Reader:
     def sends(self, statement: str) -> str:
         """What psql prints of one statement, as it would in a terminal."""
         done = subprocess.run(
-            ["psql", "-X", self.dsn, "-c", statement],
+            [PSQL, "-X", self.dsn, "-c", statement],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

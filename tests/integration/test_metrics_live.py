@@ -20,9 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 from support import servers
 from support.commands import run_command
+from support.ports import free_port
 from support.receivers import trace_receiver
 from support.servers import Server
-from support.shield import ENVIRONMENT, Shield, _free_port, prepared_shield, started
+from support.shield import ENVIRONMENT, Shield, prepared_shield, started
 from support.waiting import until
 
 from dbshield.metrics import METRICS, Source
@@ -107,7 +108,7 @@ def endpoint(shield: Shield, mortal: Server) -> Iterator[Endpoint]:
 @contextmanager
 def measured(shield: Shield, *also: str) -> Iterator[Endpoint]:
     """The proxy while it runs and tells its metrics; `also` are further lines of its configuration."""
-    port = _free_port()
+    port = free_port()
     shield.write_config()
     lines = [shield.config.read_text(), "[metrics]", f'listen = "127.0.0.1:{port}"', *also]
     shield.config.write_text("\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support import servers
 from support.commands import run_command
-from support.company import free_port
+from support.ports import free_port
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
+from support.ports import free_port
 from support.shield import COMMAND
 from support.waiting import until
 
@@ -53,9 +53,7 @@ def left(place: Path) -> list[str]:
 
 
 def test_the_string_works_a_second_start_too_and_nothing_is_left(place: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     tokens = []
     for number in (1, 2):
         path = place / f"log-{number}"
@@ -94,9 +92,7 @@ def test_the_string_works_a_second_start_too_and_nothing_is_left(place: Path) ->
 
 def test_ended_while_it_starts_it_leaves_nothing_behind(place: Path) -> None:
     """SIGTERM at the moment that the first server runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with (place / "log").open("wb") as log:
         process = start(place, port, log)
     try:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 from support.backups import Backups, backups_of
+from support.ports import free_port
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until
@@ -349,9 +349,7 @@ def test_a_drill_that_is_due_proves_the_newest_snapshot(site: Site) -> None:
 
 
 def test_up_schedules_too_and_takes_the_scheduler_along(site: Site) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        site.backups.variables["DBSHIELD_PROXY__LISTEN"] = f"127.0.0.1:{probe.getsockname()[1]}"
+    site.backups.variables["DBSHIELD_PROXY__LISTEN"] = f"127.0.0.1:{free_port()}"
     site.schedule(snapshot=MONTHLY)
     up = site.start("up")
     assert until(lambda: site.leader() is not None, deadline=60), site.log.read_text()

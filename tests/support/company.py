@@ -27,6 +27,7 @@ from psycopg.conninfo import make_conninfo
 from support.cases import facts, oracle
 from support.commands import run_command
 from support.control import all_heard
+from support.ports import free_port
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until
@@ -303,12 +304,6 @@ def _listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _environment() -> dict[str, str]:

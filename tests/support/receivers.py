@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from support.ports import free_port
 
 
 class HttpReceiver:
@@ -120,9 +121,7 @@ class SmtpReceiver:
 @contextmanager
 def smtp_receiver() -> Iterator[tuple[SmtpReceiver, str]]:
     """The receiver and the apprise URL that leads to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     receiver = SmtpReceiver()
     controller = Controller(receiver, hostname="127.0.0.1", port=port)
     controller.start()

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from dbshield.proxy.catalogue import APPLICATION_NAME
 from support.commands import run_command
 from support.control import all_heard
+from support.ports import free_port
 from support.servers import ACCESS, Server
 from support.waiting import until
 
@@ -57,7 +58,7 @@ class Shield:
         self.config = folder / "dbshield.toml"
         self.log = folder / "proxy.log"
         self.ca = server.ca
-        self.port = _free_port()
+        self.port = free_port()
         self.settings: dict[str, Any] = {"max_connections_per_agent": 2000} | (proxy or {})
         self.key_file: Path | None = None
         self._dsn: dict[str, str] = {}
@@ -292,9 +293,3 @@ def libpq_environment(dsn: str) -> dict[str, str]:
 def _environment() -> dict[str, str]:
     """Nothing of dbshield's own or libpq's that the caller happens to have set."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
