@@ -38,6 +38,7 @@ AT_LEAST = (
 )
 """Settings that recovery wants to be as high as the source's were (PostgreSQL manual, "Hot Standby")."""
 TOO_SHORT = "recovery ended before configured recovery target was reached"
+NO_CHECKPOINT = "could not locate required checkpoint record"
 START_SECONDS = 3600.0
 """Until the server answers: it replays what the base backup needs to be consistent first."""
 STANDSTILL = 600.0
@@ -87,6 +88,10 @@ class PhysicalRestorer:
             cluster.stop("immediate")
             if TOO_SHORT in _said(cluster):
                 raise Damaged(f"the WAL of the snapshot ends before {target}", hint="Use another snapshot.") from error
+            if NO_CHECKPOINT in _said(cluster):
+                raise Damaged(
+                    "the WAL of the snapshot has no checkpoint that recovery could begin at", hint="Use another snapshot."
+                ) from error
             if wal_restore.TOO_EARLY in _said(cluster):
                 raise BackupError(
                     f"the snapshot {order.reader.manifest.snapshot} ends after {target}",
