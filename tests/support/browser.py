@@ -100,9 +100,11 @@ class Visitor:
         self.page.screenshot(path=path, full_page=whole)
         return path
 
-    def barriers(self) -> list[str]:
-        """What of the page axe finds to be a serious or critical barrier to somebody."""
-        options = {"runOnly": {"type": "tag", "values": list(AXE_TAGS)}, "resultTypes": ["violations"]}
+    def barriers(self, *, colours: bool = False) -> list[str]:
+        """What of the page axe finds to be a serious or critical barrier to somebody; of its colours alone, where
+        nothing else has changed since it was asked."""
+        what = {"type": "rule", "values": ["color-contrast"]} if colours else {"type": "tag", "values": list(AXE_TAGS)}
+        options = {"runOnly": what, "resultTypes": ["violations"]}
         found: list[dict[str, Any]] = Axe().run(self.page, options=options).response["violations"]
         return [
             f"{self.page.url}: {one['id']} ({one['impact']}): {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}"
