@@ -112,6 +112,20 @@ def canary(source: Source, kept: Record) -> Found:
                  problems=tuple(problems))  # fmt: skip
 
 
+def canary_past(source: Source, kept: Record) -> Found:
+    """Both rows are there, where the moment comes after the snapshot: so WAL from after it was replayed."""
+    if kept.canary is None:
+        raise NotChecked(f"none was written: {kept.no_canary or 'the record says nothing of why'}")
+    with source.connect(kept.canary.database) as connection, told("the canary"):
+        there = {moment: exists_for(connection, kept.canary.before, moment) for moment in ("before", "after")}
+    return Found(
+        measure=f"the row of {kept.canary.after_at}, written after the snapshot, is there",
+        problems=tuple(
+            f"the row that was written {moment} the snapshot is not there" for moment, is_there in there.items() if not is_there
+        ),
+    )
+
+
 def foreign_keys(source: Source, kept: Record) -> Found:
     """No row refers to one that is not there, by a query for each key."""
     looked, left, problems = 0, 0, []

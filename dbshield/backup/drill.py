@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dbshield.backup import checks_assertions, checks_programs, checks_sql
 from dbshield.backup.catalogue import Catalogue, Snapshot
-from dbshield.backup.checks import Check, Found, NoVerdict, Outcome, Verdict, checked, failure, verdict_of
+from dbshield.backup.checks import MOMENT, Check, Found, NoVerdict, Outcome, Verdict, checked, failure, verdict_of
 from dbshield.backup.drill_place import cluster_folder, drill_base, drill_place, keep
 from dbshield.backup.drill_store import Drill, Drills
 from dbshield.backup.engine import Progress
@@ -26,10 +26,12 @@ from dbshield.backup.logical import measured
 from dbshield.backup.record import DatabaseRecord, Record
 from dbshield.backup.repository import Reader, Repository
 from dbshield.backup.restore import (
+    Goal,
     Laps,
     Order,
     Standing,
     chosen,
+    environment_of,
     identities_for,
     kept_record,
     opened,
@@ -40,6 +42,8 @@ from dbshield.backup.restore import (
 from dbshield.backup.restore_logical import Target
 from dbshield.backup.run import key_file, work_base
 from dbshield.backup.source import Source
+from dbshield.backup.wal_restore import newest_before
+from dbshield.backup.wal_window import random_moment
 from dbshield.backup.work import work_folder
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, DbshieldError
@@ -55,7 +59,11 @@ RESTORING = ("download", "start", "restore")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What is to be drilled, and how. `settings` are PostgreSQL's, for the throwaway cluster."""
+    """What is to be drilled, and how. `settings` are PostgreSQL's, for the throwaway cluster.
+
+    With a `goal`, or a random one of the WAL archive (`random_point`), what stands there is looked at, and nothing is compared
+    with the snapshot's record.
+    """
 
     snapshot: str | None = None
     environment: str | None = None
@@ -64,6 +72,8 @@ class Wish:
     assertions: Path | None = None
     keep: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    goal: Goal = field(default_factory=Goal)
+    random_point: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +105,12 @@ def run_drill(config: Config, wish: Wish, database: Database, *, clock: Callable
         raise BackupError(
             f"the control database does not know the signing key {key.name}", hint="`dbshield backup key` makes it known."
         )
-    found = chosen(catalogue, config, snapshot=wish.snapshot, environment=wish.environment, plan=wish.plan)
+    if wish.random_point:
+        wish = replace(wish, goal=random_moment(config, database, environment=wish.environment, plan=wish.plan))
+    if wish.goal and wish.snapshot in {None, "latest"}:
+        found = newest_before(catalogue, environment_of(config, wish.environment, wish.plan), wish.plan, wish.goal)
+    else:
+        found = chosen(catalogue, config, snapshot=wish.snapshot, environment=wish.environment, plan=wish.plan)
     run = _Run(config, wish, catalogue, found, progress=progress)
     began, begin = clock(), time.monotonic()
     run.all()
@@ -152,6 +167,9 @@ class _Run:
 
     def all(self) -> None:
         """Every check that can be made, in order."""
+        if self._wish.goal:
+            measure = f"{self._wish.goal}, from {self._found.id} and the WAL after it"
+            self.checks.append(Check(name=MOMENT, outcome=Outcome.PASSED, measure=measure))
         self._check("manifest", self._manifest)
         if self._reader is None or self._repository is None:
             return
@@ -182,6 +200,7 @@ class _Run:
                     jobs=self._plan.jobs if self._plan is not None else 1,
                     progress=self._progress,
                     laps=self.laps,
+                    goal=self._wish.goal,
                     plan=self._plan,
                 )
                 self._cluster(order)
@@ -223,7 +242,9 @@ class _Run:
                 seconds=seconds,
             ),
         ]
-        if standing.reached:
+        if standing.archived_until:
+            self.newest, self.newest_from = datetime.fromisoformat(standing.archived_until), "archive"
+        elif standing.reached:
             self.newest, self.newest_from = datetime.fromisoformat(standing.reached), "replay"
         with self.laps.phase("checks"):
             try:
@@ -253,16 +274,19 @@ class _Run:
             found.extend(measured(source, database.name, jobs=jobs, like=database) for database in record.databases)
             return checks_sql.rows(record, checks_sql.compared(record, found)[0])
 
-        self._check("canary", lambda: checks_sql.canary(source, record), log=log)
-        self._check("rows", rows, log=log)
-        if len(found) == len(record.databases):
-            self._check("content", lambda: checks_sql.content(record, checks_sql.compared(record, found)[1]))
-            self._check("extensions", lambda: checks_sql.extensions(record, found))
-            self._check("sequences", lambda: checks_sql.sequences(source, record, found), log=log)
-        self._check("schema", lambda: checks_programs.schema(target, record), log=log)
+        if self._wish.goal:
+            self._check("canary", lambda: checks_sql.canary_past(source, record), log=log)
+        else:
+            self._check("canary", lambda: checks_sql.canary(source, record), log=log)
+            self._check("rows", rows, log=log)
+            if len(found) == len(record.databases):
+                self._check("content", lambda: checks_sql.content(record, checks_sql.compared(record, found)[1]))
+                self._check("extensions", lambda: checks_sql.extensions(record, found))
+                self._check("sequences", lambda: checks_sql.sequences(source, record, found), log=log)
+            self._check("schema", lambda: checks_programs.schema(target, record), log=log)
+            self._check("roles", lambda: checks_sql.roles(source, record), log=log)
         self._check("indexes", lambda: checks_sql.indexes(source, record), log=log)
         self._check("foreign-keys", lambda: checks_sql.foreign_keys(source, record), log=log)
-        self._check("roles", lambda: checks_sql.roles(source, record), log=log)
         folder = self._wish.assertions or (self._plan.assertions if self._plan is not None else None)
         if folder is not None:
             self._assertions(folder, source, record, log)
@@ -299,7 +323,7 @@ class _Run:
             if self.newest is not None and self.newest - began > SKEW:
                 ahead = (self.newest - began).total_seconds()
                 raise NoVerdict(f"the snapshot is of {ahead:.0f} s after this machine's now: a clock went back")
-            if self._wish.snapshot in {None, "latest"} and (later := self._overtaken()) is not None:
+            if not self._wish.goal and self._wish.snapshot in {None, "latest"} and (later := self._overtaken()) is not None:
                 raise NoVerdict(
                     f"{later} was made at a later LSN than {self._found.id}, which has the later time: a clock went back"
                 )

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 
 from dbshield.backup import keys
+from dbshield.backup.checks import MOMENT
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.store.database import Database
 from dbshield.store.schema import drills, snapshots
@@ -33,6 +34,11 @@ class Drill:
     checks: Sequence[Mapping[str, Any]]
     rpo_seconds: float | None
     rto: Mapping[str, float]
+
+    @property
+    def of_moment(self) -> bool:
+        """Whether it restored a moment between snapshots, and not the snapshot's own."""
+        return any(check["name"] == MOMENT for check in self.checks)
 
     def sign(self, key: SigningKey) -> Signature:
         return key.sign(keys.PURPOSE_DRILL, self.text())
@@ -85,7 +91,9 @@ class Drills:
         }
         with self._database.transaction() as connection:
             number = connection.execute(insert(drills).values(row).returning(drills.c.id)).scalar_one()
-            connection.execute(update(snapshots).where(snapshots.c.id == drill.snapshot).values(drilled=drill.verdict))
+            if not drill.of_moment:
+                # Of the snapshot itself a restore to another moment says neither that it is good nor that it is bad.
+                connection.execute(update(snapshots).where(snapshots.c.id == drill.snapshot).values(drilled=drill.verdict))
         return int(number)
 
     def list(self, *, environment: str | None = None, limit: int = 30) -> tuple[Kept, ...]:

@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -235,7 +236,7 @@ class Shipper:
             return False
         if self.newest is None or self.newest.mark < arrived.lsn:
             # It lies at the very end of what is whole; the next one does not.
-            self._marked = 0.0
+            self._marked = -math.inf
             return False
         return True
 

@@ -10,6 +10,9 @@ import typer
 from dbshield.backup.drill import Drilled, Wish, record_drill, run_drill
 from dbshield.backup.drill_store import Drills
 from dbshield.backup.report import write_reports
+from dbshield.backup.restore import Goal
+from dbshield.backup.wal_restore import moment_of
+from dbshield.backup.wal_ship import wal_time
 from dbshield.cli.backup_keys import PlanOption
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
@@ -47,6 +50,12 @@ def restore_drill(
         Path | None, typer.Option("--assertions", metavar="DIR", help="SQL files that the restored data must hold to.")
     ] = None,
     setting: SettingOption = None,
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="Restore this moment by the WAL archive, from the snapshot before it.")
+    ] = "",
+    random_point: Annotated[
+        bool, typer.Option("--random-point", help="The same with a random moment that the WAL archive has.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the restored cluster, stopped, also when all is well.")] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -60,6 +69,7 @@ def restore_drill(
     Examples:
       dbshield restore-drill --identity-file /media/key/identity.txt
       dbshield restore-drill --snapshot 20260501t120000z-abcdefgh --assertions checks/ --json
+      dbshield restore-drill --plan nightly --random-point
     """
     try:
         settings = read_settings(config)
@@ -71,7 +81,11 @@ def restore_drill(
             assertions=assertions,
             keep=keep,
             settings=given_settings(setting),
+            goal=Goal(at=wal_time(moment_of(at))) if at else Goal(),
+            random_point=random_point,
         )
+        if at and random_point:
+            raise BackupError("--at and --random-point are both given", hint="Keep one.")
         with open_database(settings) as database, stoppable():
             with shown(quiet=json) as progress:
                 drilled = run_drill(settings, wish, database, clock=now, progress=progress)

@@ -42,6 +42,11 @@ class ScheduleConfig(Section):
     snapshot: When = Field(default="", description='when each plan makes a snapshot, as in "0 2 * * *"; empty: never')
     wal: When = Field(default="", description='when the WAL is looked after; "* * * * *" starts it anew within a minute')
     drill: When = Field(default="", description="when the newest snapshot of each plan is restored on trial")
+    drill_moment: When = Field(
+        default="",
+        validation_alias=AliasChoices("drill_moment", "drill-moment"),
+        description="when a random moment that the WAL archive of each physical plan has is restored on trial",
+    )
     prune: When = Field(default="", description="when snapshots that retention lets go are removed")
     guard_verify: When = Field(
         default="",

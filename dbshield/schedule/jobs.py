@@ -10,6 +10,7 @@ from dbshield.config import Config
 from dbshield.config.cron import NEVER, Cron, parse
 
 SNAPSHOT, WAL, DRILL, PRUNE, GUARD_VERIFY = "snapshot", "wal", "drill", "prune", "guard-verify"
+DRILL_MOMENT = "drill-moment"
 PHYSICAL = "physical"
 """The engine whose snapshots the WAL continues."""
 
@@ -35,7 +36,7 @@ class Job:
 
     @property
     def lane(self) -> str:
-        return f"plan {self.target}" if self.kind in {SNAPSHOT, DRILL, PRUNE} else self.name
+        return f"plan {self.target}" if self.kind in {SNAPSHOT, DRILL, DRILL_MOMENT, PRUNE} else self.name
 
     @property
     def lasting(self) -> bool:
@@ -64,6 +65,9 @@ def _jobs(config: Config) -> Iterator[Job]:
         environment = plan.environment or name
         yield from job(SNAPSHOT, name, environment, plan.snapshot_at or schedule.snapshot, "backup", "--plan", name, "--json")
         yield from job(DRILL, name, environment, plan.drill_at or schedule.drill, "restore-drill", "--plan", name, "--json")
+        if plan.engine == PHYSICAL and plan.drill_at != NEVER:
+            words = ("restore-drill", "--plan", name, "--random-point", "--json")
+            yield from job(DRILL_MOMENT, name, environment, schedule.drill_moment, *words)
         yield from job(PRUNE, name, environment, plan.prune_at or schedule.prune, "backup", "prune", "--plan", name, "--json")
     for environment in config.environments:
         yield from job(

@@ -34,6 +34,9 @@ CONNECT: Final[Mapping[str, Any]] = {
     # So the server too gives the lock of a machine that vanished back after eleven seconds.
     "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c statement_timeout=10s",
 }
+OVERDUE: Final = {"snapshot": "backup-overdue", "drill": "drill-overdue", "drill-moment": "drill-overdue"}
+FAILED: Final = {"snapshot": "backup-failed", "drill": "drill-failed", "drill-moment": "drill-failed"}
+"""What the audit calls it, by the kind of the job; of others job-failed."""
 APPLICATION: Final = "dbshield scheduler"
 OUTPUT_MAX: Final = 4000
 
@@ -163,7 +166,7 @@ class Runs:
             if due is None:
                 self._note("job-caught-up", job=job.name, environment=job.environment)
                 return
-            kind = {"snapshot": "backup-overdue", "drill": "drill-overdue"}.get(job.kind, "job-failed")
+            kind = OVERDUE.get(job.kind, "job-failed")
             self._note(kind, job=job.name, environment=job.environment, due=due, outcome="overdue")
 
     def forget(self) -> None:
@@ -182,7 +185,7 @@ class Runs:
             return
         said = output.strip().splitlines()
         why = said[-1][:300] if said else ""
-        named = {"snapshot": "backup-failed", "drill": "drill-failed"}.get(kind, "job-failed")
+        named = FAILED.get(kind, "job-failed")
         if kind == "guard-verify" and fields.get("exit_code") == 1:
             named = "guard-tampered"
         self._note(named, job=job, environment=environment, outcome=state, error=why, **fields)

@@ -1,4 +1,4 @@
-"""The WAL archive: how far each plan's has come."""
+"""The WAL archive: how far each plan's has come, and drills of a moment in it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,18 @@ def upgrade() -> None:
         "comment on table dbshield.wal_archives is"
         " 'how far the WAL archive of each plan has come; what is in it says the archive itself, signed'"
     )
+    op.execute("alter table dbshield.schedule_jobs drop constraint schedule_jobs_kind_check")
+    op.execute("""
+        alter table dbshield.schedule_jobs add constraint schedule_jobs_kind_check
+        check (kind in ('snapshot', 'wal', 'drill', 'drill-moment', 'prune', 'guard-verify'))
+    """)
 
 
 def downgrade() -> None:
+    op.execute("delete from dbshield.schedule_jobs where kind = 'drill-moment'")
+    op.execute("alter table dbshield.schedule_jobs drop constraint schedule_jobs_kind_check")
+    op.execute("""
+        alter table dbshield.schedule_jobs add constraint schedule_jobs_kind_check
+        check (kind in ('snapshot', 'wal', 'drill', 'prune', 'guard-verify'))
+    """)
     op.execute("drop table dbshield.wal_archives")

@@ -60,6 +60,7 @@ def planned(major: int, control_server: Server, folder: Path) -> Iterator[Backup
         made = Backups(server, NAME, control, folder)
         made.set_up()
         made.write_config(engine="physical", wal_max_seconds=1, identity_file=str(made.identity))
+        made.cli("backup", "setup")
         try:
             yield made
         finally:
@@ -215,7 +216,7 @@ def test_a_volume_that_is_deleted_under_load_comes_back(major: int, server18: Se
         missing.unlink()
         said = backups.run("restore", "--at", late.isoformat(), "--to-folder", str(ground / "no")).stderr
         assert f"the WAL archive has no {missing.name}" in said
-        assert [path.name for path in ground.iterdir() if not path.name.startswith("home-")] == []
+        assert not [path.name for path in ground.iterdir() if not path.name.startswith("home-")]
 
 
 def run_too_large(backups: Backups, statement: str) -> str:
@@ -282,6 +283,8 @@ def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tm
             with standing(backups, ground / "third", ground) as third:
                 assert third.execute("select (select count(*) from orders), array(select n from acked)").fetchone() == (500, [2])
             # A disk that is full: told, and gone on from as soon as there is room.
+            with second.connect(NAME) as connection:
+                connection.execute("insert into acked values (3); select pg_switch_wal(); insert into acked values (4)")
             limited = backups.start(*shipped, file_blocks=1000)
             assert (limited.wait(timeout=PATIENCE), "pg_receivewal ended" in limited.communicate()[1]) == (2, True)
             assert "pg_receivewal ended" in backups.cli("audit", "search", "--kind", "wal-failed", "--json")
@@ -312,6 +315,15 @@ def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tm
             backups.cli(*shipped)
             done = backups.json("restore", "--at", last.isoformat(), "--to-folder", str(ground / "fourth"))
             assert done["snapshot"] == made
+
+            backups.write_config(drill_folder=str(ground / "drills"))
+            drilled = backups.json("restore-drill", "--random-point")
+            outcomes = {each["name"]: each["outcome"] for each in drilled["checks"]}
+            assert (drilled["verdict"], drilled["snapshot"], drilled["rpo_from"]) == ("passed", made, "archive"), drilled
+            assert outcomes["moment"] == outcomes["replay"] == outcomes["canary"] == outcomes["read-back"] == "passed"
+            assert {"rows", "content"}.isdisjoint(outcomes)
+            # It says nothing of the snapshot itself.
+            assert [each["drilled"] for each in backups.listed() if each["snapshot"] == made] == [None]
 
             # Recovery would make a tablespace in the source's own folder.
             (ground / "space").mkdir()

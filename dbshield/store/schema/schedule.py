@@ -18,7 +18,7 @@ schedule_jobs = Table(
     Column("zone", Text, nullable=False),
     Column("since", DateTime(timezone=True), nullable=False),
     Column("overdue", DateTime(timezone=True)),
-    CheckConstraint("kind in ('snapshot', 'wal', 'drill', 'prune', 'guard-verify')", name="kind"),
+    CheckConstraint("kind in ('snapshot', 'wal', 'drill', 'drill-moment', 'prune', 'guard-verify')", name="kind"),
     CheckConstraint("name = kind || ' ' || target", name="name"),
     comment="what the configuration schedules, as the leading scheduler read it",
 )
