@@ -370,10 +370,13 @@ def sign_out(connection: Connection, name: str) -> None:
 
 def _may_vouch(connection: Connection, voucher: str, name: str, role: Role | None) -> None:
     """Refused where who vouches has a lower role than the other one has or gets. Asked before the code is."""
-    roles = {row.name: Role(row.role) for row in connection.execute(_people().where(people.c.enrolled_at.is_not(None)))}
+    living = connection.execute(_people()).all()
+    roles = {row.name: Role(row.role) for row in living if row.enrolled_at is not None}
     if voucher not in roles:
         return
-    needed = max(role or Role.VIEWER, roles.get(name, Role.VIEWER), key=lambda one: one.rank)
+    # Also of somebody who has not confirmed yet: else a new secret for them would be a way up.
+    has = next((Role(row.role) for row in living if row.name == name), Role.VIEWER)
+    needed = max(role or Role.VIEWER, has, key=lambda one: one.rank)
     needed = min(needed, max(roles.values(), key=lambda one: one.rank), key=lambda one: one.rank)
     if roles[voucher] < needed:
         raise wrong_role(voucher, roles[voucher], needed)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbshield.session.held import HeldStatement
-from dbshield.session.refusal import INSUFFICIENT_PRIVILEGE, rules, spoken
+from dbshield.session.refusal import INSUFFICIENT_PRIVILEGE, rules, spoken, with_page
 from dbshield.wire.backend import (
     BindComplete,
     CloseComplete,
@@ -89,7 +89,8 @@ def stopped(
         words.append(f"state={state}")
     first = spoken(statement.judgement)
     why = f" ({first.message})" if first else ""
-    return ErrorResponse.of("ERROR", sqlstate, f"dbshield {what}{why}", detail=" ".join(words), hint=hint).encode()
+    detail = with_page(" ".join(words), statement.judgement)
+    return ErrorResponse.of("ERROR", sqlstate, f"dbshield {what}{why}", detail=detail, hint=hint).encode()
 
 
 def notice(text: str, *, approval: str) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from dbshield.model import Allow, Deny, Finding, Hold, Judgement, Limit
-from dbshield.policy.rules.base import short
+from dbshield.policy.rules.base import MAX_TEXT, short
 from dbshield.wire.backend import ErrorResponse
 
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -62,19 +62,23 @@ def refusal(judgement: Judgement, advice: str = "") -> bytes:
         "ERROR",
         SQLSTATES.get(finding.rule if finding else "", INSUFFICIENT_PRIVILEGE),
         short(f"dbshield {what}: {finding.message}" if finding else f"dbshield {what}"),
-        detail=f"{rules(judgement)} verdict={judgement.verdict.word}",
+        detail=with_page(f"{rules(judgement)} verdict={judgement.verdict.word}", judgement),
         hint=" ".join(filter(None, (finding.hint if finding else "", advice))),
     ).encode()
 
 
 def rules(judgement: Judgement) -> str:
-    """The rules that spoke, as DETAIL begins, and where to read about the first."""
+    """The rules that spoke, as DETAIL begins."""
     first = spoken(judgement)
     named = dict.fromkeys(finding.rule for finding in ((first,) if first else ()) + judgement.findings)
-    words = [f"rule={','.join([*named][:MAX_RULES]) or 'DS900'}", f"name={first.name if first else 'unnamed'}"]
-    if first and RULE_PAGES.address:
-        words.append(f"page={RULE_PAGES.of(first.rule)}")
-    return " ".join(words)
+    return f"rule={','.join([*named][:MAX_RULES]) or 'DS900'} name={first.name if first else 'unnamed'}"
+
+
+def with_page(detail: str, judgement: Judgement) -> str:
+    """A DETAIL with the page of the rule at its end, where there is one and room for it."""
+    first = spoken(judgement)
+    page = f"{detail} page={RULE_PAGES.of(first.rule)}" if first and RULE_PAGES.address else detail
+    return page if len(page) <= MAX_TEXT else detail
 
 
 def spoken(judgement: Judgement) -> Finding | None:

@@ -24,6 +24,7 @@ from support.waiting import until
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import Config
 from dbshield.config.alerts import EVENTS, AlertsConfig
+from dbshield.config.console import ConsoleConfig
 from dbshield.control.alert_send import NO_URL, deliver
 from dbshield.control.alert_store import AlertStore
 from dbshield.control.alerts import AWAY_AFTER, Watch
@@ -243,6 +244,17 @@ def test_it_is_tried_again_while_the_receiver_fails_or_is_away(control: Database
     assert any("not delivered" in line["event"] for line in logs)
     assert SECRET not in str(logs)
     assert SECRET not in str(store.list_())
+
+
+def test_what_is_about_an_approval_leads_to_it(control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:
+    plain = config(tmp_path, receiver.url)
+    settings = plain.model_copy(update={"console": ConsoleConfig(address="https://shield.example.com")})
+    with watching(control, settings):
+        record(control, kind="approval-requested", environment="staging", agent="claude", approval="apr-abcdefgh", statement="x")
+        record(control, kind="approval-requested", environment="staging", agent="claude", approval="../x y", statement="x")
+        assert until(lambda: len(receiver.messages) >= 2 or "2 " in receiver.text)
+    assert receiver.text.count("Open: https://shield.example.com/approvals/apr-abcdefgh") == 1
+    assert receiver.text.count("Open: ") == 1
 
 
 def test_two_watches_tell_nothing_twice(control: Database, control_dsn: str, receiver: HttpReceiver, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from support.people import Phone, enrol, vault_in
 from support.servers import Server
 
 from dbshield.control.people import LOCKED, WRONG_MOST, WRONG_WINDOW, People, Vouch
+from dbshield.control.person_roles import Role
 from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError, Refused, StoreError
 from dbshield.store.database import Database
@@ -237,6 +238,42 @@ def test_another_key_opens_nothing(control: Database, people: People, tmp_path: 
     stranger = People(control, Vault.create(tmp_path / "other.key"))
     with pytest.raises(StoreError, match="sealed with another key"):
         take(control, stranger, "ann", phone.code(NOW))
+
+
+def test_nobody_gives_more_than_they_have(control: Database, people: People) -> None:
+    ann = enrol(people, "ann", NOW)
+    assert [one.role for one in people.list_()] == [Role.ADMIN], "the first person"
+    people.add("bob", by="root", now=NOW, vouch=ann.vouch(NOW))
+    bob = enrol(people, "bob", NOW + STEP, vouch=ann.vouch(NOW + STEP))
+    vera = Phone("vera", people.add("vera", by="root", now=NOW, vouch=bob.vouch(NOW + STEP), role=Role.VIEWER).secret)
+    people.confirm("vera", vera.code(NOW + STEP), now=NOW + STEP)
+    people.add("anna", by="root", now=NOW + 2 * STEP, vouch=ann.vouch(NOW + 2 * STEP), role=Role.ADMIN)
+    later = NOW + 4 * STEP
+    for phone, has in ((vera, "viewer"), (bob, "approver")):
+        for change in (
+            lambda vouch: people.add("carl", by="root", now=later, vouch=vouch, role=Role.ADMIN),
+            lambda vouch: people.set_role(vouch.person, Role.ADMIN, by="root", now=later, vouch=vouch),
+            lambda vouch: people.set_role("ann", Role.VIEWER, by="root", now=later, vouch=vouch),
+            lambda vouch: people.reset("ann", by="root", now=later, vouch=vouch),
+            lambda vouch: people.reset("anna", by="root", now=later, vouch=vouch),
+            lambda vouch: people.remove("ann", by="root", now=later, vouch=vouch),
+        ):
+            with pytest.raises(Refused, match=f"{phone.person} has the role {has}, and this takes the role admin"):
+                change(phone.vouch(later))
+        # A no costs no code.
+        assert take(control, people, phone.person, phone.code(later), later) == ""
+    with pytest.raises(Refused, match="takes the role approver"):
+        people.add("carl", by="root", now=later, vouch=vera.vouch(later))
+    people.remove("vera", by="root", now=later + STEP, vouch=vera.vouch(later + STEP))
+
+
+def test_where_nobody_is_an_admin_an_approver_makes_one(control: Database, people: People) -> None:
+    ann = enrol(people, "ann", NOW)
+    with control.transaction() as connection:
+        # As people are who were enrolled before there were roles.
+        connection.execute(text("update dbshield.people set role = 'approver'"))
+    people.set_role("ann", Role.ADMIN, by="root", now=NOW, vouch=ann.vouch(NOW))
+    assert [one.role for one in people.list_()] == [Role.ADMIN]
 
 
 def test_everything_about_people_is_in_the_audit(control: Database, people: People) -> None:

@@ -28,6 +28,8 @@ from dbshield.control.printing import print_parameters, readable
 from dbshield.errors import DbshieldError, Refused
 
 UNDER_WAY: Final = (State.WAITING, State.APPROVED, State.RUNNING)
+WAITING_SHOWN: Final = 100
+"""Of those that wait, the oldest: whoever has more has another problem, and browsers that follow the page are sent it all."""
 OVER_SHOWN: Final = 30
 SETTINGS_SHOWN: Final = ("search_path", "datestyle", "intervalstyle", "timezone")
 """Of the settings that a statement is run under, those by which names and dates are read."""
@@ -124,9 +126,11 @@ async def _listed(request: Request, before: datetime | None) -> dict[str, Any]:
     approvals = Approvals(parts.database)
     under_way = await run_in_threadpool(approvals.list_, now=now, states=UNDER_WAY)
     over = await run_in_threadpool(approvals.over, now=now, before=before, limit=OVER_SHOWN)
+    waiting = [one for one in under_way if one.state is State.WAITING]
     return {
-        "waiting": [one for one in under_way if one.state is State.WAITING],
-        "going_on": [one for one in under_way if one.state is not State.WAITING],
+        "waiting": waiting[:WAITING_SHOWN],
+        "waiting_count": len(waiting),
+        "going_on": [one for one in under_way if one.state is not State.WAITING][:WAITING_SHOWN],
         "over": over,
         "before": before,
         "older": over[-1].requested_at if len(over) == OVER_SHOWN else None,

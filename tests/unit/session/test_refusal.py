@@ -10,7 +10,7 @@ from dbshield.model import AccessLevel, Allow, Deny, Finding, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.session.refusal import refusal
+from dbshield.session.refusal import RULE_PAGES, refusal
 from dbshield.wire.backend import ErrorResponse
 
 FUNCTIONS = FunctionCatalogue.builtin()
@@ -98,3 +98,11 @@ def test_no_other_table_is_named() -> None:
 def test_an_allowed_statement_has_no_refusal() -> None:
     with pytest.raises(ValueError, match="no refusal"):
         refusal(Judgement(verdict=Allow()))
+
+
+def test_it_leads_to_the_page_of_its_rule_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = refused("drop table shop.orders").detail
+    monkeypatch.setattr(RULE_PAGES, "address", "https://shield.example.com")
+    assert refused("drop table shop.orders").detail == f"{without} page=https://shield.example.com/rules/DS101"
+    monkeypatch.setattr(RULE_PAGES, "address", f"https://{'x' * 250}.example.com")
+    assert refused("drop table shop.orders").detail == without, "machines read what there is room for"
