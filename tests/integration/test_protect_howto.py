@@ -105,7 +105,8 @@ def test_each_step_leads_to_the_next(server: Server, place: Path) -> None:
         up = subprocess.Popen([*COMMAND, "up"], cwd=place, env=team.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         log = place / "up.log"
-        assert until(lambda: '"listening"' in log.read_text() or up.poll() is not None, deadline=120), log.read_text()
+        listens = f'"address": "{team.environment["DBSHIELD_PROXY__LISTEN"]}"'
+        assert until(lambda: listens in log.read_text() or up.poll() is not None, deadline=120), log.read_text()
         with psycopg.connect(found[0].strip("\"'"), autocommit=True) as agent:
             assert agent.execute("delete from shop.settings").rowcount == 3
             entries = [json.loads(line)["entry"] for line in team.says("audit", "search").splitlines()]
