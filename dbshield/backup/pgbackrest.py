@@ -268,6 +268,11 @@ class PgBackRest:
             raise BackupError(_first_sentence(error.message), hint=hint.format(stanza=self.stanza_name)) from error
 
 
+def local_repository(plan: BackupConfig) -> Path | None:
+    """The folder of a plan's repository where it is on this machine. Raises ConfigError."""
+    return pgbackrest_config.place(plan, _variables(plan)).repository
+
+
 def _first_sentence(message: str) -> str:
     """On one line, whatever bytes it repeats."""
     return "".join(letter if letter.isprintable() else "?" for letter in message)[:500]

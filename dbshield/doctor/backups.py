@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import func, select
 
 from dbshield.backup import destination
+from dbshield.backup.pgbackrest import local_repository
 from dbshield.backup.source import Source
 from dbshield.backup.wal_store import WalStore, fresh
 from dbshield.config import BackupConfig, Config
@@ -84,17 +85,23 @@ def _places(settings: Config, environment: str, plans: Mapping[str, BackupConfig
 
 
 def _outside(settings: Config, environment: str, plans: Mapping[str, BackupConfig], place: str) -> Place:
-    if urlsplit(place).scheme != "file":
-        return True, ""
-    plan = next((plan for plan in plans.values() if plan.destination == place), next(iter(plans.values()), None))
-    if plan is None:
-        return None, f"{place}: no plan goes there"
-    # What was allowed by name is looked at as if it were not.
-    strict = plan.model_copy(update={"destination": place, "same_device": "refused", "same_account": "allowed"})
+    looked_at = [place] if urlsplit(place).scheme == "file" else []
+    plan = next((plan for plan in plans.values() if plan.destination == place), None)
     try:
+        if plan is not None and plan.stanza and (repository := local_repository(plan)) is not None:
+            # The data itself is there.
+            looked_at.append(f"file://{repository.absolute()}")
+        if not looked_at:
+            return True, ""
+        plan = plan or next(iter(plans.values()), None)
+        if plan is None:
+            return None, f"{place}: no plan goes there"
         source = Source.of(plan, settings.environments[environment])
         with source.connect(source.databases[0]) as connection:
-            destination.check(strict, settings.state, source.server(), connection)
+            for each in looked_at:
+                # What was allowed by name is looked at as if it were not.
+                strict = plan.model_copy(update={"destination": each, "same_device": "refused", "same_account": "allowed"})
+                destination.check(strict, settings.state, source.server(), connection)
     except Refused as error:
         return None if UNKNOWN in error.message else False, error.message
     except DbshieldError as error:

@@ -24,6 +24,8 @@ from support.waiting import until
 from dbshield.backup.catalogue import Catalogue
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.cluster.account import server_account
+from dbshield.config import load_config
+from dbshield.doctor import backups as doctor_backups
 
 pytestmark = pytest.mark.needs("pgbackrest")
 
@@ -70,13 +72,14 @@ class Stanza:
         environment = {"PATH": os.environ["PATH"], "HOME": "/"}
         if config is None:
             environment["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE
-        account = {"user": self.account.uid, "group": self.account.gid, "extra_groups": []} if self.account.lent else {}
+        lent = {"user": self.account.uid, "group": self.account.gid, "extra_groups": []}
+        account: dict[str, Any] = lent if self.account.lent else {}
         done = subprocess.run(
             ["pgbackrest", f"--config={config or self.config}", "--stanza=main", "--log-level-console=off", *words],
             env=environment, cwd="/", capture_output=True, text=True, check=False, **account,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return str(done.stdout)
 
     def backups(self) -> list[dict[str, Any]]:
         (told,) = json.loads(self.run("info", "--output=json"))
@@ -170,6 +173,11 @@ def test_what_is_missing_is_named_with_the_next_step(backups: Backups, stanza: S
     assert "archives no WAL: its archive_mode is off" in answer
     assert "archive_command = 'pgbackrest --stanza=main archive-push %p'" in answer
     assert stanza.backups() == []
+    # The doctor looks at where the data is, not only at where the little rest goes.
+    settings = load_config(backups.config)
+    plan = settings.backup["nightly"].model_copy(update={"destination": "s3://far-away/it"})
+    outside, why = doctor_backups._outside(settings, "test", {"nightly": plan}, plan.destination)
+    assert (outside, str(stanza.repository) in why) == (False, True), why
 
 
 def test_one_is_made_proven_and_restored_and_another_upon_it(backups: Backups, stanza: Stanza, ground: Path) -> None:
