@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +21,15 @@ from sqlalchemy.exc import IntegrityError
 from support.backups import Backups, backups_of
 from support.servers import Server
 from support.waiting import until
+
+from dbshield.backup import look, sealing
+from dbshield.backup.catalogue import Catalogue
+from dbshield.backup.engine import Silent
+from dbshield.backup.repository import Repository
+from dbshield.backup.run import take
+from dbshield.backup.source import Connection
+from dbshield.backup.store import Folder
+from dbshield.config import load_config
 
 
 @pytest.fixture
@@ -378,3 +389,33 @@ def test_every_backup_stands_in_the_audit(backups18: Backups) -> None:
     noted = [json.loads(line) for line in lines if '"backup"' in line]
     assert any(line.get("snapshot") == made["snapshot"] and line["outcome"] == "complete" for line in noted)
     assert any(line["outcome"] == "failed" and "cannot be reached" in line["error"] for line in noted)
+
+
+def test_a_role_made_while_roles_are_dumped_is_in_dump_and_record_alike(
+    backups18: Backups, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = f"came_between_{worker_id}"
+    asked: list[int] = []
+    with backups18.server.connect() as admin:
+
+        def roles(connection: Connection) -> Mapping[str, Mapping[str, Any]]:
+            found = look_at_roles(connection)
+            asked.append(len(found))
+            if len(asked) == 1:
+                admin.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
+            return found
+
+        look_at_roles = look.roles
+        monkeypatch.setattr(look, "roles", roles)
+        try:
+            with backups18.store() as store:
+                config = load_config(backups18.config)
+                made = take(config, "nightly", store, clock=lambda: datetime.now(UTC), progress=Silent())
+                reader = Repository(Folder(backups18.destination)).open(
+                    "test", made.manifest.snapshot, Catalogue(store).trusted()
+                )
+        finally:
+            admin.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(role)))
+    assert len(asked) == 4
+    assert role in made.record.roles
+    assert f"CREATE ROLE {role};".encode() in reader.read("globals.sql", sealing.identities(backups18.identity))
