@@ -50,7 +50,7 @@ class AuditConnection:
 
         Raises psycopg.Error, or TimeoutError where there is no answer in QUERY_TIMEOUT; then they may be committed or not.
         """
-        parameters = [str(writer).encode(), str(first).encode(), "\n".join(entries).encode("ascii")]
+        parameters = [str(writer).encode(), b"%d" % first, "\n".join(entries).encode("ascii")]
         self._answer = answer = self._loop.create_future()
         self._result = None
         late = self._loop.call_later(QUERY_TIMEOUT, self._end, TimeoutError("no answer in time"))

@@ -65,7 +65,10 @@ class RowCounter:
     """
 
     def __init__(self, name: str, remaining: Callable[[int], Mapping[str, int]] | None = None) -> None:
-        self.limits = Limits()
+        self._limits = Limits()
+        # By the rows of a statement, where nothing of an hour's rows is used up.
+        self._run_after: dict[int, bytes] = {}
+        self._text_after: dict[int, bytes] = {}
         self.remaining = remaining
         names = {word: f"{name}_{word}" for word in ("before", "copies", "after", "protected")}
         self.name = name.encode("ascii")
@@ -76,21 +79,35 @@ class RowCounter:
         self._names = names
         self._run_before = {inserts: _run(names["copies" if inserts else "before"], ()) for inserts in (False, True)}
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._run_after.clear()
+        self._text_after.clear()
+
     def before(self, *, inserts: bool) -> bytes:
         """The messages that go before a counted Execute."""
         return self._run_before[inserts]
 
     def after(self, max_rows: int) -> bytes:
         """The messages that go behind it."""
-        name, values = self._comparison(max_rows)
-        return _run(name, tuple(value.encode() for value in values))
+        left = self._left()
+        run = self._run_after.get(max_rows) if not left else None
+        if run is None:
+            name, values = self._comparison(max_rows, left)
+            run = _run(name, tuple(value.encode() for value in values))
+            if not left:
+                self._run_after[max_rows] = run
+        return run
 
     def wrap(self, text: bytes, counted: Sequence[Counted], max_rows: int, *, statements: int) -> Wrapped:
         """The text of a Query, which has so many statements, with the counting queries around each counted one."""
         bounds = split(text) if statements > 1 else [(0, len(text))]
-        name, values = self._comparison(max_rows)
-        listed = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-        behind = f"\n;execute {name}({listed});".encode()
+        behind = self._text_behind(max_rows)
         pieces: list[bytes] = []
         kept: list[tuple[int, int]] = []
         done = written = 0
@@ -98,11 +115,11 @@ class RowCounter:
         def add(piece: bytes) -> None:
             nonlocal written
             pieces.append(piece)
-            written += len(piece.decode("utf-8", "replace"))
+            written += _characters(piece)
 
         def keep(end: int) -> None:
             nonlocal done
-            kept.append((written, len(text[:done].decode("utf-8", "replace"))))
+            kept.append((written, _characters(text[:done])))
             add(text[done:end])
             done = end
 
@@ -124,11 +141,27 @@ class RowCounter:
             return Overrun(kind=kind, what=what)
         return Overrun(kind="uncounted") if self.name in error else None
 
-    def _comparison(self, max_rows: int) -> tuple[str, tuple[str, ...]]:
+    def _text_behind(self, max_rows: int) -> bytes:
+        """What stands behind a counted statement in a text."""
+        left = self._left()
+        behind = self._text_after.get(max_rows) if not left else None
+        if behind is None:
+            name, values = self._comparison(max_rows, left)
+            listed = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+            behind = f"\n;execute {name}({listed});".encode()
+            if not left:
+                self._text_after[max_rows] = behind
+        return behind
+
+    def _left(self) -> Mapping[str, int]:
+        """The rows that may still be changed within the hour, of the tables where that is fewer than in any other."""
+        hourly = self._limits.max_rows_per_hour
+        return self.remaining(hourly) if hourly and self.remaining else {}
+
+    def _comparison(self, max_rows: int, left: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
         """The query behind a statement, and its values."""
-        limits = self.limits
+        limits = self._limits
         hourly = limits.max_rows_per_hour
-        left = self.remaining(hourly) if hourly and self.remaining else {}
         # They may have been of any table, so they bound all of them.
         values = (str(min(max_rows, left.get(UNTOLD, max_rows))), str(hourly or NO_END), json.dumps(dict(left)))
         if limits.protected:
@@ -150,9 +183,13 @@ class Wrapped:
         return position - new + old
 
 
+def _characters(text: bytes) -> int:
+    return len(text) if text.isascii() else len(text.decode("utf-8", "replace"))
+
+
 def changed_rows(row: bytes) -> dict[str, int]:
     """The rows by table from the payload of the comparing query's DataRow (two bytes, a length of four, the JSON)."""
-    return {str(name): int(rows) for name, rows in json.loads(row[6:]).items()}
+    return {str(name): int(rows) for name, rows in json.loads(row[6:].decode()).items()}
 
 
 @lru_cache(maxsize=1024)

@@ -11,12 +11,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 from support.control import ENVIRONMENTS, agents_of, control_database, empty_database
 from support.servers import Server
 from support.shield import ENVIRONMENT, Shield, prepared_shield, started
 from support.waiting import until
 
-from dbshield.config import EnvironmentConfig
+from dbshield.config import Config, EnvironmentConfig
+from dbshield.control.alerts import COUNT_EVERY, Watch
 from dbshield.control.audit_store import Entry, append
 from dbshield.control.freezes import Freezes
 from dbshield.control.refusals import Refusals
@@ -140,6 +142,47 @@ def test_what_counts_as_a_refusal(control: Database) -> None:
     assert [freeze.agent for freeze in frozen] == ["mixed", "slow"]
     assert frozen[0].reason == "3 statements refused within 10 minutes"
     assert refusals.freeze_offenders(now) == [], "it is frozen already"
+
+
+def test_the_watch_counts_when_a_refusal_has_come_and_not_for_what_passed(control: Database) -> None:
+    now = datetime.now(UTC)
+    refusals = Refusals(control, settings())
+    assert refusals.news(0, now) == (0, False)
+    refuse(control, "reads", 2, at=now, verdict="allow")
+    assert refusals.news(0, now) == (2, False)
+    refuse(control, "slow", at=now - timedelta(minutes=11))
+    assert refusals.news(2, now) == (3, False), "older than what is counted"
+    refuse(control, "claude", 2, at=now)
+    assert refusals.news(3, now) == (5, True)
+    assert refusals.news(5, now) == (5, False)
+    freezes, standing = Freezes(control, settings()), [0.0]
+    watch = Watch(control, Config(environments=settings()), clock=lambda: standing[0])
+    watch.look()
+    assert freezes.agents_in_force(now) == {}
+    refuse(control, "claude", at=now)
+    watch.look()
+    assert [len(found) for found in freezes.agents_in_force(now).values()] == [1], "the clock has not moved"
+
+
+def test_the_watch_counts_again_what_was_refused_while_a_freeze_held(control: Database, tmp_path: Path) -> None:
+    now, standing = datetime.now(UTC), [0.0]
+    agents, _ = agents_of(control, tmp_path)
+    agents.create(name="claude", environment="staging", access=AccessLevel.WRITE, now=now, by="test")
+    freezes = Freezes(control, settings())
+    freezes.freeze("staging", agent="claude", reason="r", by="ann", now=now - timedelta(hours=1), until=now + timedelta(hours=1))
+    watch = Watch(control, Config(environments=settings()), clock=lambda: standing[0])
+    refuse(control, "claude", 3, at=now)
+    watch.look()
+    watch.look()
+    with control.transaction() as connection:
+        connection.execute(text("update dbshield.freezes set until = now()"))
+    refuse(control, "claude", at=now, verdict="allow")
+    watch.look()
+    assert freezes.agents_in_force(datetime.now(UTC)) == {}
+    standing[0] = COUNT_EVERY
+    refuse(control, "claude", at=now, verdict="allow")
+    watch.look()
+    assert [len(found) for found in freezes.agents_in_force(datetime.now(UTC)).values()] == [1]
 
 
 def test_a_thaw_begins_a_new_count(control: Database, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dbshield.model import AccessLevel, Counted, Limit
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.session.counting import RowCounter
+from dbshield.session.counting import Limits, RowCounter
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,28 @@ def test_nothing_of_the_client_comes_between_a_counted_statement_and_its_count(t
 def test_a_single_statement_is_not_split() -> None:
     wrapped = RowCounter("own").wrap(b"delete from t", (Counted(statement=0),), 7, statements=1)
     assert wrapped.text.startswith(b"execute own_before;delete from t\n;execute own_after('7'")
+
+
+def test_what_is_compared_follows_the_limits_and_what_is_used_of_an_hour() -> None:
+    """The query behind a statement is made once for as long as neither changes."""
+    used: dict[str, int] = {}
+    counter = RowCounter("own", lambda limit: {table: limit - rows for table, rows in used.items()})
+
+    def compared() -> tuple[bool, bool, bool]:
+        """Whether the hour's limit, the table that has used of it, and the protected tables are in both forms of the query."""
+        forms = (counter.after(7), counter.wrap(b"delete from t", (Counted(statement=0),), 7, statements=1).text)
+        told = {tuple(word in form for word in (b"500", b"shop.t", b"billing")) for form in forms}
+        assert len(told) == 1
+        hour, table, protected = told.pop()
+        return hour, table, protected
+
+    assert compared() == compared() == (False, False, False)
+    counter.limits = Limits(max_rows_per_hour=500)
+    assert compared() == compared() == (True, False, False)
+    used["shop.t"] = 20
+    assert compared() == (True, True, False)
+    used.clear()
+    assert compared() == (True, False, False)
+    counter.limits = Limits(max_rows_per_hour=500, protected=("billing.%",))
+    assert compared() == (True, False, True)
+    assert b"'8'" in counter.wrap(b"delete from t", (Counted(statement=0),), 8, statements=1).text
