@@ -31,6 +31,9 @@ MACHINE_SAID = re.compile(
 """What PostgreSQL's programs say when the machine is to blame."""
 STARTING = "57P03"
 """What a server that comes up answers to who waits for it."""
+AFTERMATH = ("08", "57014", STARTING)
+"""Beginnings of SQLSTATEs in the server's log that blame nobody: pg_restore that has met an error cancels what its other workers do
+and drops their connections. Where the machine cut them, the program says so itself."""
 STATE = re.compile(rb"^([0-9A-Z]{5}) (?:ERROR|FATAL|PANIC):  ", re.MULTILINE)
 LOG_BYTES = 1 << 20
 REQUIRED = (
@@ -140,7 +143,7 @@ def is_bad_backup(error: Exception, *, log: Path | None = None, offset: int = 0)
         return False
     if MACHINE_SAID.search(error.message):
         return False
-    return not any(state.startswith(MACHINE) and state != STARTING for state in _states(log, offset))
+    return not any(state.startswith(MACHINE) and not state.startswith(AFTERMATH) for state in _states(log, offset))
 
 
 def _states(log: Path | None, offset: int) -> list[str]:

@@ -96,6 +96,8 @@ def test_the_log_of_the_server_tells_the_machine_from_the_backup(tmp_path: Path)
     log.write_text("22P02 ERROR:  invalid input\nDETAIL:  53100 ERROR:  x\n")
     assert is_bad_backup(refused, log=log)
     # No server, no verdict.
+    log.write_text("22P04 ERROR:  missing data\n57014 ERROR:  canceling statement\n08006 FATAL:  connection to client lost\n")
+    assert is_bad_backup(refused, log=log), "what pg_restore does to its other workers is not the machine's doing"
     assert is_bad_backup(refused, log=tmp_path / "none")
     assert not is_bad_backup(BackupError("pg_restore failed: server closed the connection unexpectedly"), log=log)
     assert not is_bad_backup(BackupError("pg_restore failed (killed by signal 9)"), log=log)
