@@ -19,6 +19,8 @@ its message begins with `dbshield`. What the server answers passes unchanged, wi
 | DETAIL | for programs: `rule=DS201 name=rows.unbounded-delete verdict=hold`, and `approval=… state=…` where a human is asked |
 | HINT | what to do instead |
 
+Where `[console] address` is set, DETAIL ends with `page=https://…/rules/DS201`, the rule's page in the console.
+
 `verdict=deny`: no agent runs this. `verdict=hold`: a human decides. `state` is `waiting`, `approved`, `running`, `done`,
 `failed`, `denied`, `expired` or `withdrawn`. The rules are in [their reference](rules.md), exit codes of commands in [that
 of the command line](command-line.md).
