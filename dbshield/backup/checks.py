@@ -32,8 +32,8 @@ MACHINE_SAID = re.compile(
 STARTING = "57P03"
 """What a server that comes up answers to who waits for it."""
 AFTERMATH = ("08", "57014", STARTING)
-"""Beginnings of SQLSTATEs in the server's log that blame nobody: pg_restore that has met an error cancels what its other workers do
-and drops their connections. Where the machine cut them, the program says so itself."""
+"""Beginnings of SQLSTATEs in the server's log that blame nobody: pg_restore that has met an error cancels what its other workers
+do and drops their connections. Where the machine cut them, the program says so itself."""
 STATE = re.compile(rb"^([0-9A-Z]{5}) (?:ERROR|FATAL|PANIC):  ", re.MULTILINE)
 LOG_BYTES = 1 << 20
 REQUIRED = (
