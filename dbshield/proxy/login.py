@@ -29,6 +29,7 @@ from dbshield.proxy.pair import SERVER_CLOSED, SERVER_GONE, Pair, WhenDurable, f
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.throttle import Proceed, TooMany
+from dbshield.proxy.timing import TimedSession
 from dbshield.proxy.tracing import TracedSession
 from dbshield.proxy.waiting import Waiting, can_ask
 from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
@@ -125,6 +126,7 @@ class _Login:
         self.inbox = inbox
         self.client = client
         self.user = ""
+        self.timed: TimedSession | None = None
         self.traced: TracedSession | None = None
         self.machine = ClientLogin(
             nonce=secrets.token_urlsafe(24),
@@ -324,13 +326,15 @@ class _Login:
             state.log.debug("session ended", agent=who.login.user, session=number, why=reason)
 
         record, when_durable = audited.statement, cast(WhenDurable, state.audit.when_durable)
+        self.timed = state.meter.session()
+        if self.timed is not None:
+            when_durable = self.timed.when_durable(when_durable)
         traced = state.tracing.session(who.login, who.database, number)
         if traced is not None:
             record, when_durable = traced.record(record), traced.when_durable(when_durable)
         pair = Pair(relay, record, changed, ended, when_durable)
         pair.traced = self.traced = traced
         pair.waiting = waiting = self._waiting(who, pair, number)
-        pair.timing = state.meter.timing
         session = Session(
             number=number,
             login=who.login,
@@ -361,8 +365,9 @@ class _Login:
         """From here on the relay has both transports; what came early goes through it first."""
         self.inbox.on_lost = None
         pair.join(self.transport, server.transport, max_pending=self.state.config.proxy.max_pending_bytes)
-        if self.traced is not None:
-            self.traced.attach(pair)
+        for watcher in (self.timed, self.traced):
+            if watcher is not None:
+                watcher.attach(pair)
         for end, early in (
             (self.transport, self.machine.trailing + self.inbox.take()),
             (server.transport, server.inbox.take()),

@@ -19,7 +19,7 @@ from dbshield.errors import DbshieldError
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.proxy.timing import UNTIMED, Timing
+from dbshield.proxy.timing import TimedSession, Timing
 from dbshield.proxy.verdicts import decisive
 from dbshield.telemetry.counts import Counts, Series
 
@@ -47,14 +47,12 @@ class Meter:
         self._durable: list[float] = []
         self._caches: WeakKeyDictionary[Judge, tuple[int, int]] = WeakKeyDictionary()
         self._marks: deque[tuple[float, int]] = deque()
-        self.timing = UNTIMED
-        if counts is not None:
-            self.timing = Timing(
-                every=EVERY,
-                to_server=self._to_server.append,
-                to_client=self._to_client.append,
-                durable=self._durable.append,
-            )
+        self._timing = Timing(
+            every=EVERY,
+            to_server=self._to_server.append,
+            to_client=self._to_client.append,
+            durable=self._durable.append,
+        )
 
     # -- what happens
 
@@ -70,6 +68,10 @@ class Meter:
             finding = decisive(judgement)
             labels = (*self._who(head), judgement.verdict.word, finding.rule if finding is not None else "")
             self._counts.add("dbshield_statements_total", labels, count)
+
+    def session(self) -> TimedSession | None:
+        """What times a session; nothing where no metrics are wanted."""
+        return TimedSession(self._timing) if self._counts is not None else None
 
     def began(self, login: AgentLogin) -> None:
         """A login became a session."""

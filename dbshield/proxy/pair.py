@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from time import perf_counter
 from typing import Protocol
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Allow, Judgement, Limit
-from dbshield.proxy.timing import UNTIMED
 from dbshield.session import held
 from dbshield.session.handlers import IDLE
 from dbshield.session.held import HeldStatement, Phase
@@ -73,8 +71,7 @@ class Answered(Protocol):
 class Pair:
     """One session: its relay, its two transports, and how it ends.
 
-    `on_end` is called once, with the reason in words for the log. `waiting` is given by whoever lets the relay hold statements,
-    `timing` by whoever measures, before `join`.
+    `on_end` is called once, with the reason in words for the log. `waiting` is given by whoever lets the relay hold statements.
     """
 
     __slots__ = (
@@ -89,7 +86,6 @@ class Pair:
         "record",
         "relay",
         "server",
-        "timing",
         "traced",
         "waiting",
         "when_durable",
@@ -109,7 +105,6 @@ class Pair:
         self.active = True
         self.draining = False
         self.waiting: HumanWaiter | None = None
-        self.timing = UNTIMED
         self.traced: Answered | None = None
         self._client_end: ClientEnd | None = None
         self._max_kept = 0
@@ -258,21 +253,7 @@ def _close(transport: asyncio.Transport) -> None:
 class ClientEnd(asyncio.Protocol):
     """What the client sends, on its way to the server."""
 
-    __slots__ = (
-        "_began",
-        "_early",
-        "_every",
-        "_from_client",
-        "_judged",
-        "_pair",
-        "_record",
-        "_server",
-        "_since",
-        "_timing",
-        "_turn",
-        "_withheld",
-        "_write",
-    )
+    __slots__ = ("_early", "_from_client", "_judged", "_pair", "_record", "_server", "_withheld", "_write")
 
     def __init__(self, pair: Pair, server: asyncio.Transport) -> None:
         self._pair = pair
@@ -283,9 +264,6 @@ class ClientEnd(asyncio.Protocol):
         self._record = pair.record
         self._withheld = b""
         self._early: list[bytes] = []
-        self._timing = pair.timing
-        self._every = self._turn = pair.timing.every
-        self._began = self._since = 0.0
 
     def data_received(self, data: bytes) -> None:
         pair = self._pair
@@ -294,13 +272,6 @@ class ClientEnd(asyncio.Protocol):
             # A transport may have had it in its hands when it was paused.
             self._early.append(data)
             return
-        # Where nobody measures it begins at 0, and so never comes there again.
-        self._turn -= 1
-        if self._turn:
-            began = 0.0
-        else:
-            self._turn = self._every
-            began = perf_counter()
         writes = False
         try:
             forward = self._from_client(data)
@@ -323,13 +294,10 @@ class ClientEnd(asyncio.Protocol):
             return
         if writes and forward:
             self._withheld = forward
-            self._began, self._since = began, perf_counter()
             pair.pause_client(WITHHELD)
             pair.when_durable(self._release)
         elif forward:
             self._write(forward)
-            if began:
-                self._timing.to_server(perf_counter() - began)
         elif pair.relay.keeps:
             pair.look_at_kept()
 
@@ -344,10 +312,6 @@ class ClientEnd(asyncio.Protocol):
             pair.end(error.message, error, sqlstate=INTERNAL)
             return
         self._write(forward)
-        now = perf_counter()
-        self._timing.durable(now - self._since)
-        if self._began:
-            self._timing.to_server(now - self._began)
         pair.paused &= ~WITHHELD
         if early:
             self.data_received(early)
@@ -372,24 +336,16 @@ class ClientEnd(asyncio.Protocol):
 class ServerEnd(asyncio.Protocol):
     """What the server sends, on its way to the client."""
 
-    __slots__ = ("_every", "_from_server", "_outcomes", "_pair", "_timing", "_turn", "_write")
+    __slots__ = ("_from_server", "_outcomes", "_pair", "_write")
 
     def __init__(self, pair: Pair, client: asyncio.Transport) -> None:
         self._pair = pair
         self._write = client.write
         self._from_server = pair.relay.from_server
         self._outcomes = pair.relay.outcomes
-        self._timing = pair.timing
-        self._every = self._turn = pair.timing.every
 
     def data_received(self, data: bytes) -> None:
         pair = self._pair
-        self._turn -= 1
-        if self._turn:
-            began = 0.0
-        else:
-            self._turn = self._every
-            began = perf_counter()
         try:
             forward = self._from_server(data)
         except DbshieldError as error:
@@ -402,8 +358,6 @@ class ServerEnd(asyncio.Protocol):
             pair.tell_outcomes()
         if forward:
             self._write(forward)
-            if began:
-                self._timing.to_client(perf_counter() - began)
         if pair.draining:
             pair.end_if_drained()
 

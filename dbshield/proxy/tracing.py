@@ -26,6 +26,7 @@ from dbshield.control.audit import STATEMENT_MAX
 from dbshield.control.tokens import hidden
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AgentLogin, Deny, Hold, Judgement
+from dbshield.proxy.around import Around, end_of
 from dbshield.proxy.pair import Pair, Record, WhenDurable
 from dbshield.proxy.verdicts import decisive
 
@@ -145,10 +146,8 @@ class TracedSession:
         """See what comes and goes, from now on."""
         assert pair.client is not None
         assert pair.server is not None
-        for transport, around in ((pair.client, _Client), (pair.server, _Server)):
-            inner = transport.get_protocol()
-            assert isinstance(inner, asyncio.Protocol)
-            transport.set_protocol(around(inner, self, pair))
+        pair.client.set_protocol(_Client(self, end_of(pair.client), pair))
+        pair.server.set_protocol(_Server(self, end_of(pair.server), pair))
 
     def chunk(self, receive: Callable[[bytes], None], data: bytes) -> None:
         """The client sent something."""
@@ -197,35 +196,21 @@ class TracedSession:
         span.end(end_time=now)
 
 
-class _Around(asyncio.Protocol):
-    """Passes everything on to the protocol that it stands around."""
-
-    def __init__(self, inner: asyncio.Protocol, traced: TracedSession, pair: Pair) -> None:
-        self._inner = inner
+class _Traced(Around):
+    def __init__(self, traced: TracedSession, inner: asyncio.Protocol, pair: Pair) -> None:
+        super().__init__(inner)
         self._traced = traced
         self._pair = pair
 
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-
-class _Client(_Around):
+class _Client(_Traced):
     def data_received(self, data: bytes) -> None:
-        self._traced.chunk(self._inner.data_received, data)
+        self._traced.chunk(self._receive, data)
 
 
-class _Server(_Around):
+class _Server(_Traced):
     def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
+        self._receive(data)
         relay = self._pair.relay
         if not (relay.busy or relay.keeps):
             self._traced.answered()

@@ -53,4 +53,4 @@ def test_where_nobody_asked_nothing_is_counted_and_no_chunk_is_timed() -> None:
     meter = Meter()
     meter.statements([(1.0, "no line at all", Judgement(verdict=READ.verdict))])
     meter.refused("client")
-    assert meter.timing.every == 0
+    assert meter.session() is None
