@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from dbshield.cli.beside import beside, told_by_signals
 from dbshield.config import Config, load_config
+from dbshield.config.console import ConsoleConfig
 from dbshield.control.connection import control_dsn
 from dbshield.control.logs import configure_logging
 from dbshield.control.vault import Vault
@@ -40,10 +42,11 @@ def console(config: ConfigOption = None) -> None:
 
 
 def bound(settings: Config) -> socket.socket:
-    """The socket that the console listens on. ConfigError where it cannot be had."""
+    """The socket that the console listens on. ConfigError where it cannot be had, or not with its certificate."""
     where = settings.console.where
     if where is None:
         raise ConfigError("[console] listen is empty", hint="Say where people open it, as in 127.0.0.1:7433.")
+    _check_certificate(settings.console)
     with contextlib.ExitStack() as undone:
         try:
             family, kind, proto, _, address = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
@@ -97,3 +100,17 @@ def console_beside(settings: Config, dsn: str) -> Iterator[None]:
         # Where the console's own process is gone nobody shall wait for an answer.
         sock.close()
         yield
+
+
+def _check_certificate(console: ConsoleConfig) -> None:
+    """Before anybody waits for an answer. ConfigError where certificate and key cannot be used."""
+    if console.tls_certificate is None:
+        return
+    try:
+        # With a password of our own, since OpenSSL would ask the terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(console.tls_certificate, console.tls_key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"[console] tls_certificate {console.tls_certificate} and tls_key {console.tls_key} cannot be used: {error}",
+            hint="Both must be PEM files that dbshield may read, and belong together.",
+        ) from error

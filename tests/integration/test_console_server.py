@@ -229,6 +229,11 @@ def test_a_port_that_is_taken_is_an_answer(site: Site) -> None:
     assert "Stop what listens there" in said
 
 
+def test_a_certificate_that_is_none_is_an_answer(site: Site) -> None:
+    files = {"DBSHIELD_CONSOLE__TLS_CERTIFICATE": str(site.config), "DBSHIELD_CONSOLE__TLS_KEY": str(site.folder / "none.key")}
+    assert "cannot be used" in site.run("console", fails=True, **files)
+
+
 def test_people_are_made_by_commands(site: Site) -> None:
     listed = json.loads(site.run("user", "list", "--json"))
     assert [(one["person"], one["role"], one["password"]) for one in listed] == [("ann", "admin", True)]
