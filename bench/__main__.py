@@ -68,6 +68,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, metavar="N", help=f"interleaved rounds (default {ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="a smoke run: short, one round, a tenth of the bulk rows")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single run there")
+    parser.add_argument("--metrics", action="store_true", help="have dbshield tell its metrics, to see what that costs")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is not reached")
     return parser.parse_args(arguments)
 
@@ -135,7 +136,7 @@ def _started(
         admin=database.admin,
     )
     commit_ms = database.commit_ms()
-    contenders, absent = _contenders(folder, database, stack, tell)
+    contenders, absent = _contenders(folder, database, stack, tell, metrics=options.metrics)
     return contenders, absent, setup, commit_ms
 
 
@@ -146,13 +147,13 @@ def _output() -> Console:
 
 
 def _contenders(
-    folder: Path, database: Database, stack: ExitStack, tell: Callable[[str], None]
+    folder: Path, database: Database, stack: ExitStack, tell: Callable[[str], None], *, metrics: bool
 ) -> tuple[list[Contender], Mapping[Name, str]]:
     """Those that could be started, and why the others could not."""
     makers: dict[Name, Callable[[], Contender]] = {
         Name.DIRECT: lambda: Direct(database),
         Name.PGBOUNCER: lambda: PgBouncer(folder / "pgbouncer", database),
-        Name.DBSHIELD: lambda: Shield(folder / "dbshield", database),
+        Name.DBSHIELD: lambda: Shield(folder / "dbshield", database, metrics=metrics),
     }
     ready: list[Contender] = []
     absent: dict[Name, str] = {}

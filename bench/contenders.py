@@ -188,8 +188,9 @@ class Shield(Service):
 
     name = Name.DBSHIELD
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, *, metrics: bool = False) -> None:
         super().__init__(folder)
+        self._metrics = f'listen = "127.0.0.1:{free_port()}"' if metrics else ""
         self._database = database
         self._config = folder / "dbshield.toml"
         self._port = free_port()
@@ -236,6 +237,8 @@ class Shield(Service):
                     "[proxy]",
                     f'listen = ["127.0.0.1:{self._port}"]',
                     "workers = 1",
+                    "[metrics]",
+                    self._metrics,
                     "[environments.bench]",
                     f'upstream = "postgresql://{ROLE}@127.0.0.1:{self._database.address.port}/{DATABASE}?sslmode=disable"',
                     f'password_file = "{self.folder / "upstream.password"}"',
