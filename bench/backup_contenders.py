@@ -109,10 +109,14 @@ class Dump:
 
 @dataclass(slots=True)
 class BaseBackup:
-    """pg_basebackup that compresses as dbshield does, and tar; then a server that is started on it."""
+    """pg_basebackup that compresses as dbshield does, by itself or with as many threads; then tar, and a server on it."""
 
     ground: Ground
-    name: str = f"pg_basebackup, zstd {LEVEL}"
+    workers: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"pg_basebackup, zstd {LEVEL}" + (f", {self.workers} threads" if self.workers else "")
 
     def back_up(self) -> Took:
         target = self.ground.folder / "base"
@@ -121,7 +125,7 @@ class BaseBackup:
         call(
             [
                 self.ground.binaries.program("pg_basebackup"), "--format=tar", "--wal-method=fetch", "--checkpoint=fast",
-                f"--compress=client-zstd:{LEVEL}", f"--pgdata={target}",
+                f"--compress=client-zstd:level={LEVEL},workers={self.workers}", f"--pgdata={target}",
             ],
             variables=self.ground.variables(),
         )  # fmt: skip
@@ -212,7 +216,7 @@ class Shield:
 
     @property
     def name(self) -> str:
-        return f"dbshield {self.engine}, zstd {LEVEL}, age"
+        return f"dbshield {self.engine}, zstd {LEVEL}, {JOBS} threads, age"
 
     def back_up(self) -> Took:
         config = load_config(self.ground.config)

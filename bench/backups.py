@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bench import machine
 from bench.backup_contenders import BaseBackup, Contender, Dump, PgBackRest, Shield, Took
-from bench.backup_ground import Ground
+from bench.backup_ground import JOBS, Ground
 from bench.measure import Neighbours, median, median_ratio
 from bench.model import BenchError
 from dbshield.cluster import temporary_folder
@@ -35,7 +35,7 @@ from dbshield.errors import DbshieldError
 MEGABYTES: Final = 2000
 QUICK_MEGABYTES: Final = 60
 ROUNDS: Final = 3
-NAMES: Final = ("pg_dump", "logical", "pg_basebackup", "physical", "pgbackrest")
+NAMES: Final = ("pg_dump", "logical", "pg_basebackup", "pg_basebackup-threads", "physical", "pgbackrest")
 GOAL: Final = 0.8
 """Of bare pg_basebackup's rate with the same compression: what the engine physical copies at, sealed."""
 MB: Final = 1e6
@@ -148,6 +148,7 @@ def _measured(options: argparse.Namespace, stack: ExitStack, tell: Callable[[str
         "pg_dump": lambda: Dump(ground),
         "logical": lambda: Shield(ground, "logical"),
         "pg_basebackup": lambda: BaseBackup(ground),
+        "pg_basebackup-threads": lambda: BaseBackup(ground, workers=JOBS),
         "physical": lambda: Shield(ground, "physical"),
         "pgbackrest": lambda: PgBackRest(ground),
     }
@@ -201,11 +202,12 @@ def _print(found: Found, header: Sequence[str]) -> bool:
     if found.drills:
         console.print(drill_table(found, terminal=console.is_terminal))
     copied, whole = (found.ratio("physical", "pg_basebackup", part) for part in ("copy", "whole"))
+    threads = found.ratio("physical", "pg_basebackup-threads", "copy")
     reached = copied is not None and copied >= GOAL
     word = "reached" if reached else "not measured" if copied is None else "not reached"
     console.print(
         f"  {word:<12} physical, compressed and sealed: copies at ≥ {GOAL:g} of pg_basebackup's rate, measured {_two(copied)}"
-        f" ({_two(whole)} with finding the moment, counts and fingerprints)",
+        f" ({_two(whole)} with finding the moment, counts and fingerprints; {_two(threads)} of its rate with as many threads)",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return reached

@@ -96,11 +96,8 @@ def prune(config: Config, name: str, database: Database, *, told: Callable[[str]
                 problems[snapshot.id] = f"{upon[0]} was made upon it, and is there still"
                 continue
             told(snapshot.id)
-            environment, destination = _place(database, snapshot.id)
             try:
-                objects += Repository.of(places[destination]).remove(environment, snapshot.id)
-                if plan.engine == PGBACKREST:
-                    _forget(config, plan, snapshot.id)
+                objects += _remove(config, plan, database, places, snapshot.id)
             except (BackupError, ConfigError) as error:
                 problems[snapshot.id] = error.message
                 continue
@@ -209,10 +206,18 @@ def _made_upon(database: Database, snapshot: str) -> Sequence[str]:
         return connection.scalars(query).all()
 
 
-def _forget(config: Config, plan: BackupConfig, snapshot: str) -> None:
-    """Expire what pgBackRest made for a snapshot. Raises BackupError, ConfigError."""
-    with work_folder(work_base(config, plan)) as work:
-        PgBackRest(plan, work).forget(snapshot)
+def _remove(config: Config, plan: BackupConfig, database: Database, places: Mapping[str, BackupConfig], snapshot: str) -> int:
+    """Remove one at its destination, and then what pgBackRest made for it; the objects that went. BackupError, ConfigError."""
+    environment, destination = _place(database, snapshot)
+    with database.transaction() as connection:
+        elsewhere = connection.scalar(select(snapshots.c.engine).where(snapshots.c.id == snapshot)) == PGBACKREST
+    if elsewhere and not plan.stanza:
+        raise ConfigError("it is in pgBackRest's repository, and the plan names no stanza any more")
+    objects = Repository.of(places[destination]).remove(environment, snapshot)
+    if elsewhere:
+        with work_folder(work_base(config, plan)) as work:
+            PgBackRest(plan, work).forget(snapshot)
+    return objects
 
 
 def _place(database: Database, snapshot: str) -> tuple[str, str]:

@@ -257,6 +257,12 @@ def test_retention_expires_what_nothing_needs(backups: Backups, stanza: Stanza) 
     proven = {each["snapshot"] for each in backups.listed() if each["drilled"] == "passed"}
     assert {each["annotation"]["dbshield"] for each in stanza.backups()} > {made} | proven
     assert backups.json("restore-drill")["verdict"] == "passed"
+    # A plan that went over to another engine does not lose sight of what the old one keeps elsewhere.
+    backups.write_config(engine="physical", stanza=None)
+    kept = backups.json("backup", "prune", "--plan", "nightly", status=2)
+    assert set(kept["problems"].values()) >= {"it is in pgBackRest's repository, and the plan names no stanza any more"}
+    assert proven < {each["snapshot"] for each in backups.listed() if each["state"] == "complete"}
+    backups.write_config(engine="pgbackrest", stanza="main")
     backups.json("backup", "prune", "--plan", "nightly")
     assert [each["annotation"]["dbshield"] for each in stanza.backups()] == [made]
     assert [each["snapshot"] for each in backups.listed() if each["state"] == "complete"] == [made]

@@ -58,7 +58,7 @@ def test_all_of_it_on_a_small_database(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     tree = json.loads(written.read_text())
     assert {key: (row["failure"], len(row["restores"])) for key, row in tree["rows"].items()} == dict.fromkeys(
-        ("pg_dump", "logical", "pg_basebackup", "physical", "pgbackrest"), ("", 1)
+        ("pg_dump", "logical", "pg_basebackup", "pg_basebackup-threads", "physical", "pgbackrest"), ("", 1)
     )
     assert tree["drills"].keys() == {"logical", "physical"}
     assert "copies at" in done.stdout
