@@ -450,3 +450,28 @@ def test_regression_a_token_that_is_used_as_a_name_is_not_written(path: Path) ->
     assert token not in path.read_text()
     assert path.read_text().count(f"{token[:-32]}***") == 6
     assert token not in Entry(at=datetime.now(UTC), kind="approval-denied", fields={"reason": token}).line()
+
+
+def test_each_batch_has_its_own_time_whatever_the_one_before_had(path: Path) -> None:
+    log = AuditLog(path)
+    session = connect(log)
+    moments = [0.0, 0.5, 1.0, 61.25, -3600.5, 0.0]
+    for moment in moments:
+        session.statement(NOW + moment, READ)
+        log.flush()
+    log.close()
+    told = [datetime.fromisoformat(line["ts"]) for line in lines(path)[1:]]
+    expected = [datetime.fromtimestamp(NOW + moment, UTC) for moment in moments]
+    assert all(abs(this - that) <= timedelta(microseconds=1) for this, that in zip(told, expected, strict=True))
+
+
+def test_regression_a_batch_copies_nothing_of_what_is_still_to_be_written(path: Path) -> None:
+    """All lines since the last write of the file were copied with each batch that a write waited for."""
+    log = AuditLog(path)
+    session, buffer = connect(log), log._buffer
+    for _ in range(50):
+        session.statement(NOW, READ)
+        log._hand_over()
+        assert log._buffer is buffer
+    log.close()
+    assert len(lines(path)) == 51
