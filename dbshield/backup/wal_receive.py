@@ -86,10 +86,11 @@ def spool(folder: Path) -> Iterator[Work]:
         os.close(lock)
 
 
-def place(source: Source, slot: str, *, known: bool) -> Place:
+def place(source: Source, slot: str, *, pinned: str | None, known: bool) -> Place:
     """Where the server is, with a slot that keeps its WAL: made where there is none, and anew where the server let it go.
 
-    `known` says that it was there before. Raises BackupError where the server gives no WAL.
+    `pinned` is the system identifier that it must have, if one is known; `known` says that the slot was there before. Raises
+    BackupError where it is another server, on which no slot is made, or gives no WAL.
     """
     with source.connect(source.databases[0]) as connection:
         size, standby, level = connection.execute(STANDING).fetchone() or (0, True, "")
@@ -100,6 +101,10 @@ def place(source: Source, slot: str, *, known: bool) -> Place:
         with source.replication() as replication:
             try:
                 system, timeline = (_text(each) for each in (replication.execute("IDENTIFY_SYSTEM").fetchone() or ("", 0))[:2])
+                if pinned is not None and system != pinned:
+                    raise BackupError(
+                        f"another cluster answers: its system identifier is {system}, not {pinned}", hint="Look at source."
+                    )
                 forks = _forks(replication, int(timeline))
                 renewed = _slot(replication, connection.execute(SLOT, [slot]).fetchone(), slot, known=known)
             except psycopg.Error as error:
@@ -234,11 +239,11 @@ def holds(folder: Path, timeline: int, lsn: int, size: int) -> bool:
         return (folder / name).exists()
 
 
-def receiver(source: Source, programs: Binaries, work: Work, slot: str) -> Command:
-    """pg_receivewal under way; it ends with this process."""
+def receiver(source: Source, programs: Binaries, work: Work, folder: Path, slot: str) -> Command:
+    """pg_receivewal under way, into a folder of the spool; it ends with this process."""
     arguments: list[str | Path] = [
         programs.program("pg_receivewal"),
-        f"--directory={work.folder}",
+        f"--directory={folder}",
         f"--slot={slot}",
         "--no-loop",
         "--no-password",

@@ -138,15 +138,15 @@ class Shipper:
     # One connection to the server -------------------------------------------------------------------------------------------
 
     def _session(self, work: Work, stop: Event, *, once: bool) -> None:
-        self._begin(work.folder)
-        command = wal_receive.receiver(self._plan.source, self._plan.programs, work, self._plan.slot)
+        folder = self._begin(work.folder)
+        command = wal_receive.receiver(self._plan.source, self._plan.programs, work, folder, self._plan.slot)
         try:
             with self._plan.source.connect(self._plan.source.databases[0]) as connection:
                 connection.execute("set synchronous_commit = 'local'")
                 self._connection, self._pending = connection, None
                 self._marked = time.monotonic() - self._plan.max_seconds
                 while not stop.is_set():
-                    if self._step(work.folder) and once:
+                    if self._step(folder) and once:
                         return
                     if command.poll() is not None:
                         raise BackupError(f"pg_receivewal ended: {command.last_lines()}", hint="Look at the server's log.")
@@ -156,17 +156,13 @@ class Shipper:
             command.end()
             command.forget()
 
-    def _begin(self, folder: Path) -> None:
-        """Find where to go on: after what the archive has, if the server has that still."""
+    def _begin(self, spool: Path) -> Path:
+        """Find where to go on: after what the archive has, if the server has that still. The folder of this cluster's WAL."""
         plan = self._plan
         there = plan.archive.held()
-        place = wal_receive.place(plan.source, plan.slot, known=bool(there))
-        if plan.pinned is not None and place.system != plan.pinned:
-            raise BackupError(
-                f"another cluster answers in place of {plan.archive.environment}:"
-                f" its system identifier is {place.system}, not {plan.pinned}",
-                hint="Look at source.",
-            )
+        place = wal_receive.place(plan.source, plan.slot, pinned=plan.pinned, known=bool(there))
+        folder = spool / place.system
+        folder.mkdir(exist_ok=True, mode=0o700)
         own = [each for each in there if each.system == place.system]
         self._partials = {}
         for each in own:
@@ -195,6 +191,7 @@ class Shipper:
                 self._ship_partial(left)
             wal_receive.clear(folder)
             wal_receive.mark_beginning(folder, place.timeline, begin, size)
+        return folder
 
     def _go_on_from(self, own: Sequence[Held], place: Place) -> None:
         """What is known of the place from before: its newest mark, by which whole segments are marked as well."""
@@ -303,7 +300,9 @@ class Shipper:
         assert place is not None, "a session begins by finding it"
         start = wal.number_of(name, place.segment_size) * place.segment_size if kind is not Kind.HISTORY else 0
         end = start + len(data) if kind is not Kind.HISTORY else 0
-        known = next((mark for mark in reversed(self._marks) if mark.after < end), None)
+        # What is left of another timeline has other marks.
+        here = wal.timeline_of(name) == place.timeline
+        known = next((mark for mark in reversed(self._marks) if here and mark.after < end), None)
         piece = Piece(
             environment=plan.archive.environment,
             plan=plan.archive.plan,
@@ -326,7 +325,7 @@ class Shipper:
         made, _ = plan.archive.put(piece, data, to=self._to, level=plan.level, key=plan.key, trusted=plan.trusted)
         if kind is not Kind.HISTORY:
             self.newest = made
-            self._shipped_to = max(self._shipped_to, end if kind is Kind.SEGMENT else 0)
+            self._shipped_to = max(self._shipped_to, end if kind is Kind.SEGMENT and here else 0)
             with contextlib.suppress(DbshieldError):
                 # The archive is whole without the control database, and may be what is left of both.
                 plan.noted(made)
