@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -12,9 +14,14 @@ from support.consoles import Browser, ConsoleDesk
 from support.control import ENVIRONMENTS, agents_of, control_database, empty_database
 from support.servers import Server
 
+from dbshield.config import Config
+from dbshield.config.model import ProxyConfig
+from dbshield.console.health import answers
+from dbshield.control.agents_active import LATELY, active_agents
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals
 from dbshield.control.asking import Ask
+from dbshield.control.audit_store import record
 from dbshield.control.freezes import Freezes
 from dbshield.control.person_roles import Role
 from dbshield.model import AccessLevel
@@ -277,3 +284,21 @@ def test_pages_of_many_go_back_in_time(desk: ConsoleDesk, ann: Browser) -> None:
     assert not set(found[0]) & set(found[1])
     assert set(found[0]) | set(found[1]) == {one.id for one in several}
     assert ann.get("/approvals?before=nonsense").status_code == 200
+
+
+def test_agents_are_active_by_what_the_audit_has_of_them(desk: ConsoleDesk, ann: Browser) -> None:
+    record(desk.database, kind="statement", at=desk.now - LATELY * 2, agent="bobs", environment="staging", verdict="allow")
+    assert active_agents(desk.database, now=desk.now).agents == ()
+    record(desk.database, kind="connected", at=desk.now - LATELY / 2, agent="bobs", environment="staging")
+    record(desk.database, kind="connected", at=desk.now, agent="gone", environment="staging")
+    found = active_agents(desk.database, now=desk.now)
+    assert ([(one.name, one.kind) for one in found.agents], found.living) == ([("bobs", "connected")], 1)
+
+
+def test_the_proxy_is_well_where_it_takes_connections() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = Config(proxy=ProxyConfig(listen=(f"127.0.0.1:{listening.getsockname()[1]}",)))
+        assert not asyncio.run(answers(config)), "bound, and nobody listens"
+        listening.listen()
+        assert asyncio.run(answers(config))
