@@ -125,7 +125,7 @@ def _start(stack: ExitStack, cluster: Cluster, folder: Path, port: int) -> str:
     config = folder / "dbshield.toml"
     config.write_text(
         f"state = {json.dumps(str(folder / 'state'))}\n[control]\nurl = {json.dumps(cluster.dsn(DATABASE))}\n"
-        f'[console]\nlisten = "127.0.0.1:{port}"\n[environments.staging]\nupstream = {here}\n'
+        f'[log]\nlevel = "warning"\n[console]\nlisten = "127.0.0.1:{port}"\n[environments.staging]\nupstream = {here}\n'
         f"[environments.production]\nupstream = {here}\n"
     )
     process = subprocess.Popen([*COMMAND, "console", "--config", str(config)], stdin=subprocess.DEVNULL)
