@@ -92,7 +92,7 @@ def look(config: Config, database: Database) -> View:
         order = (schedule_runs.c.job, schedule_runs.c.due.desc(), schedule_runs.c.attempt.desc())
         runs = {row["job"]: Run(**row) for row in connection.execute(newest.order_by(*order)).mappings()}
         ended = select(schedule_runs.c.job, func.max(schedule_runs.c.due)).where(schedule_runs.c.state == "done")
-        done: dict[str, datetime] = dict(row._tuple() for row in connection.execute(ended.group_by(schedule_runs.c.job)))
+        done: dict[str, datetime] = {row[0]: row[1] for row in connection.execute(ended.group_by(schedule_runs.c.job))}
         found = connection.execute(LEADER, {"lock": LOCK_CLASS, "group": config.schedule.group}).one_or_none()
     leader = Leader(name=found[0].removeprefix(APPLICATION).strip(), address=found[1], since=found[2]) if found else None
     grace = timedelta(minutes=config.schedule.overdue_minutes)
