@@ -100,7 +100,9 @@ class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig,
     same_account: Literal["refused", "allowed"] = Field(
         default="refused", description="allowed: the account of the protected server may write in the destination"
     )
-    jobs: int = Field(default=2, ge=1, le=64, description="tables dumped and fingerprinted at once; threads that compress a base backup")
+    jobs: int = Field(
+        default=2, ge=1, le=64, description="tables dumped and fingerprinted at once; threads that compress a base backup"
+    )
     compression_level: int = Field(default=3, ge=1, le=19, description="zstandard's level")
     fingerprint_max_bytes: int = Field(
         default=16 << 30, ge=0, description="bytes of a table beyond which only a sample of its rows is fingerprinted"

@@ -33,7 +33,7 @@ FILE_MAX_BYTES = 1 << 20
 
 PATH_KEYS = frozenset({"state", "password_file", "key_file", "tls_certificate", "tls_key", "file"}) | frozenset(
     {"work", "binaries", "credentials_file", "url_file", "executor_password_file", "administrator_password_file"}
-    | {"identity_file", "assertions", "drill_folder", "report_folder", "wal_spool"}
+    | {"identity_file", "assertions", "drill_folder", "report_folder", "wal_spool", "pgbackrest_config", "pgbackrest_program"}
 )
 """Keys of paths: in a file they are relative to the file's own folder, not to wherever a service happened to start."""
 
