@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -33,10 +34,11 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def start(place: Path, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Only what keeps two runs of the tests apart is said: the port and the state's folder."""
+def start(place: Path, port: int, log: IO[bytes], console: int = 0) -> subprocess.Popen[bytes]:
+    """Only what keeps two runs of the tests apart is said: the ports and the state's folder. Without a port, no console."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
     environment |= {"DBSHIELD_STATE": str(place / "state"), "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{port}"}
+    environment["DBSHIELD_CONSOLE__LISTEN"] = f"127.0.0.1:{console}" if console else ""
     return subprocess.Popen(
         [*COMMAND, "up"], cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
     )
@@ -53,12 +55,12 @@ def left(place: Path) -> list[str]:
 
 
 def test_the_string_works_a_second_start_too_and_nothing_is_left(place: Path) -> None:
-    port = free_port()
+    port, console = free_port(), free_port()
     tokens = []
     for number in (1, 2):
         path = place / f"log-{number}"
         with path.open("wb") as log:
-            process = start(place, port, log)
+            process = start(place, port, log, console)
         try:
             assert until(lambda: process.poll() is not None or PASTE.search(path.read_text()), deadline=90)  # noqa: B023
             found = PASTE.search(path.read_text())
@@ -71,6 +73,7 @@ def test_the_string_works_a_second_start_too_and_nothing_is_left(place: Path) ->
                     with pytest.raises(errors.InsufficientPrivilege):
                         conn.execute(attack)
                 conn.execute("update orders set customer = 'kept' where id = 7")
+            assert until(lambda: opens(console)), path.read_text()
             tokens.append(str(conninfo_to_dict(dsn)["password"]))
             assert left(place)
             assert [line for line in left(place) if any(token in line for token in tokens)] == []
@@ -104,6 +107,14 @@ def test_ended_while_it_starts_it_leaves_nothing_behind(place: Path) -> None:
         process.kill()
         process.wait()
     assert until(lambda: not left(place)), left(place)
+
+
+def opens(port: int) -> bool:
+    """Whether a browser would be shown a form."""
+    try:
+        return "Sign in" in httpx.get(f"http://127.0.0.1:{port}/sign-in", timeout=30).text
+    except httpx.TransportError:
+        return False
 
 
 def gets_in(dsn: str) -> bool:
