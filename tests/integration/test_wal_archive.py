@@ -256,6 +256,16 @@ def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tm
     """A place in the WAL as an undo point; the timeline of the server that was restored there; a slot that is gone."""
     shipped = ("backup", "wal", "--until-shipped")
     with planned(18, server18, tmp_path / "shield") as backups:
+        # Of a strange cluster nothing is archived, and nothing is left there.
+        pin = "update dbshield.environments set system_identifier = 1 where name = 'test'"
+        with psycopg.connect(backups.control, autocommit=True) as control:
+            control.execute(pin)
+            said = backups.run(*shipped)
+            assert (said.returncode, "another cluster answers" in said.stderr) == (2, True), said.stderr
+            with backups.server.connect() as admin:
+                assert admin.execute("select count(*) from pg_replication_slots").fetchone() == (0,)
+            control.execute("update dbshield.environments set system_identifier = null, pinned_at = null, pinned_by = null")
+
         first = backups.json(*shipped)
         assert (first["timeline"], first["archived_until"] is not None) == (1, True)
         backups.backup()
