@@ -1,8 +1,8 @@
 """Ports for what the tests start.
 
-A port that the kernel gives away and that nobody holds yet may be given away again, and a proxy that is stopped for a moment loses
-its own to another worker's tests, whose logins then fail at the wrong proxy. So each worker has a range of its own, below that of
-the kernel.
+A port that the kernel gives away and that nobody holds yet may be given away again, and a proxy that is stopped for a moment
+loses its own to another worker's tests, whose logins then fail at the wrong proxy. So each worker has a range of its own, below
+that of the kernel.
 """
 
 from __future__ import annotations
