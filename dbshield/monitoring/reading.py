@@ -71,7 +71,7 @@ def fetch(url: str) -> tuple[Sample, ...]:
 
 
 def parse(text: str, *, instance: str) -> tuple[Sample, ...]:
-    """The samples of a text, with the proxy that told them as one more label. Raises ValueError where it is no text of metrics."""
+    """The samples of a text, with the proxy that told them as a label. Raises ValueError where it is no text of metrics."""
     return tuple(
         (sample.name, {**sample.labels, "instance": instance}, float(sample.value))
         for family in text_string_to_metric_families(text)
