@@ -26,7 +26,8 @@ from dbshield.backup import look
 from dbshield.backup.catalogue import Catalogue, Snapshot
 from dbshield.backup.damage import Absent, Damaged
 from dbshield.backup.manifest import Manifest
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.reader import Reader
+from dbshield.backup.repository import Repository
 from dbshield.backup.source import Connection
 from dbshield.config import BackupConfig
 from dbshield.errors import BackupError

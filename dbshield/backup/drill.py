@@ -23,8 +23,9 @@ from dbshield.backup.drill_store import Drill, Drills
 from dbshield.backup.engine import Progress
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.backup.logical import measured
+from dbshield.backup.reader import Reader
 from dbshield.backup.record import DatabaseRecord, Record
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.repository import Repository
 from dbshield.backup.restore import (
     Goal,
     Laps,

@@ -24,8 +24,9 @@ from dbshield.backup.checks import Check
 from dbshield.backup.damage import Absent, Damaged, WrongKey
 from dbshield.backup.engine import Progress
 from dbshield.backup.manifest import RECORD, Manifest
+from dbshield.backup.reader import Reader
 from dbshield.backup.record import Record
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.repository import Repository
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries, Cluster, binaries_in
 from dbshield.config import BackupConfig, Config

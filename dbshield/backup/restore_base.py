@@ -21,7 +21,7 @@ from dbshield.backup import chain, tablespaces
 from dbshield.backup.base_backup import BASE, TABLESPACES
 from dbshield.backup.checks import MACHINE_SAID, Check, Outcome
 from dbshield.backup.damage import Damaged
-from dbshield.backup.repository import Reader
+from dbshield.backup.reader import Reader
 from dbshield.backup.restore import DamagedMembers, Order, fetch
 from dbshield.backup.tarball import MANIFEST
 from dbshield.cluster import Cluster

@@ -22,8 +22,8 @@ from dbshield.backup.command import run
 from dbshield.backup.engine import Progress
 from dbshield.backup.logical import DUMP, GLOBALS, SCHEMA, measured, schema_text
 from dbshield.backup.manifest import Manifest
+from dbshield.backup.reader import Reader
 from dbshield.backup.record import DatabaseRecord, Difference, Record
-from dbshield.backup.repository import Reader
 from dbshield.backup.restore import QUIET, Laps, Order, Standing, fetch, kept_record
 from dbshield.backup.source import Connection, Source, told
 from dbshield.backup.work import Work

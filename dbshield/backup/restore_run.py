@@ -15,8 +15,9 @@ from dbshield.backup.download import downloads
 from dbshield.backup.drill_place import cluster_folder
 from dbshield.backup.engine import Progress
 from dbshield.backup.logical import measured
+from dbshield.backup.reader import Reader
 from dbshield.backup.record import DatabaseRecord, Record, compare_sequences, compare_tables
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.repository import Repository
 from dbshield.backup.restore import Goal, Laps, Order, fetch, restorer_of
 from dbshield.backup.restore_logical import Target, has_table, partial, require_logical, schema_digest, target_of
 from dbshield.backup.restore_place import beside, settle

@@ -11,7 +11,8 @@ from dbshield.backup import chain, record, sealing
 from dbshield.backup.damage import Absent, Damaged, WrongKey
 from dbshield.backup.engine import Progress
 from dbshield.backup.manifest import RECORD, Manifest, Outside
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.reader import Reader
+from dbshield.backup.repository import Repository
 from dbshield.errors import BackupError
 
 

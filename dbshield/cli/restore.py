@@ -11,7 +11,8 @@ import typer
 from dbshield.backup import keys
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.keys import key_name
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.reader import Reader
+from dbshield.backup.repository import Repository
 from dbshield.backup.restore import (
     Goal,
     chosen,

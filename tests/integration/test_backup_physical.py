@@ -24,8 +24,9 @@ from dbshield.backup import moment, sealing, still
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.logical import measured
 from dbshield.backup.moment import End
+from dbshield.backup.reader import Reader
 from dbshield.backup.record import Record, compare_sequences, compare_tables, from_tree
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.repository import Repository
 from dbshield.backup.source import Source
 from dbshield.backup.store import Folder
 from dbshield.cluster import Cluster

@@ -17,8 +17,9 @@ from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.damage import Damaged, WrongKey
 from dbshield.backup.engine import Silent
 from dbshield.backup.logical import measured
+from dbshield.backup.reader import Reader
 from dbshield.backup.record import compare_tables, from_tree
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.repository import Repository
 from dbshield.backup.restore_logical import Restored, restore, target_of
 from dbshield.backup.source import Source
 from dbshield.backup.store import Folder

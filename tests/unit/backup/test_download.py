@@ -17,7 +17,8 @@ from dbshield.backup.damage import Damaged
 from dbshield.backup.download import KEPT_SECONDS, downloads
 from dbshield.backup.keys import SigningKey
 from dbshield.backup.manifest import Manifest, Server
-from dbshield.backup.repository import Reader, Repository
+from dbshield.backup.reader import Reader
+from dbshield.backup.repository import Repository
 from dbshield.backup.store import Folder, Source
 from dbshield.errors import BackupError
 

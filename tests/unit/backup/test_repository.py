@@ -22,7 +22,8 @@ from dbshield.backup import sealing
 from dbshield.backup.damage import Absent, Damaged, Taken, WrongKey
 from dbshield.backup.keys import SigningKey
 from dbshield.backup.manifest import Manifest, Member, Server
-from dbshield.backup.repository import Reader, Repository, Writer
+from dbshield.backup.reader import Reader
+from dbshield.backup.repository import Repository, Writer
 from dbshield.backup.store import Folder
 from dbshield.errors import BackupError, ConfigError
 
