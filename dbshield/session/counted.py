@@ -12,8 +12,6 @@ place, and nothing of ours in between. What the tables here do not name is passe
 
 from __future__ import annotations
 
-from collections import deque
-from enum import IntEnum, unique
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
@@ -21,7 +19,8 @@ from dbshield.model import Allow, Judgement, Limit
 from dbshield.policy.counting import forgets_statements, takes_back_settings
 from dbshield.policy.rules import limits
 from dbshield.session import handlers
-from dbshield.session.counting import RowCounter, Wrapped, changed_rows
+from dbshield.session.counted_state import Phase
+from dbshield.session.counting import Wrapped, changed_rows
 from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, IDLE, OWN, QUERY, SERVER, Handler, text_end
 from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.refusal import refusal
@@ -31,75 +30,6 @@ from dbshield.wire.report import POSITION
 
 if TYPE_CHECKING:
     from dbshield.session.relay import Relay
-
-
-@unique
-class Phase(IntEnum):
-    """Where in the answers the session stands."""
-
-    CLIENTS = 0
-    """Answers to what is not counted."""
-    BEFORE = 1
-    """Answers to our query before the statement."""
-    COUNTED = 2
-    """Answers to the counted statement."""
-    KEPT = 3
-    """Its CommandComplete is kept back."""
-    AFTER = 4
-    """Answers to our query behind it."""
-
-
-class Counting:
-    """What a session knows of its counted statements. `changed` has the rows by table that the open transaction has changed."""
-
-    __slots__ = (
-        "changed",
-        "copy_waits",
-        "counter",
-        "described",
-        "extended",
-        "failed",
-        "fault",
-        "in_flight",
-        "kept",
-        "max_rows",
-        "phase",
-        "portals",
-        "prepare_next",
-        "wrapped",
-    )
-
-    def __init__(self, counter: RowCounter) -> None:
-        self.counter = counter
-        self.phase = Phase.CLIENTS
-        self.extended = False
-        """Whether ours that is being answered was sent in the extended protocol."""
-        self.described = b""
-        """A ParameterDescription that may be ours: the RowDescription behind it tells."""
-        self.kept = b""
-        """The CommandComplete that the client does not have yet."""
-        self.portals: dict[bytes, Judgement] = {}
-        self.copy_waits: Judgement | None = None
-        """The counted COPY whose data is still to come; our query cannot go out before its end."""
-        self.wrapped: deque[Wrapped] = deque()
-        """The texts on their way to the server, for the positions in its errors."""
-        self.changed: dict[str, int] = {}
-        self.failed = False
-        """Whether the transaction has failed or was rolled back since the last ReadyForQuery."""
-        self.in_flight = 0
-        """The rows that counted statements may have changed of which the server has not told yet."""
-        self.max_rows = 0
-        """What each of them may change at most."""
-        self.prepare_next = False
-        """Whether the client has forgotten our queries with its own, so that they go out again behind its Sync."""
-        self.fault = ""
-        """Why the server did not take our queries, in its words."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing of what the server may answer next is about a counted statement or its transaction."""
-        return self.phase is Phase.CLIENTS and not self.changed
-
 
 # What the client may send.
 

@@ -25,7 +25,8 @@ from dbshield.model import Allow, Hold, Judgement, Operation
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.limits import STALE
 from dbshield.session import counted, held, held_cycle, unfinished
-from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE, Counting, Phase
+from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE
+from dbshield.session.counted_state import Counting, Phase
 from dbshield.session.counting import UNTOLD, Limits, RowCounter
 from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, IDLE, OWN, SERVER
 from dbshield.session.held import HeldStatement, Holding, Prepared
