@@ -29,7 +29,8 @@ import pyotp
 from bench.console_rows import fill
 from bench.machine import stand
 from dbshield.cluster import Cluster
-from dbshield.control.people import STEP_SECONDS, People
+from dbshield.control.people import People
+from dbshield.control.second_factor import STEP_SECONDS
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
 

@@ -21,7 +21,7 @@ from dbshield.console.pages.rules import ROUTES as RULES
 from dbshield.console.security import Gate
 from dbshield.console.sessions import SignedIn
 from dbshield.console.sign_in import ROUTES
-from dbshield.control.people import UNDEFINED_OBJECT
+from dbshield.control.second_factor import UNDEFINED_OBJECT
 from dbshield.errors import DbshieldError, Refused, StoreError
 
 

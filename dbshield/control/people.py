@@ -1,11 +1,8 @@
-"""The humans who decide, and their second factor: a time-based one-time password (TOTP, RFC 6238) of 6 digits and 30 seconds.
+"""The humans who decide, and how they come, change and go; second_factor.py takes their codes.
 
 Laws:
 - A secret is sealed in the vault for the row of its person, and shown once, when it is made.
 - A person decides nothing before a first code showed that the secret is in the right hands.
-- A code works once: the time step that it belongs to moves forward in the transaction of what it was given for, with the row
-  locked. One step of clock difference is allowed either way (RFC 6238, section 5.2).
-- After `WRONG_MOST` wrong codes within `WRONG_WINDOW` nothing works for `LOCKED`: five guesses of 3 in a million each.
 - The first person is let in by whoever may use the control database and the key. From then on a person is added, gets a new
   secret or goes only with a code of somebody who is there: a second factor that anybody may make anew would be none.
 - Nobody gives more than they have: who vouches has at least the role that the other one has or gets. Where nobody has it, the
@@ -15,11 +12,10 @@ Laws:
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import pyotp
@@ -29,33 +25,20 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from dbshield.control.audit_store import Entry, append
 from dbshield.control.passwords import check_password, verifier
 from dbshield.control.person_roles import Role, wrong_role
+from dbshield.control.second_factor import SecondFactor, living_people, nobody, totp_identity
 from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
 from dbshield.store.schema import console_sessions, people
 
 ISSUER: Final = "dbshield"
-STEP_SECONDS: Final = 30
-SKEW_STEPS: Final = 1
-DIGITS: Final = 6
-WRONG_MOST: Final = 5
-WRONG_WINDOW: Final = timedelta(minutes=10)
-LOCKED: Final = timedelta(minutes=15)
 
 PEOPLE_LOCK: Final = 0x6462_7368_7065_6F70
 """The advisory lock of changes to the list of people, "dbshpeop"."""
 
-UNDEFINED_OBJECT: Final = "42704"
 DUPLICATE_OBJECT: Final = "42710"
-WRONG_CODE: Final = "28P01"
-"""invalid_password"""
 T = TypeVar("T")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,62}")
-
-
-def totp_identity(name: str) -> str:
-    """What a person's secret is sealed for."""
-    return f"people/{name}/totp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +87,7 @@ class People:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+        self._second_factor = SecondFactor(vault)
 
     def add(self, name: str, *, by: str, now: datetime, vouch: Vouch | None = None, role: Role | None = None) -> Enrolment:
         """A new person, who is to be confirmed. One who was never confirmed gets a new secret. Without a role: an admin where
@@ -213,61 +197,12 @@ class People:
     def list_(self) -> list[Person]:
         """The people who are there, by name."""
         with self._database.transaction() as connection:
-            return [_person(row) for row in connection.execute(_people().order_by(people.c.name))]
+            return [_person(row) for row in connection.execute(living_people().order_by(people.c.name))]
 
     def verify(self, connection: Connection, name: str, code: str, *, now: datetime, confirming: bool = False) -> Refused | None:
         """Takes a code of a person within the caller's transaction, which must be committed either way: a wrong code has to be
         counted. Returns why it does not hold, or None. The row stays locked until the end of the transaction."""
-        row = connection.execute(_people().where(people.c.name == name).with_for_update()).one_or_none()
-        if row is None:
-            return Refused(
-                f"there is no person {name}", sqlstate=UNDEFINED_OBJECT, hint="`dbshield user list` shows those that there are."
-            )
-        if row.enrolled_at is None and not confirming:
-            return Refused(
-                f"{name} has not shown a first code yet",
-                sqlstate=WRONG_CODE,
-                hint=f"`dbshield user confirm {name}` takes it, once the secret is in an authenticator app.",
-            )
-        if row.locked_until is not None and now < row.locked_until:
-            return _locked(name, row.locked_until)
-        step = self._step_of(row, code, now)
-        if step is None:
-            return self._count_wrong(connection, row, now)
-        if step <= row.last_step:
-            return Refused(
-                f"this code of {name} was used before", sqlstate=WRONG_CODE, hint="Wait for the next one: half a minute."
-            )
-        fresh = {"last_step": step, "wrong_codes": 0, "wrong_since": None, "locked_until": None}
-        connection.execute(update(people).where(people.c.name == name).values(**fresh))
-        return None
-
-    def _step_of(self, row: Row[Any], code: str, now: datetime) -> int | None:
-        """The newest time step whose code this is. Every step is compared, in constant time."""
-        totp = pyotp.TOTP(self._vault.unseal(bytes(row.sealed_totp), identity=totp_identity(row.name)), digits=DIGITS)
-        present = int(now.timestamp()) // STEP_SECONDS
-        given = "".join(code.split()).encode("utf-8", "surrogatepass")
-        found = None
-        for step in range(present - SKEW_STEPS, present + SKEW_STEPS + 1):
-            if hmac.compare_digest(totp.generate_otp(step).encode("ascii"), given):
-                found = step
-        return found
-
-    @staticmethod
-    def _count_wrong(connection: Connection, row: Row[Any], now: datetime) -> Refused:
-        recent = row.wrong_since is not None and now - row.wrong_since < WRONG_WINDOW
-        wrong = row.wrong_codes + 1 if recent else 1
-        values: dict[str, Any] = {"wrong_codes": wrong, "wrong_since": row.wrong_since if recent else now}
-        if wrong >= WRONG_MOST:
-            values = {"wrong_codes": 0, "wrong_since": None, "locked_until": now + LOCKED}
-        connection.execute(update(people).where(people.c.name == row.name).values(**values))
-        if wrong >= WRONG_MOST:
-            return _locked(row.name, now + LOCKED)
-        return Refused(
-            f"the code is not the one of {row.name}",
-            sqlstate=WRONG_CODE,
-            hint=f"Look at the authenticator app and at this machine's clock; {WRONG_MOST - wrong} tries are left.",
-        )
+        return self._second_factor.verify(connection, name, code, now=now, confirming=confirming)
 
     def _admitted(
         self,
@@ -309,7 +244,7 @@ class People:
 
     @staticmethod
     def _not_enrolled(connection: Connection, name: str) -> None:
-        there = connection.execute(_people().where(people.c.name == name, people.c.enrolled_at.is_not(None))).one_or_none()
+        there = connection.execute(living_people().where(people.c.name == name, people.c.enrolled_at.is_not(None))).one_or_none()
         if there is not None:
             raise Refused(
                 f"there is a person {name} already",
@@ -341,11 +276,9 @@ class People:
 
     @staticmethod
     def _living(connection: Connection, name: str) -> Row[Any]:
-        row = connection.execute(_people().where(people.c.name == name).with_for_update()).one_or_none()
+        row = connection.execute(living_people().where(people.c.name == name).with_for_update()).one_or_none()
         if row is None:
-            raise Refused(
-                f"there is no person {name}", sqlstate=UNDEFINED_OBJECT, hint="`dbshield user list` shows those that there are."
-            )
+            raise nobody(name)
         return row
 
 
@@ -370,7 +303,7 @@ def sign_out(connection: Connection, name: str) -> None:
 
 def _may_vouch(connection: Connection, voucher: str, name: str, role: Role | None) -> None:
     """Refused where who vouches has a lower role than the other one has or gets. Asked before the code is."""
-    living = connection.execute(_people()).all()
+    living = connection.execute(living_people()).all()
     roles = {row.name: Role(row.role) for row in living if row.enrolled_at is not None}
     if voucher not in roles:
         return
@@ -382,10 +315,6 @@ def _may_vouch(connection: Connection, voucher: str, name: str, role: Role | Non
         raise wrong_role(voucher, roles[voucher], needed)
 
 
-def _people() -> Any:
-    return select(people).where(people.c.removed_at.is_(None))
-
-
 def _lock(connection: Connection) -> None:
     """Nobody else adds, confirms or removes meanwhile. An advisory lock: one on the table would wait for those who decide, while
     they wait for the row of a person that is locked here."""
@@ -393,7 +322,9 @@ def _lock(connection: Connection) -> None:
 
 
 def _enrolled(connection: Connection) -> list[str]:
-    return [row.name for row in connection.execute(_people().where(people.c.enrolled_at.is_not(None)).order_by(people.c.name))]
+    return [
+        row.name for row in connection.execute(living_people().where(people.c.enrolled_at.is_not(None)).order_by(people.c.name))
+    ]
 
 
 def _person(row: Row[Any]) -> Person:
@@ -406,12 +337,4 @@ def _person(row: Row[Any]) -> Person:
         locked_until=row.locked_until,
         role=Role(row.role),
         has_password=row.password is not None,
-    )
-
-
-def _locked(name: str, until: datetime) -> Refused:
-    return Refused(
-        f"{name} gave {WRONG_MOST} wrong codes and is locked until {until:%Y-%m-%d %H:%M} UTC",
-        sqlstate=WRONG_CODE,
-        hint="Wait, or let somebody else decide.",
     )

@@ -25,8 +25,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dbshield.control import passwords
 from dbshield.control.audit_store import Entry, append
-from dbshield.control.people import WRONG_CODE, People
+from dbshield.control.people import People
 from dbshield.control.person_roles import Role
+from dbshield.control.second_factor import WRONG_CODE
 from dbshield.errors import Refused
 from dbshield.store.database import Database
 from dbshield.store.schema import console_attempts, console_sessions, people

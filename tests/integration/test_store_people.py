@@ -14,8 +14,9 @@ from support.control import NOW, control_database, empty_database
 from support.people import Phone, enrol, vault_in
 from support.servers import Server
 
-from dbshield.control.people import LOCKED, WRONG_MOST, WRONG_WINDOW, People, Vouch
+from dbshield.control.people import People, Vouch
 from dbshield.control.person_roles import Role
+from dbshield.control.second_factor import LOCKED, WRONG_MOST, WRONG_WINDOW
 from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError, Refused, StoreError
 from dbshield.store.database import Database

@@ -14,7 +14,8 @@ from dbshield.config import load_config
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals
 from dbshield.control.deciding import Deciding
-from dbshield.control.people import STEP_SECONDS, People
+from dbshield.control.people import People
+from dbshield.control.second_factor import STEP_SECONDS
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
 from support.people import Phone, enrol

@@ -9,7 +9,8 @@ import pyotp
 
 from dbshield.control.approval import Approval
 from dbshield.control.deciding import Deciding
-from dbshield.control.people import STEP_SECONDS, People, Vouch
+from dbshield.control.people import People, Vouch
+from dbshield.control.second_factor import STEP_SECONDS
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
 from support.control import ENVIRONMENTS
