@@ -22,7 +22,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 
 from dbshield.config.alerts import AlertsConfig
-from dbshield.control.alert_rules import KINDS, Alert, alert_of, unreadable
+from dbshield.control.alert_rules import KINDS, alert_of, unreadable
+from dbshield.control.alert_wording import Alert
 from dbshield.store.database import Database
 from dbshield.store.schema import alert_position, alerts, audit, audit_head
 

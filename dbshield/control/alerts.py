@@ -21,9 +21,9 @@ import structlog
 
 from dbshield.config import Config
 from dbshield.config.alerts import AlertsConfig
-from dbshield.control.alert_rules import Alert
 from dbshield.control.alert_send import send
 from dbshield.control.alert_store import AlertStore, Noted, wants
+from dbshield.control.alert_wording import Alert
 from dbshield.control.audit_store import record
 from dbshield.control.refusals import Refusals
 from dbshield.errors import StoreError

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dbshield.config.alerts import EVENTS, AlertsConfig
-from dbshield.control.alert_rules import KINDS, LONGEST, Alert, alert_of, unreadable
+from dbshield.control.alert_rules import KINDS, alert_of, unreadable
 from dbshield.control.alert_store import SHOWN, Kept, Noted, alike, message, wants
+from dbshield.control.alert_wording import LONGEST, Alert
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 REFUSED = {

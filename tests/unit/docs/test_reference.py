@@ -62,7 +62,7 @@ def test_every_kind_of_the_audit_is_in_the_reference() -> None:
 
 
 def test_the_reference_has_no_kind_that_nothing_writes() -> None:
-    readers = {"audit_kinds.py", "alert_rules.py", "alerts.py", "feed.py"}
+    readers = {"audit_kinds.py", "alert_rules.py", "alert_sentences.py", "alerts.py", "feed.py"}
     texts = [path.read_text("utf-8") for path in (*SOURCES, *MIGRATIONS) if path.name not in readers]
     named = {kind for kind, _ in kinds_written()}
     assert [kind for kind in KINDS if kind not in named and not any(f'"{kind}"' in t or f"'{kind}'" in t for t in texts)] == []
