@@ -15,7 +15,7 @@ import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dbshield.backup import chain, tablespaces
 from dbshield.backup.base_backup import BASE, TABLESPACES
@@ -122,9 +122,18 @@ def _of(reader: Reader, problem: str) -> str:
 
 
 def _extract(archive: Path, folder: Path) -> None:
+    """Unpack files and folders below `folder`, with no rights but ours. A base backup has nothing else in it.
+
+    Python knows filters for this since 3.11.4 only.
+    """
     folder.mkdir(parents=True, mode=0o700)
     with tarfile.open(archive) as found:
-        found.extractall(folder, filter="data")
+        found.extraction_filter = lambda member, _path: member
+        for member in found:
+            name = PurePosixPath(member.name)
+            if not (member.isreg() or member.isdir()) or name.is_absolute() or ".." in name.parts:
+                raise Damaged(f"{archive.name} has {member.name!r} in it, which no base backup has", hint="Use another snapshot.")
+            found.extract(member, folder, set_attrs=False)
     archive.unlink()
 
 
