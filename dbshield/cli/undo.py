@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from dbshield.control.audit_store import append
 from dbshield.control.people import People, refused_code
 from dbshield.control.undo import UndoConflict, Undone
 from dbshield.control.undo import undo as bring_back
+from dbshield.control.undo_expiry import kept_until
 from dbshield.control.undo_store import UndoRow, UndoStore
 from dbshield.control.vault import Vault
 from dbshield.errors import ConfigError
@@ -51,7 +53,7 @@ def undo(
     with open_database(settings) as database:
         store = UndoStore(database)
         if target == LIST:
-            _list(store.list_(environment=environment), json=json)
+            _list(store.list_(environment=environment), settings, json=json)
             return
         point = store.get(target)
         if point.environment not in settings.environments or not settings.environments[point.environment].executor:
@@ -104,9 +106,9 @@ def _admit(database: Database, settings: Config, name: str, code: str, target: s
         raise wrong
 
 
-def _list(points: list[UndoRow], *, json: bool) -> None:
+def _list(points: list[UndoRow], settings: Config, *, json: bool) -> None:
     if json:
-        answer([_describe(point) for point in points])
+        answer([_describe(point, settings) for point in points])
         return
     rows = [
         (
@@ -117,22 +119,31 @@ def _list(points: list[UndoRow], *, json: bool) -> None:
             _what(point),
             f"{point.size:,}",
             point.host or "-",
-            _state(point),
+            _state(point, settings),
         )
         for point in points
     ]
     table(("id", "taken", "environment", "agent", "what", "bytes", "machine", "state"), rows, empty="There are no undo points.")
 
 
-def _state(point: UndoRow) -> str:
+def _state(point: UndoRow, settings: Config) -> str:
     if point.undone_at is not None:
         return f"undone by {point.undone_by}"
     if "restore_point" in point.summary:
         return f"in the WAL, at {point.summary['lsn']}"
-    return "can be undone" if point.sha256 else "not saved"
+    if point.expired_at is not None:
+        return f"expired on {point.expired_at:%Y-%m-%d}"
+    until = _until(point, settings)
+    return f"can be undone until {until:%Y-%m-%d}" if until is not None else "can be undone" if point.sha256 else "not saved"
 
 
-def _describe(point: UndoRow) -> dict[str, Any]:
+def _until(point: UndoRow, settings: Config) -> datetime | None:
+    """When its files may go; None where there are none, or this machine does not know how long they are kept."""
+    is_kept = point.sha256 is not None and point.undone_at is None and point.expired_at is None
+    return kept_until(point.finished_at, settings.environments.get(point.environment)) if is_kept else None
+
+
+def _describe(point: UndoRow, settings: Config) -> dict[str, Any]:
     return {
         "approval": point.id,
         "environment": point.environment,
@@ -146,6 +157,8 @@ def _describe(point: UndoRow) -> dict[str, Any]:
         "saved": point.sha256 is not None,
         "undone_at": point.undone_at,
         "undone_by": point.undone_by,
+        "expired_at": point.expired_at,
+        "kept_until": _until(point, settings),
     }
 
 

@@ -29,6 +29,9 @@ class ExecutorConfig(Section):
     undo_max_bytes: int = Field(
         default=1 << 30, ge=0, description="largest undo point; what needs more runs with --without-undo alone"
     )
+    undo_keep_days: int = Field(
+        default=30, ge=1, le=36_500, description="days that an undo point is kept after its statement ran; then its files go"
+    )
 
     @field_validator("executor")
     @classmethod

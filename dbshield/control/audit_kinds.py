@@ -71,6 +71,11 @@ _ALL: Final = (
         meaning="an approved statement was taken back; `rows` is what came back into each table",
         fields="environment agent database person approval rows",
     ),
+    Kind(
+        name="undo-expired",
+        meaning="what an approved statement destroyed is not kept any more: it ran `kept_days` ago",
+        fields="environment agent database approval executed_at kept_days",
+    ),
     Kind(name="code-refused", meaning="the second factor of a person was wrong", fields="person reason approval"),
     Kind(name="person-added", meaning="somebody may decide, once they have confirmed", fields="person role by vouched_by"),
     Kind(name="person-confirmed", meaning="they have shown the first code", fields="person by"),

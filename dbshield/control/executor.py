@@ -28,6 +28,7 @@ from dbshield.control.approvals import Approvals
 from dbshield.control.execution import Execution, Point, Steps, check_server, one, opened
 from dbshield.control.preview import Newest, make_preview, no_backup, no_preview
 from dbshield.control.running import told
+from dbshield.control.undo_expiry import Expiry
 from dbshield.control.undo_files import remove
 from dbshield.control.undo_store import UndoStore
 from dbshield.errors import DbshieldError, Refused
@@ -84,6 +85,7 @@ class Executor:
         self._archived = archived
         self._approvals = Approvals(database)
         self._undo = UndoStore(database)
+        self._expiry = Expiry(database, self._settings, folder)
         self._log: Any = structlog.get_logger("dbshield.executor")
         self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
 
@@ -115,7 +117,8 @@ class Executor:
             yield connection
 
     def work(self, stop: threading.Event | None = None) -> int:
-        """Settles what dead executors left, and runs everything that is approved; how many were run. Call it while `alive`."""
+        """Settles what dead executors left, runs everything that is approved, and gives up undo points whose time is over; how
+        many statements were run. Call it while `alive`."""
         self.settle()
         done = 0
         while stop is None or not stop.is_set():
@@ -127,6 +130,7 @@ class Executor:
             self._at("claimed")
             self._execute(approval)
             done += 1
+        self._expiry.round(self._clock())
         return done
 
     def preview(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 
 from dbshield.control.approvals import UNDEFINED_OBJECT, WRONG_STATE
 from dbshield.control.audit_store import Entry, append
@@ -24,7 +24,7 @@ LOCK_SPACE: Final = 0x6462_7875
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UndoRow:
     """What is known of one undo point. `host` is the machine that has it, nothing where a human did without; `state` is the
-    approval's, and only that of one that is done can be undone."""
+    approval's, and only that of one that is done can be undone. Of one that has expired the files are gone."""
 
     id: str
     environment: str
@@ -41,7 +41,9 @@ class UndoRow:
     summary: Mapping[str, Any]
     undone_at: datetime | None
     undone_by: str | None
+    expired_at: datetime | None
     state: str
+    finished_at: datetime | None
 
 
 class UndoStore:
@@ -104,6 +106,14 @@ class UndoStore:
             )
         if found.undone_at is not None:
             raise Refused(f"{approval} was undone already, by {found.undone_by}", sqlstate=WRONG_STATE)
+        if found.expired_at is not None:
+            raise Refused(
+                f"the undo point {approval} expired on {found.expired_at:%Y-%m-%d}: what its statement destroyed is not kept here"
+                " any more",
+                sqlstate=WRONG_STATE,
+                hint=f"`dbshield audit search --kind executed --text {approval}` has the number of its execution;"
+                " `dbshield restore --before NUMBER --to-folder DIR` restores what was there before it from the backups.",
+            )
         return found
 
     def list_(self, *, environment: str | None = None) -> list[UndoRow]:
@@ -120,8 +130,7 @@ class UndoStore:
         brought back; that it was, and the audit of it, is kept when the block ends. Refused as `get`, or while somebody is at it.
         """
         with self._database.transaction() as connection:
-            alone = connection.scalar(select(func.pg_try_advisory_xact_lock(LOCK_SPACE, func.hashtext(approval))))
-            if not alone:
+            if not connection.scalar(select(alone(approval))):
                 raise Refused(f"{approval} is being undone right now", sqlstate=WRONG_STATE, hint="`dbshield undo list` tells.")
             found = self.get(approval)
 
@@ -140,6 +149,11 @@ class UndoStore:
             yield undone
 
 
+def alone(approval: str) -> ColumnElement[bool]:
+    """Whether nobody else is at this point; until the end of the transaction nobody else will be."""
+    return func.pg_try_advisory_xact_lock(LOCK_SPACE, func.hashtext(approval))
+
+
 def restore_command(summary: Mapping[str, Any]) -> str:
     """The command that brings back what was there before a statement whose undo point is a place in the WAL."""
     return f"dbshield restore --plan {summary['plan']} --lsn {summary['lsn']} --to-folder DIR --identity-file FILE"
@@ -147,4 +161,6 @@ def restore_command(summary: Mapping[str, Any]) -> str:
 
 def _rows() -> Select[Any]:
     columns = [column.label("size") if column.name == "bytes" else column for column in undo_points.c]
-    return select(*columns, approvals.c.agent, approvals.c.state).join(approvals, approvals.c.id == undo_points.c.id)
+    return select(*columns, approvals.c.agent, approvals.c.state, approvals.c.finished_at).join(
+        approvals, approvals.c.id == undo_points.c.id
+    )

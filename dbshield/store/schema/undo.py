@@ -26,7 +26,9 @@ undo_points = Table(
     Column("summary", JSON, nullable=False),
     Column("undone_at", DateTime(timezone=True)),
     Column("undone_by", Text),
+    Column("expired_at", DateTime(timezone=True)),
     CheckConstraint("(host is null) = (sha256 is null)", name="kept"),
     CheckConstraint("(undone_at is null) = (undone_by is null)", name="undone"),
+    CheckConstraint("expired_at is null or sha256 is not null", name="expired"),
     comment="what brings back what approved statements destroyed",
 )
