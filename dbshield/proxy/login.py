@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import assert_never, cast
@@ -23,6 +23,7 @@ from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy import identity, listener, rotation, upstream
+from dbshield.proxy.client import Client
 from dbshield.proxy.ending import check_standing
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import SERVER_CLOSED, SERVER_GONE, Pair, WhenDurable, fatal, server_gone
@@ -101,20 +102,6 @@ def _tell_refused(
         token_id=token_id,
         throttled=throttled,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
-    """Where a client comes from: `name` is for people, `source` is without what differs from one connection to the next."""
-
-    name: str
-    source: str
-    local: bool
-
-    @property
-    def address(self) -> str:
-        """What a token's networks are compared with."""
-        return scopes.SOCKET if self.local else self.source
 
 
 class _Login:
