@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 from psycopg import errors
 from support import servers
 from support.background import Background
@@ -179,6 +179,41 @@ def test_a_denied_statement_is_refused_with_the_reason(office: Office, ann: Visi
     assert isinstance(error, errors.InsufficientPrivilege)
     assert "these are our customers" in str(error)
     expect(ann.main()).to_contain_text("Denied by")
+
+
+def test_a_statement_is_denied_by_keyboard_alone(office: Office, ann: Visitor) -> None:
+    """Tab leads to everything, shows where it is, and Enter in a field decides nothing."""
+    keys = ann.page.keyboard
+
+    def tab_to(wanted: Locator) -> None:
+        for _ in range(40):
+            keys.press("Tab")
+            if wanted.evaluate("element => element === document.activeElement"):
+                assert wanted.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
+                return
+        raise AssertionError(f"Tab does not lead to {wanted}")
+
+    waits = ask(office, "truncate shop.customers cascade")
+    asked = office.asked()
+    ann.open("/approvals")
+    tab_to(ann.page.get_by_role("link", name="Skip to the content"))
+    keys.press("Enter")
+    tab_to(ann.page.get_by_role("link", name=asked["id"]))
+    keys.press("Enter")
+    ann.heading(asked["id"])
+    tab_to(ann.page.get_by_label("Reason"))
+    keys.type("not by these hands")
+    tab_to(ann.page.get_by_label("Code"))
+    keys.type(office.code("ann"))
+    keys.press("Enter")
+    tab_to(ann.page.get_by_role("button", name="Approve", exact=True))
+    keys.press("Tab")
+    expect(ann.page.get_by_role("button", name="Deny", exact=True)).to_be_focused()
+    assert not waits.done
+    keys.press("Enter")
+    assert "not by these hands" in str(waits.error())
+    expect(ann.main()).to_contain_text("Denied by")
+    assert "customers" in tables(office)
 
 
 def test_two_people_approve_in_two_browsers(office: Office, ann: Visitor, bob: Visitor) -> None:
