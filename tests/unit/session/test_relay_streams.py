@@ -1,0 +1,205 @@
+"""Long messages, violations of the protocol and streams cut anywhere, played against both peers of the relay."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.conversation import (
+    DELETED,
+    FAILED,
+    IDLE,
+    MARKER,
+    SELECTED,
+    Conversation,
+    other_error,
+    refused,
+    syntax_error,
+)
+
+from dbshield.errors import ProtocolError, Refused
+from dbshield.session.unfinished import SMALL_MESSAGE
+from dbshield.wire.backend import (
+    DataRow,
+    ErrorResponse,
+    ParameterStatus,
+)
+from dbshield.wire.copying import CopyData
+from dbshield.wire.frontend import (
+    Bind,
+    Describe,
+    Execute,
+    Parse,
+    Query,
+    Sync,
+    Target,
+    Terminate,
+)
+
+SELECT = b"select 1"
+
+DROP = b"drop table shop.orders"
+
+PREPARED_SELECT = (Parse(query=SELECT), Bind(), Describe(target=Target.PORTAL), Execute())
+
+STAND_IN = Query(query=f"{MARKER}_1".encode())
+
+STAND_IN_PARSE = Parse(name=f"{MARKER}_1".encode(), query=f"{MARKER}_1".encode())
+
+
+class TestLongMessages:
+    def test_a_long_bind_streams_and_is_counted_once(self) -> None:
+        """Trap 8: over 64 KB."""
+        talk = Conversation()
+        talk.client(Parse(name=b"s", query=b"select $1"))
+        bind = Bind(statement=b"s", parameters=(b"x" * 200_000,)).encode() + Execute().encode() + Sync().encode()
+        sent = b"".join(talk.relay.from_client(bind[at : at + 9_000]) for at in range(0, len(bind), 9_000))
+        assert sent == bind
+        assert len(talk.relay.judged) == 1
+
+    @pytest.mark.parametrize("step", [1, 7, 5_000, 1 << 20])
+    def test_a_text_beyond_the_limit_is_refused_without_being_kept(self, step: int) -> None:
+        talk = Conversation(max_statement=10_000)
+        data = Query(query=b"select " + b"1" * 50_000).encode() + Query(query=SELECT).encode()
+        sent = b"".join(talk.relay.from_client(data[at : at + step]) for at in range(0, len(data), step))
+        assert sent == STAND_IN.encode() + Query(query=SELECT).encode()
+        heard = talk.server(syntax_error(), IDLE, SELECTED, IDLE)
+        assert refused(heard, "rule=DS9")
+        assert talk.relay.idle
+
+    def test_so_is_the_text_of_a_parse(self) -> None:
+        talk = Conversation(max_statement=10_000)
+        data = Parse(query=b"select " + b"1" * 50_000).encode() + Bind().encode() + Sync().encode()
+        sent = b"".join(talk.relay.from_client(data[at : at + 8_000]) for at in range(0, len(data), 8_000))
+        assert sent == STAND_IN_PARSE.encode() + Sync().encode()
+
+    def test_a_long_error_of_the_server_streams(self) -> None:
+        talk = Conversation()
+        error = ErrorResponse.of("ERROR", "P0001", "x" * 3_000_000).encode()
+        sent = [talk.relay.from_server(error[at : at + 65_536]) for at in range(0, len(error), 65_536)]
+        assert b"".join(sent) == error
+
+    def test_a_long_row_streams(self) -> None:
+        talk = Conversation()
+        row = DataRow(values=(b"x" * 500_000,)).encode() + SELECTED.encode() + IDLE.encode()
+        sent = [talk.relay.from_server(row[at : at + 65_536]) for at in range(0, len(row), 65_536)]
+        assert b"".join(sent) == row
+        assert all(sent)
+
+
+class TestViolations:
+    @pytest.mark.parametrize("kind", sorted(set(range(256)) - set(b"QPBDECSHFdcfX")))
+    def test_an_unknown_type_ends_the_session(self, kind: int) -> None:
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_client(bytes([kind]) + b"\0\0\0\4")
+
+    @pytest.mark.parametrize("length", [-(1 << 31), -1, 0, 3, (1 << 31) - 1])
+    @pytest.mark.parametrize("kind", b"QPBDECSHFdcfX")
+    def test_an_absurd_length_ends_the_session(self, kind: int, length: int) -> None:
+        """Trap 8."""
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_client(bytes([kind]) + length.to_bytes(4, "big", signed=True))
+
+    @pytest.mark.parametrize("kind", b"DECSHcfX")
+    def test_a_small_message_that_declares_much(self, kind: int) -> None:
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_client(bytes([kind]) + (SMALL_MESSAGE + 1).to_bytes(4, "big"))
+
+    @pytest.mark.parametrize("length", [-1, 0, 3])
+    def test_an_absurd_length_from_the_server(self, length: int) -> None:
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_server(b"D" + length.to_bytes(4, "big", signed=True))
+
+    @pytest.mark.parametrize("kind", b"RKvW?")
+    def test_a_message_that_the_server_may_not_send_now(self, kind: int) -> None:
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_server(bytes([kind]) + b"\0\0\0\4")
+
+    @pytest.mark.parametrize("body", [b"", b"no end", b"\0no end"])
+    def test_a_parse_without_an_end(self, body: bytes) -> None:
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_client(b"P" + (4 + len(body)).to_bytes(4, "big") + body)
+
+    def test_a_string_may_not_end_in_the_next_message(self) -> None:
+        with pytest.raises(ProtocolError):
+            Conversation().relay.from_client(b"P\0\0\0\x0b\0select" + Sync().encode() + b"\0" * 20)
+
+    @pytest.mark.parametrize(
+        "status",
+        [
+            ParameterStatus(name="client_encoding", value="SJIS"),
+            ParameterStatus(name="standard_conforming_strings", value="off"),
+        ],
+    )
+    def test_a_setting_that_changes_how_texts_are_read(self, status: ParameterStatus) -> None:
+        with pytest.raises(Refused, match=status.name):
+            Conversation().server(status)
+
+
+def test_a_fatal_error_of_the_server_is_noted() -> None:
+    """Trap 10: the client gets exactly one error."""
+    talk = Conversation()
+    error = ErrorResponse.of("FATAL", "57P01", "terminating connection")
+    assert talk.server(error) == [error]
+    assert talk.relay.fatal
+
+
+STREAM = b"".join(
+    message.encode()
+    for message in [
+        Query(query=SELECT),
+        *PREPARED_SELECT,
+        Sync(),
+        Query(query=DROP),
+        Parse(name=b"d", query=DROP),
+        Bind(statement=b"d", parameters=(b"x" * 300,)),
+        Sync(),
+        CopyData(data=b"x" * 300),
+        Bind(parameters=(b"y" * 20_000,)),
+        Terminate(),
+    ]
+)
+
+ANSWERS = b"".join(
+    message.encode()
+    for message in [
+        SELECTED,
+        IDLE,
+        DELETED,
+        DataRow(values=(b"x" * 300,)),
+        syntax_error(1),
+        FAILED,
+        syntax_error(2),
+        other_error(),
+        IDLE,
+    ]
+)
+
+
+@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_how_a_stream_is_cut_changes_nothing(cuts: list[int]) -> None:
+    def both(pieces: list[bytes], answers: list[bytes]) -> tuple[bytes, bytes, int]:
+        relay = Conversation().relay
+        heard = b"".join(map(relay.from_client, pieces))
+        return heard, b"".join(map(relay.from_server, answers)), len(relay.judged)
+
+    def cut(data: bytes) -> list[bytes]:
+        edges = [0, *sorted(min(at, len(data)) for at in cuts), len(data)]
+        return [data[a:b] for a, b in pairwise(edges) if a != b]
+
+    assert both(cut(STREAM), cut(ANSWERS)) == both([STREAM], [ANSWERS])
+
+
+@given(st.lists(st.binary(max_size=400), max_size=10))
+def test_any_bytes_are_taken_or_end_the_session(pieces: list[bytes]) -> None:
+    """Nothing but ProtocolError or Refused is raised, and nothing is kept beyond the limits."""
+    for feed in ("from_client", "from_server"):
+        relay = Conversation(max_statement=1_024).relay
+        try:
+            for piece in pieces:
+                getattr(relay, feed)(piece)
+                assert len(relay._client_held) + len(relay._server_held) <= 1 << 14
+        except (ProtocolError, Refused):
+            pass
