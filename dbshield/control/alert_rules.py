@@ -129,6 +129,21 @@ def _login(fields: Fields) -> Alert:
     )
 
 
+def _console_login(fields: Fields) -> Alert:
+    who, source = person_of(fields), text_of(fields, "source")
+    return made(
+        "login-refused",
+        fields,
+        subject=f"console {source}",
+        title=f"a sign-in to the console as {who} was refused",
+        lines=[
+            f"Why: {text_of(fields, 'reason')}",
+            f"From: {source}",
+            "Look: dbshield audit search --kind console-refused",
+        ],
+    )
+
+
 def _logins_left_out(fields: Fields) -> Alert:
     source = (
         text_of(fields, "client") if "client" in fields else text_of(fields, "throttled") if "throttled" in fields else "a token"
@@ -263,6 +278,7 @@ _MAKERS: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
     "undone": _undone,
     "refused": _login,
     "refused-left-out": _logins_left_out,
+    "console-refused": _console_login,
     "code-refused": _code,
     "agent-frozen": _frozen,
     "environment-frozen": _frozen,

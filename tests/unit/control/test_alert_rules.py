@@ -71,6 +71,15 @@ def test_a_text_of_somebody_elses_stays_on_its_line_and_in_its_place() -> None:
     assert max(map(len, alert.body.splitlines())) < LONGEST + 30
 
 
+def test_who_guesses_at_the_console_is_told_of_by_where_they_are() -> None:
+    known = told("console-refused", person="ann", source="192.0.2.7", reason="wrong password")
+    unknown = told("console-refused", person=None, source="192.0.2.7", reason="no such person")
+    assert (known.event, known.title) == ("login-refused", "a sign-in to the console as ann was refused")
+    assert "From: 192.0.2.7" in known.body.splitlines()
+    assert unknown.title == "a sign-in to the console as somebody was refused"
+    assert len(alike(Noted(alert=alert, first_at=NOW, last_at=NOW) for alert in (known, unknown))) == 1
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
