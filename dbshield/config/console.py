@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -24,7 +25,8 @@ class ConsoleConfig(Section):
     tls_key: OptionalPath = Field(default=None, description="PEM file: the certificate's key")
     allow_plaintext: bool = Field(default=False, description="listen beyond this machine although there is no TLS")
     trusted_proxies: Texts = Field(
-        default=(), description="addresses of reverse proxies whose X-Forwarded-For says who is there; empty: none is believed"
+        default=(),
+        description="addresses or networks of reverse proxies whose X-Forwarded-For says who is there; empty: none is believed",
     )
     session_hours: float = Field(default=12, gt=0, le=24 * 30, description="hours after which people sign in again in any case")
     idle_minutes: float = Field(default=30, gt=0, le=24 * 60, description="minutes without a click after which they do")
@@ -53,6 +55,19 @@ class ConsoleConfig(Section):
         if parts.username is not None:
             raise ValueError("address holds a user name, which a link must not")
         return address.rstrip("/").lower()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, trusted_proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for each in trusted_proxies:
+            try:
+                everybody = ipaddress.ip_network(each).prefixlen == 0
+            except ValueError:
+                everybody = True
+            if everybody:
+                # Who is believed by everybody's word is counted nowhere: guessing passwords would have no limit by place.
+                raise ValueError(f'trusted_proxies has "{each}", which is no address of a reverse proxy, and no network of them')
+        return trusted_proxies
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

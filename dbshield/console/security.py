@@ -88,7 +88,7 @@ class Gate:
         cookies, secure = cookie_parser(headers.get("cookie", "")), origin.startswith("https:")
         cookie = cookies.get(cookie_name(secure=secure)) or cookies.get(cookie_name(secure=secure, form=True), "")
         scope.setdefault("state", {}).update(origin=origin, cookie=cookie)
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        if "\0" in scope["path"] or _has_nul(scope["query_string"]):
             await PlainTextResponse(NUL, 400)(scope, receive, send)
             return
         if scope["method"] in SAFE:
@@ -98,7 +98,7 @@ class Gate:
         body = b"" if refused else await _body(receive)
         if not refused and body is None:
             refused = ("The form is too long.\n", 413)
-        if not refused and b"%00" in (body or b""):
+        if not refused and _has_nul(body or b""):
             refused = (NUL, 400)
         if not refused and not _is_ours(headers, body or b"", cookie):
             refused = (
@@ -109,6 +109,10 @@ class Gate:
             await PlainTextResponse(*refused)(scope, receive, send)
             return
         await self._app(scope, _again(body or b"", receive), send)
+
+
+def _has_nul(form: bytes) -> bool:
+    return b"%00" in form or b"\0" in form
 
 
 def _objection(headers: Headers, origin: str) -> tuple[str, int] | None:

@@ -57,8 +57,18 @@ def test_links_lead_to_the_address() -> None:
         ({"address": "https://ann@shield.example.com"}, "user name"),
         ({"address": "javascript:alert(1)"}, "no address of a site"),
         ({"idle_minutes": 0}, "greater than 0"),
+        ({"trusted_proxies": ["*"]}, "no address of a reverse proxy"),
+        ({"trusted_proxies": ["10.0.0.1", "0.0.0.0/0"]}, "no address of a reverse proxy"),
+        ({"trusted_proxies": ["::/0"]}, "no address of a reverse proxy"),
+        ({"trusted_proxies": ["proxy.example.com"]}, "no address of a reverse proxy"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, "no address of a reverse proxy"),
     ],
 )
 def test_what_is_not_safe_is_not_taken(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         ConsoleConfig(**given)
+
+
+def test_reverse_proxies_are_addresses_and_networks() -> None:
+    given = ("127.0.0.1", "10.1.0.0/16", "fd00::/8", "::1")
+    assert ConsoleConfig(trusted_proxies=given).trusted_proxies == given

@@ -94,6 +94,7 @@ def test_a_form_of_the_console_goes_through_whole() -> None:
         (403, "csrf=\u00fc", {}),
         (403, None, {"x_csrf_token": "wrong"}),
         (400, f"csrf={csrf_token(COOKIE)}&reason=a%00b", {}),
+        (400, f"csrf={csrf_token(COOKIE)}&reason=a\0b", {}),
         (415, None, {"content_type": "application/json"}),
         (415, None, {"content_type": "text/plain"}),
         (415, None, {"content_type": "multipart/form-data; boundary=x"}),
@@ -116,6 +117,7 @@ def test_no_name_that_points_here_is_answered_even_for_reading() -> None:
 def test_no_nul_reaches_a_page() -> None:
     assert ask("GET", {"host": "127.0.0.1:7433"}, [b""], "/approvals/a\0").status == 400
     assert ask("GET", {"host": "127.0.0.1:7433"}, [b""], "/audit", b"text=%00").status == 400
+    assert ask("GET", {"host": "127.0.0.1:7433"}, [b""], "/audit", b"text=\0").status == 400
 
 
 def test_a_body_without_end_is_not_read() -> None:
