@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from dbshield.cli.common import ConfigOption
+from dbshield.cli.common import ConfigOption, load_with_trial
 from dbshield.cli.judging import (
     AccessOption,
     PolicyAgentOption,
@@ -25,7 +25,6 @@ from dbshield.cli.judging import (
     written_policy,
 )
 from dbshield.cli.output import answer, headline, remark, say, table, visible
-from dbshield.config import load_config
 from dbshield.model import AccessLevel, Deny, Effect, Hold, Judgement, Limit
 from dbshield.policy.judge import Judge
 from dbshield.rule_ids import DEFAULTS
@@ -66,7 +65,7 @@ def check(
       dbshield check migrations/0001.sql --environment production --agent claude
       dbshield check --jsonl --access read < statements.jsonl
     """
-    settings = load_config(config) if environment is not None or config is not None else None
+    settings = load_with_trial(config) if environment is not None or config is not None else None
     policy = written_policy(settings, environment=environment, agent=agent, access=access)
     judge = judge_by(policy, settings)
     whose = f"access level {access}"

@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
-from dbshield.config import Config, EnvironmentConfig, near
+from dbshield.config import Config, EnvironmentConfig, load_config, near
 from dbshield.errors import ConfigError
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The dbshield.toml to use.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+
+def load_with_trial(path: Path | None) -> Config:
+    """The configuration; beside `dbshield up` on a trial with the trial's environment, which stands in no file."""
+    config = load_config(path)
+    if config.environments:
+        return config
+    from dbshield.cluster.trial import with_running_trial  # noqa: PLC0415  (a driver, which only a trial needs)
+
+    return with_running_trial(config)
 
 
 def find_environment(config: Config, name: str) -> EnvironmentConfig:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbshield.cli.cases import LINE, Case, judged, read_cases, rules_of, said
-from dbshield.cli.common import ConfigOption, JsonOption, find_environment
+from dbshield.cli.common import ConfigOption, JsonOption, find_environment, load_with_trial
 from dbshield.cli.judging import PolicyAgentOption, written_policy
 from dbshield.cli.output import answer, date, remark, say, table
-from dbshield.config import Config, EnvironmentConfig, load_config
+from dbshield.config import Config, EnvironmentConfig
 from dbshield.control import effective
 from dbshield.control.policies import policy_at
 from dbshield.errors import DbshieldError
@@ -58,7 +58,7 @@ def show(
       dbshield policy show
       dbshield policy show --environment production --agent claude --json
     """
-    settings = load_config(config) if environment is not None or config is not None else None
+    settings = load_with_trial(config) if environment is not None or config is not None else None
     found = find_environment(settings, environment) if settings is not None and environment is not None else None
     freeze = None
     if settings is not None and environment is not None:
@@ -189,7 +189,9 @@ def run_cases(
         raise DbshieldError("there are no cases in it", hint=f"Each line is {LINE}.")
     named = config is not None or any(case.whose[0] is not None for case in read)
     failed = [
-        (case, judgement) for case, judgement in judged(read, load_config(config) if named else None) if not case.holds(judgement)
+        (case, judgement)
+        for case, judgement in judged(read, load_with_trial(config) if named else None)
+        if not case.holds(judgement)
     ]
     if json:
         answer({"cases": len(read), "failed": [_failure(case, judgement) for case, judgement in failed]})

@@ -49,6 +49,13 @@ def with_running_trial(config: Config) -> Config:
     return _with_trial(config, cluster)
 
 
+def trial_administrator(config: Config) -> str | None:
+    """The superuser's connection string, where this is the configuration beside a trial; nobody knows its own role's password."""
+    cluster = Cluster(config.state / ENVIRONMENT)
+    found = config.environments.get(ENVIRONMENT)
+    return found.executor if found is not None and cluster.running and found.executor == cluster.dsn(DATABASE) else None
+
+
 def _with_trial(config: Config, cluster: Cluster, password: str | None = None) -> Config:
     upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
     # Whoever tries out what is refused is not frozen for it.

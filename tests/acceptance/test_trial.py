@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
     environment |= {"DBSHIELD_STATE": str(place / "state"), "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}
 
-    def cli(*words: str, code: str = "") -> Any:
+    def cli(*words: str, code: str = "", codes: Collection[int] = (0,)) -> Any:
         done = run_command([*words, "--json"], cwd=place, env=environment | {CODE: code}, timeout=90)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode in codes, done.stdout + done.stderr
         return json.loads(done.stdout)
 
     log = place / "up.log"
@@ -74,6 +74,12 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
         with psycopg.connect(found[1]) as conn:
             assert conn.execute("select count(*) from orders").fetchone() == (1000,)
         assert cli("audit", "verify")["verdict"] == "whole"
+
+        # What stands in no file is found by those who look, too.
+        assert cli("policy", "show", "-e", "trial", "--agent", "demo")["environment"] == "trial"
+        looked = cli("doctor", codes={0, 1})
+        assert (looked["environments"], looked["unreached"]) == (["trial"], [])
+        assert not [each for each in looked["findings"] if each["check"] in {"look.connect", "look.rights"}]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
