@@ -50,3 +50,9 @@ class ClusterError(DbshieldError):
 
 class BackupError(DbshieldError):
     """A backup was not made, cannot be read, or is not what its manifest says."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library's says, on one line; the name of its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

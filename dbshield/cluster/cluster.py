@@ -36,6 +36,7 @@ from psycopg.conninfo import make_conninfo
 from dbshield.cluster import files
 from dbshield.cluster.account import Account, server_account
 from dbshield.cluster.binaries import Binaries, embedded_binaries
+from dbshield.cluster.tether import WAIT, Watcher
 from dbshield.errors import ClusterError
 
 SOCKET_PORT = 5432
@@ -53,15 +54,6 @@ PORT_TRIES = 5
 
 COPIES = Path("/var/cache/dbshield")
 """Where root copies binaries that the lent account cannot reach."""
-
-WAIT = 'read -r _ || exit 1; exec "$@" </dev/null'
-"""A server to be: it waits for a word from us, and is none where we end before that."""
-WATCH = (
-    'read -r _; tries=0; until "$1" stop --silent --mode=immediate -D "$2" >/dev/null 2>&1;'
-    ' do kill -0 "$3" 2>/dev/null || break; tries=$((tries + 1)); [ "$tries" -lt 600 ] || break; sleep 0.1; done;'
-    ' shift 3; [ $# = 0 ] || rm -rf -- "$@"'
-)
-"""What a watcher does. A server that has just begun has no postmaster.pid yet: it tries for a minute while there is a process."""
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -100,7 +92,7 @@ class Cluster:
         self._copies = copies
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: Watcher | None = None
 
     @property
     def account(self) -> Account:
@@ -361,25 +353,13 @@ class Cluster:
         )
 
     def _tether(self, pid: int, throwaway: bool, sockets: Path) -> None:
-        """Start the watcher: it reads a pipe until this process is gone, and then stops the server."""
         gone = [self.folder, sockets] if throwaway else []
-        self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", WATCH, "dbshield-watcher", self.binaries.program("pg_ctl"), self.data, str(pid), *gone],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            **self.account.process(),
-        )
+        self._watcher = Watcher(self.binaries.program("pg_ctl"), self.data, pid, gone, self.account)
 
     def _untether(self) -> None:
-        if self._watcher is None:
-            return
-        self._watcher.kill()
-        if self._watcher.stdin is not None:
-            self._watcher.stdin.close()
-        self._watcher.wait()
-        self._watcher = None
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.end()
 
     def _end(self, number: signal.Signals, timeout: float) -> bool:
         """Send the signal and wait; True when the server is gone."""

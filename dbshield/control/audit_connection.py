@@ -28,6 +28,7 @@ PREPARE: Final = (
 APPEND: Final = b"dbshield_append"
 CANCEL_TIMEOUT: Final = 1.0
 """Seconds for telling a server that it need not go on; one that is there takes milliseconds."""
+DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(days => %s::integer))"
 
 
 class AuditConnection:

@@ -30,13 +30,13 @@ import psycopg
 import structlog
 
 from dbshield.config import AuditConfig
-from dbshield.control.audit_connection import AuditConnection, connect, connect_some_time
+from dbshield.control.audit_connection import DROP_BEFORE, AuditConnection, connect, connect_some_time
 from dbshield.control.audit_keeping import Keeping, refused
 from dbshield.control.audit_outbox import Outbox, Told
 from dbshield.control.audit_spool import Spool, SpoolFull
 from dbshield.control.audit_store import Entry
 from dbshield.control.directory import POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
-from dbshield.errors import StoreError
+from dbshield.errors import StoreError, first_line
 from dbshield.policy.policy import Policy
 
 IDLE: Final = 1.0
@@ -57,7 +57,6 @@ DAMAGED: Final = ".damaged"
 """What a spool is called in which somebody has written; for a human to look at."""
 RETENTION: Final = 3600.0
 """Seconds between two looks for months that are old enough to be dropped."""
-DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(days => %s::integer))"
 
 log = structlog.get_logger(__name__)
 
@@ -132,7 +131,7 @@ class Shipping:
         except (psycopg.Error, OSError, TimeoutError) as error:
             self._spool.close()
             raise StoreError(
-                f"the control database does not answer: {_reason(error)}", hint="Look at [control] url, and at the server."
+                f"the control database does not answer: {first_line(error)}", hint="Look at [control] url, and at the server."
             ) from error
         self._task = asyncio.create_task(self._stay(), name="audit")
 
@@ -175,7 +174,7 @@ class Shipping:
                 if not self._pause and isinstance(error, psycopg.OperationalError) and await self._connected_at_once():
                     self._pause = RETRY_FIRST
                     continue
-                self._away(_reason(error))
+                self._away(first_line(error))
             except Exception:
                 # A bug. Writes stop, entries go to the disk, and the next round tries again.
                 log.exception("audit.bug")
@@ -250,7 +249,7 @@ class Shipping:
             if self._keeping is not Keeping.DATABASE:
                 raise StoreError("the control database did not answer in time")
             self._gather()
-            # Behind it: what is in hand now wakes nobody. Reads that were recorded come by themselves, several times a second.
+            # Behind it: what is in hand wakes nobody. Recorded reads come by themselves, several times a second.
             self._wake.clear()
             if self._outbox:
                 await self._ship(connection)
@@ -291,7 +290,7 @@ class Shipping:
                 try:
                     await self._append(connection, [line])
                 except psycopg.DataError as error:
-                    log.critical("audit.unreadable", reason=_reason(error))
+                    log.critical("audit.unreadable", reason=first_line(error))
                     await self._append(connection, [_event("audit-unreadable", line=line)])
 
     async def _append(self, connection: AuditConnection, batch: list[str]) -> None:
@@ -311,7 +310,7 @@ class Shipping:
                 if entries:
                     log.warning("audit.left_over", writer=str(spool.writer), entries=entries)
             except (ValueError, StoreError, psycopg.DataError) as error:
-                log.critical("audit.spool_damaged", file=spool.path.name, reason=_reason(error))
+                log.critical("audit.spool_damaged", file=spool.path.name, reason=first_line(error))
                 spool.path.rename(spool.path.with_suffix(DAMAGED))
                 self.take([_event("audit-spool-damaged", file=spool.path.name)])
             finally:
@@ -401,8 +400,3 @@ class Shipping:
 
 def _event(kind: str, **fields: object) -> str:
     return Entry(at=datetime.now(UTC), kind=kind, fields=fields).line()
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

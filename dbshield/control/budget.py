@@ -27,7 +27,7 @@ import psycopg
 import structlog
 
 from dbshield.control.directory import CONNECT_TIMEOUT, KEEPALIVE, POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
-from dbshield.errors import StoreError
+from dbshield.errors import StoreError, first_line
 from dbshield.store.changed import ADD_ROWS, FORGET_ROWS, KEPT_MINUTES, ROWS_SINCE, Place
 from dbshield.store.schema import ROWS_CHANNEL
 
@@ -145,7 +145,7 @@ class RowBudget:
             self._connection = await self._connect()
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise StoreError(
-                f"the control database does not answer: {_reason(error)}", hint="Look at [control] url, and at the server."
+                f"the control database does not answer: {first_line(error)}", hint="Look at [control] url, and at the server."
             ) from error
         self._stopping.clear()
         self._task = asyncio.create_task(self._stay(), name="budget")
@@ -178,7 +178,7 @@ class RowBudget:
                     pause = RETRY_FIRST
                 await self._follow(self._connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
-                self._lost(_reason(error))
+                self._lost(first_line(error))
             except Exception:
                 # A bug. Counting goes on in memory, and the next round tries again.
                 log.exception("budget.bug")
@@ -296,8 +296,3 @@ class RowBudget:
         known, self._available = self._available, False
         if known:
             log.error("budget.lost", reason=reason)
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

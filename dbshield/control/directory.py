@@ -30,7 +30,7 @@ from psycopg.rows import class_row, scalar_row
 from dbshield.config import EnvironmentConfig
 from dbshield.control.logins import Upstreams, login_of, tokens_in
 from dbshield.control.vault import Vault
-from dbshield.errors import DbshieldError, StoreError
+from dbshield.errors import DbshieldError, StoreError, first_line
 from dbshield.model import AccessLevel, AgentLogin, TokenVerifier
 from dbshield.store.database import REVISION_QUERY, Revision
 from dbshield.store.frozen import UNLIFTED_FREEZES, Freeze, longest
@@ -172,7 +172,7 @@ class Directory:
             self._connection = await self._connect()
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise StoreError(
-                f"the control database does not answer: {_reason(error)}", hint="Look at [control] url, and at the server."
+                f"the control database does not answer: {first_line(error)}", hint="Look at [control] url, and at the server."
             ) from error
         self._task = asyncio.create_task(self._stay(), name="directory")
 
@@ -197,7 +197,7 @@ class Directory:
                     pause = RETRY_FIRST
                 await self._follow(self._connection)
             except (psycopg.Error, OSError, TimeoutError, DbshieldError) as error:
-                self._lost(_reason(error))
+                self._lost(first_line(error))
             except Exception:
                 # A bug. A task that died of it would leave yesterday's agents in force for ever.
                 log.exception("directory.bug")
@@ -346,8 +346,3 @@ async def _wait_for_notice(connection: Connection, seconds: float) -> bool:
         async for _ in notices:
             noticed = True
     return noticed
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -15,7 +15,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from dbshield.errors import StoreError
+from dbshield.errors import StoreError, first_line
 from dbshield.store.resources import data_folder
 from dbshield.store.schema import REVISION, SCHEMA
 
@@ -77,7 +77,7 @@ class Database:
             ) from error
         except psycopg.OperationalError as error:
             raise StoreError(
-                f"the control database does not answer: {_first_line(error)}", hint="Look at [control] url, and at the server."
+                f"the control database does not answer: {first_line(error)}", hint="Look at [control] url, and at the server."
             ) from error
 
     def within(self, change: Callable[[Connection], T], /) -> T:
@@ -135,9 +135,4 @@ class Within(Protocol):
 
 
 def _reason(error: DBAPIError) -> str:
-    return _first_line(error.orig) if error.orig is not None else str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error.orig) if error.orig is not None else str(error)
