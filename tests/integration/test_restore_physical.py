@@ -26,6 +26,14 @@ create role reader login password 'reads';
 grant select on parts to reader;
 """
 
+QUIET = """
+    select current_setting('archive_mode') = 'off' and current_setting('listen_addresses') = ''
+        and current_setting('primary_conninfo') = '' and not exists (select from pg_replication_slots)
+        and exists (select from pg_subscription where subenabled) and current_setting('max_logical_replication_workers') = '0'
+        and not exists (select from pg_stat_activity where backend_type like 'logical replication%')
+"""
+"""A drill archives nothing, is on no network, keeps no slot, and its subscriptions have nobody who would work for them."""
+
 
 def with_tablespace(server: Server, admin: psycopg.Connection[Any]) -> None:
     place = server.cluster.folder / "space"
@@ -53,6 +61,10 @@ def backups(request: pytest.FixtureRequest, tmp_path: Path, ground: Path) -> Ite
             with_tablespace(server, admin)
         with server.connect("shop") as source:
             source.execute(TABLES)
+            # What would take changes away from the server that is alive, and what keeps WAL for somebody else.
+            source.execute("create subscription feed connection 'host=127.0.0.1 port=1' publication p with (connect = false)")
+            source.execute("alter subscription feed enable")
+            source.execute("select pg_create_physical_replication_slot('standby', true)")
         with backups_of(server, "shop", tmp_path / "shield") as made:
             made.write_config(engine="physical", drill_folder=str(ground / "drills"), identity_file=str(made.identity))
             made.cli("backup", "setup")
@@ -71,8 +83,12 @@ def test_a_good_one_passes_and_is_restored(backups: Backups, ground: Path) -> No
     made = backups.backup()["snapshot"]
     with backups.server.connect("shop") as source:
         source.execute("delete from parts where id > 500; create table later (id int)")
-    found = backups.json("restore-drill")
+    assertions = ground / "assertions"
+    assertions.mkdir()
+    (assertions / "quiet.sql").write_text(QUIET)
+    found = backups.json("restore-drill", "--assertions", str(assertions))
     assert (found["verdict"], problems(found)) == ("passed", [])
+    assert outcomes(found)["assertion quiet.sql"] == "passed"
     assert {"base-backup", "replay", "canary", "rows", "content", "amcheck", "page-checksums"} <= set(outcomes(found))
     assert set(outcomes(found).values()) == {"passed"}
     assert found["engine"] == "physical"
