@@ -62,6 +62,9 @@ SinceFilter = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="From 2026-05-01T18:00+02:00 on, or from 2h ago on.")
 ]
 UntilFilter = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
+ObservedFilter = Annotated[
+    bool, typer.Option("--observed", help="What an environment that only observes would have limited, held or refused.")
+]
 TextFilter = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="With this text anywhere in the entry.")]
 
 
@@ -115,6 +118,7 @@ def search(
     since: SinceFilter = None,
     until: UntilFilter = None,
     text: TextFilter = None,
+    observed: ObservedFilter = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 100,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -125,9 +129,18 @@ def search(
     Examples:
       dbshield audit search --agent claude --verdict hold --since 7d
       dbshield audit search --rule DS1xx --text orders --json
+      dbshield audit search --environment staging --observed --since 7d
     """
     which = _filter(
-        environment=environment, agent=agent, kind=kind, verdict=verdict, rule=rule, since=since, until=until, text=text
+        environment=environment,
+        agent=agent,
+        kind=kind,
+        verdict=verdict,
+        rule=rule,
+        since=since,
+        until=until,
+        text=text,
+        observed=observed,
     )
     with open_database(read_settings(config)) as database:
         found = audit_read.newest(database, which, limit)
@@ -150,6 +163,7 @@ def export(
     since: SinceFilter = None,
     until: UntilFilter = None,
     text: TextFilter = None,
+    observed: ObservedFilter = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -165,7 +179,15 @@ def export(
     if json and format == "csv":
         raise ConfigError("--json and --format csv contradict each other", hint="Keep one.")
     which = _filter(
-        environment=environment, agent=agent, kind=kind, verdict=verdict, rule=rule, since=since, until=until, text=text
+        environment=environment,
+        agent=agent,
+        kind=kind,
+        verdict=verdict,
+        rule=rule,
+        since=since,
+        until=until,
+        text=text,
+        observed=observed,
     )
     with open_database(read_settings(config)) as database:
         lines = audit_export.json_lines if format == "jsonl" else audit_export.csv_lines
@@ -265,6 +287,7 @@ def _filter(
     since: str | None,
     until: str | None,
     text: str | None,
+    observed: bool,
 ) -> Filter:
     moment = now()
     return Filter(
@@ -276,6 +299,7 @@ def _filter(
         since=_time(since, moment),
         until=_time(until, moment),
         text=text,
+        observed=observed,
     )
 
 
@@ -304,6 +328,8 @@ def _show(link: Link, *, json: bool) -> None:
     said: dict[str, Any] = json_module.loads(link.entry)
     words = [f"{link.id:>8}", stamp(link.at)[:-4] + "Z", link.kind, visible(_who(link, said))]
     verdict = " ".join([link.verdict, *(link.rules or ())]) if link.verdict is not None else ""
+    if said.get("observed"):
+        verdict += f", would {visible(str(said['observed']))}"
     if verdict:
         words.append(verdict)
     if said.get("repeats"):

@@ -20,7 +20,8 @@ ELSEWHERE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One entry. `verdict` may be that of a drill; `statement` says whether `what` is a statement of an agent."""
+    """One entry. `verdict` may be that of a drill; `observed` is the one that a policy which only observes would have
+    carried out; `statement` says whether `what` is a statement of an agent."""
 
     id: int
     at: datetime
@@ -28,6 +29,7 @@ class Line:
     who: str
     environment: str
     verdict: str
+    observed: str
     rules: tuple[str, ...]
     what: str
     statement: bool
@@ -49,6 +51,7 @@ def line_of(link: Link) -> Line:
         who=link.person or link.agent or str(said.get("by") or said.get("user") or ""),
         environment=link.environment or "",
         verdict=link.verdict or "",
+        observed=str(said.get("observed") or ""),
         rules=link.rules or (),
         what=_short(what),
         statement=link.kind == "statement",

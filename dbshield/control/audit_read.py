@@ -38,7 +38,8 @@ FIELDS: Final = [audit.c[name] for name in Link.__slots__]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which entries: those that all of this holds for. `rule` is an id or a family, `text` stands anywhere in the entry, in
-    whatever case, `after` is the id that they stand behind, `before` the one that they stand in front of."""
+    whatever case, `after` is the id that they stand behind, `before` the one that they stand in front of. `observed` leaves those
+    that a policy would not have allowed, had it not only observed."""
 
     environment: str | None = None
     agent: str | None = None
@@ -48,6 +49,7 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     text: str | None = None
+    observed: bool = False
     after: int | None = None
     before: int | None = None
 
@@ -70,6 +72,9 @@ class Filter:
         if self.text is not None:
             # An entry is ASCII: whatever else is in a text stands there as JSON escapes it.
             parts.append(audit.c.entry.icontains(json.dumps(self.text)[1:-1], autoescape=True))
+        if self.observed:
+            # As a field's name alone: within a text its quotation marks are escaped.
+            parts.append(audit.c.entry.contains('"observed":"', autoescape=True))
         if self.after is not None:
             parts.append(audit.c.id > self.after)
         if self.before is not None:

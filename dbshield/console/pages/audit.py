@@ -32,7 +32,7 @@ TEXT_MOST: Final = 200
 LINES_AT_ONCE: Final = 500
 """Lines of an export that are sent together."""
 LENGTH: Final = re.compile(r"\d{1,6}[mhdw]")
-WORDS: Final = ("environment", "agent", "kind", "verdict", "rule", "text", "since", "until")
+WORDS: Final = ("environment", "agent", "kind", "verdict", "rule", "text", "since", "until", "observed")
 """The filters, as they stand in the address."""
 
 
@@ -185,6 +185,7 @@ def _filter(asked: QueryParams, now: datetime) -> Filter:
         verdict=verdict,
         rule=given.get("rule"),
         text=text,
+        observed="observed" in given,
         since=_time(given.get("since"), now),
         until=_time(given.get("until"), now),
         before=int(before) if before else None,
