@@ -19,6 +19,7 @@ from dbshield.backup.checks import Check, Outcome
 from dbshield.backup.damage import Damaged
 from dbshield.backup.pgbackrest import Backed, PgBackRest
 from dbshield.backup.restore import Order, fetch
+from dbshield.backup.restore_base import look_at_wal
 from dbshield.backup.restore_physical import PhysicalRestorer
 from dbshield.cluster.account import Account
 from dbshield.errors import BackupError, ConfigError
@@ -59,6 +60,7 @@ class PgBackRestRestorer(PhysicalRestorer):
             _segments(order, tool, made, data, wal)
             for segment in sorted((folder / WAL).glob("*")) if (folder / WAL).is_dir() else ():
                 shutil.move(segment, wal / segment.name)
+            look_at_wal(order, data, wal)
             _give(order.cluster, account)
         except OSError as error:
             raise BackupError(f"the backup cannot be laid down: {error.strerror}", hint="Look at that disk.") from error

@@ -72,7 +72,7 @@ def lay(order: Order, account: Account) -> Laid:
         _combine(order, parts, data, account)
         _verify(order, data, account, of="what was put together")
         shutil.rmtree(order.cluster / CHAIN)
-    _look_at_wal(order, data, wal)
+    look_at_wal(order, data, wal)
     tablespaces.write_map(data, account)
     said = "every file as the server's own manifest has it"
     measure = said if len(links) == 1 else f"{said}, in each of a chain of {len(links)}"
@@ -168,7 +168,7 @@ def _mapped(path: Path) -> str:
     return str(path).replace("\\", "\\\\").replace("=", "\\=")
 
 
-def _look_at_wal(order: Order, data: Path, wal: Path) -> None:
+def look_at_wal(order: Order, data: Path, wal: Path) -> None:
     """Raises Damaged where replaying the snapshot's own WAL would make a tablespace outside."""
     base = order.record.base
     if base is None:

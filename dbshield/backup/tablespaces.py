@@ -16,11 +16,14 @@ from pathlib import Path
 
 from dbshield.backup.damage import Damaged
 from dbshield.cluster.account import Account
+from dbshield.errors import BackupError
 
 FOLDER = "tablespaces"
 LINKS = "pg_tblspc"
 MAP = "tablespace_map"
 CREATE = re.compile(r"desc: CREATE (\d+) ")
+ENDED = re.compile(r"error in WAL record at|could not find a valid record after")
+"""pg_waldump where the WAL ends before the place that was asked for, as recovery does; anything else is about the look itself."""
 ESCAPED = re.compile(r"([\\\n\r])")
 """Signs that `tablespace_map` has a backslash before."""
 
@@ -59,7 +62,7 @@ def write_map(data: Path, account: Account) -> None:
 
 
 def require_none_made(program: Path, folder: Path, *, timeline: int, start: str, end: str) -> None:
-    """Raises Damaged where the WAL in a folder makes a tablespace between two LSNs."""
+    """Raises Damaged where the WAL in a folder makes a tablespace between two LSNs; BackupError where it cannot be looked at."""
     done = subprocess.run(
         [
             program, f"--path={folder}", f"--timeline={timeline}", f"--start={start}", f"--end={end}", "--rmgr=Tablespace",
@@ -72,3 +75,6 @@ def require_none_made(program: Path, folder: Path, *, timeline: int, start: str,
             f"the WAL makes the tablespace {found[1]}, which recovery would put where it is on the source",
             hint="Use another snapshot.",
         )
+    if done.returncode and ENDED.search(done.stderr) is None:
+        said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
+        raise BackupError(f"nobody could look whether the WAL makes a tablespace: {said}", hint="Look at this machine.")

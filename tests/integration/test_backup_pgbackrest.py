@@ -293,6 +293,31 @@ psql -qX -c checkpoint -c checkpoint
 
 
 @pytest.mark.long
+def test_a_tablespace_made_meanwhile_is_never_replayed_into_the_source(backups: Backups, stanza: Stanza, ground: Path) -> None:
+    """Recovery would make it where it is on the source, and empty it there."""
+    place = ground / "elsewhere"
+    place.mkdir()
+    stanza.account.own(place, 0o700)
+    made_far = "create table far (n int) tablespace elsewhere"
+    later = f"psql -qX -c \"create tablespace elsewhere location '{place}'\" -c '{made_far}' >/dev/null"
+    backups.write_config(pgbackrest_type="full", pgbackrest_program=str(program(ground, "makes", backups.server, later)))
+    made = backups.backup()["snapshot"]
+    backups.write_config(pgbackrest_program=None)
+    with backups.server.connect("shop") as source:
+        source.execute("insert into far values (7)")
+        source.execute("checkpoint")
+        try:
+            found = backups.json("restore-drill", "-s", made, status=1)
+            # What lies there now, and not what is in memory.
+            source.execute("alter table far set tablespace pg_default")
+            assert source.execute("select n from far").fetchone() == (7,)
+            assert (found["verdict"], "the WAL makes the tablespace" in problems(found)) == ("failed", True), found
+        finally:
+            source.execute("drop table far")
+            source.execute("drop tablespace elsewhere")
+
+
+@pytest.mark.long
 def test_a_backup_whose_maker_is_killed_is_none_and_goes(backups: Backups, stanza: Stanza, ground: Path) -> None:
     before = {each["label"] for each in stanza.backups()}
     made = ground / "made"

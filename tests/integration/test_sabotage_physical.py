@@ -27,6 +27,7 @@ from dbshield.backup.engine import Silent
 from dbshield.backup.run import take
 from dbshield.cluster import temporary_folder
 from dbshield.config import load_config
+from dbshield.errors import BackupError
 
 NAME = "shop"
 HBA = ("local replication postgres peer map=dbshield",)
@@ -198,6 +199,12 @@ def test_wal_that_makes_a_tablespace_is_not_replayed(backups: Backups, taken: st
     with pytest.raises(Damaged, match="the WAL makes the tablespace"):
         tablespaces.require_none_made(program, wal, timeline=1, start=str(before), end=str(end))
     tablespaces.require_none_made(program, wal, timeline=1, start=str(after), end=str(end))
+    # Beyond the end of the WAL recovery finds nothing either; where nobody could look, nobody says that there is none.
+    tablespaces.require_none_made(program, wal, timeline=1, start=str(after), end="FF/0")
+    with pytest.raises(BackupError, match="could not open directory"):
+        tablespaces.require_none_made(program, wal / "nowhere", timeline=1, start=str(before), end=str(end))
+    with pytest.raises(BackupError, match="could not find file"):
+        tablespaces.require_none_made(program, wal, timeline=7, start=str(before), end=str(end))
 
 
 # While it is made ------------------------------------------------------------------------------------------------------------
@@ -208,6 +215,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from dbshield.backup.run import take
 from dbshield.config import load_config
+from dbshield.errors import BackupError
 from dbshield.store.database import Database
 
 where = sys.argv[2]
