@@ -20,7 +20,7 @@ from dbshield.control.asking import store_parameters
 from dbshield.control.deciding import Deciding
 from dbshield.control.people import People
 from dbshield.control.preview import preview_lines
-from dbshield.control.printing import print_parameters, readable, visible_lines
+from dbshield.control.printing import print_parameters, print_settings, readable, visible_lines
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
 
@@ -33,9 +33,6 @@ LOOK_AGAIN: Final = 0.3
 """Seconds between two looks of --wait."""
 WHAT_MOST: Final = 60
 """Characters of a statement in the list."""
-
-SETTINGS_SHOWN: Final = ("search_path", "datestyle", "intervalstyle", "timezone")
-"""Of the settings that a statement is run under, those by which names and dates are read."""
 
 ApprovalArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, apr-…")]
 PersonOption = Annotated[
@@ -315,7 +312,7 @@ def _statement_lines(one: Approval) -> Iterator[str]:
     yield "statement, exactly as it would run"
     yield from (f"    {line}" for line in exact)
     yield from (f"    {line}" for line in print_parameters(one.parameters))
-    yield from (f"    under {name} = {visible(one.settings[name])}" for name in SETTINGS_SHOWN if name in one.settings)
+    yield from (f"    under {name} = {value}" for name, value in print_settings(one.settings).items())
     laid_out = readable(one.statement)
     if laid_out is not None and laid_out.split() != one.statement.split():
         yield "the same, laid out"

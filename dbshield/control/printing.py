@@ -21,7 +21,26 @@ from dbshield.sqltext.statement import Unreadable
 PRETTY_MOST: Final = 16 << 10
 """Characters; longer texts are shown as they are, since sqlglot would take seconds."""
 VALUE_MOST: Final = 400
-"""Characters of a parameter that people are shown; `--json` has them all."""
+"""Characters of a parameter that a command prints; `--json` and the console have them all."""
+BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters and marks that no font shows, although Unicode says that they can be printed; and so are variation selectors."""
+
+SETTINGS_SHOWN: Final = ("search_path", "datestyle", "intervalstyle", "timezone")
+"""Of the settings that a statement is run under, those by which names and dates are read: shown always."""
+SETTINGS_PLAIN: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "array_nulls": "on",
+        "bytea_output": "hex",
+        "check_function_bodies": "on",
+        "default_table_access_method": "heap",
+        "default_tablespace": "",
+        "transform_null_equals": "off",
+        "xmlbinary": "base64",
+        "xmloption": "content",
+    }
+)
+"""Those that PostgreSQL has so everywhere: shown where they are otherwise, since a text means something else then. With
+`transform_null_equals` on, `x = NULL` finds every row that `x IS NULL` does."""
 
 NUMBERS: Final[Mapping[int, str]] = MappingProxyType({16: "!?", 20: "!q", 21: "!h", 23: "!i", 26: "!I", 700: "!f", 701: "!d"})
 """How bool, int8, int2, int4, oid, float4 and float8 are sent (their oids are fixed, see pg_type.dat)."""
@@ -50,8 +69,8 @@ def visible_lines(statement: str) -> list[str]:
     return ["".join(_visible(sign) for sign in line) for line in statement.split("\n")]
 
 
-def print_parameter(parameter: Parameter) -> str:
-    """`7 (int4)`; bytes in hexadecimal where the type is not known."""
+def print_parameter(parameter: Parameter, *, most: int | None = VALUE_MOST) -> str:
+    """`7 (int4)`; bytes in hexadecimal where the type is not known. No more than `most` characters of a value."""
     if parameter.value is None:
         return f"NULL{_type(parameter)}"
     if parameter.format == 0:
@@ -59,14 +78,21 @@ def print_parameter(parameter: Parameter) -> str:
     else:
         text = _decoded(parameter) or f"0x{parameter.value.hex()}"
     shown = "".join(_visible(sign) for sign in text)
-    if len(shown) > VALUE_MOST:
-        shown = f"{shown[:VALUE_MOST]}… ({len(parameter.value)} bytes)"
+    if most is not None and len(shown) > most:
+        shown = f"{shown[:most]}… ({len(parameter.value)} bytes)"
     return shown + _type(parameter)
 
 
-def print_parameters(parameters: Sequence[Parameter] | None) -> list[str]:
+def print_parameters(parameters: Sequence[Parameter] | None, *, most: int | None = VALUE_MOST) -> list[str]:
     """One line a parameter; none for a simple query."""
-    return [f"${number} = {print_parameter(parameter)}" for number, parameter in enumerate(parameters or (), start=1)]
+    return [f"${number} = {print_parameter(each, most=most)}" for number, each in enumerate(parameters or (), start=1)]
+
+
+def print_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """By name what people have to know of the settings that a statement is run under, each as `visible_lines` would show it."""
+    shown = [name for name in SETTINGS_SHOWN if name in settings]
+    shown += [name for name, plain in SETTINGS_PLAIN.items() if settings.get(name, plain) != plain]
+    return {name: " ".join(visible_lines(settings[name])) for name in shown}
 
 
 def _laid_out(canonical: str) -> str:
@@ -85,7 +111,8 @@ def _laid_out(canonical: str) -> str:
 
 
 def _visible(sign: str) -> str:
-    if sign.isprintable() or sign == "\t":
+    blank = sign in BLANK or "\ufe00" <= sign <= "\ufe0f" or "\U000e0100" <= sign <= "\U000e01ef"
+    if (sign.isprintable() and not blank) or sign == "\t":
         return sign
     return sign.encode("unicode_escape").decode()
 

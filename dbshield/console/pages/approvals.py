@@ -24,15 +24,13 @@ from dbshield.control.deciding import Deciding
 from dbshield.control.marking import Piece, marked
 from dbshield.control.people import People
 from dbshield.control.person_roles import Role
-from dbshield.control.printing import print_parameters, readable
+from dbshield.control.printing import print_parameters, print_settings, readable
 from dbshield.errors import DbshieldError, Refused
 
 UNDER_WAY: Final = (State.WAITING, State.APPROVED, State.RUNNING)
 WAITING_SHOWN: Final = 100
 """Of those that wait, the oldest: whoever has more has another problem, and browsers that follow the page are sent it all."""
 OVER_SHOWN: Final = 30
-SETTINGS_SHOWN: Final = ("search_path", "datestyle", "intervalstyle", "timezone")
-"""Of the settings that a statement is run under, those by which names and dates are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +167,8 @@ def text_of(approval: Approval) -> Text:
     return Text(
         exact=marked(approval.statement, approval.effects),
         laid_out=marked(laid_out, approval.effects) if laid_out is not None and another else None,
-        parameters=print_parameters(approval.parameters),
-        settings={name: approval.settings[name] for name in SETTINGS_SHOWN if name in approval.settings},
+        parameters=print_parameters(approval.parameters, most=None),
+        settings=print_settings(approval.settings),
     )
 
 

@@ -7,7 +7,18 @@ import struct
 import pytest
 
 from dbshield.control.asking import Parameter
-from dbshield.control.printing import PRETTY_MOST, VALUE_MOST, print_parameter, print_parameters, readable, visible_lines
+from dbshield.control.printing import (
+    PRETTY_MOST,
+    SETTINGS_PLAIN,
+    SETTINGS_SHOWN,
+    VALUE_MOST,
+    print_parameter,
+    print_parameters,
+    print_settings,
+    readable,
+    visible_lines,
+)
+from dbshield.session.terms import CARRIED
 from dbshield.sqltext import native
 
 
@@ -113,9 +124,37 @@ def test_a_long_parameter_tells_its_length() -> None:
     assert len(shown) < VALUE_MOST + 40
 
 
+def test_where_people_decide_a_parameter_is_whole() -> None:
+    hidden = "x" * 5000 + "'; drop table orders; --"
+    (shown,) = print_parameters([Parameter(type=25, format=0, value=hidden.encode())], most=None)
+    assert shown == f"$1 = {hidden!r} (text)"
+
+
+@pytest.mark.parametrize("sign", ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\ufe0f", "\U000e0101"])
+def test_what_looks_like_nothing_is_spelled_out(sign: str) -> None:
+    """PostgreSQL takes them for letters of a name: `orders` with one behind it is another table."""
+    assert visible_lines(f"drop table orders{sign}") == ["drop table orders" + sign.encode("unicode_escape").decode()]
+
+
 def test_parameters_have_their_numbers() -> None:
     assert print_parameters((Parameter(type=0, format=0, value=b"a"), Parameter(type=0, format=0, value=None))) == [
         "$1 = 'a'",
         "$2 = NULL",
     ]
     assert print_parameters(None) == []
+
+
+def test_a_setting_that_turns_the_meaning_of_a_text_is_shown() -> None:
+    plain = {"transform_null_equals": "off", "timezone": "UTC", "array_nulls": "on", "lc_numeric": "C"}
+    assert print_settings(plain) == {"timezone": "UTC"}
+    turned = {**plain, "search_path": "shop\u202e", "transform_null_equals": "on", "array_nulls": "off"}
+    assert print_settings(turned) == {
+        "search_path": "shop\\u202e",
+        "timezone": "UTC",
+        "array_nulls": "off",
+        "transform_null_equals": "on",
+    }
+
+
+def test_the_settings_that_are_shown_are_carried() -> None:
+    assert {*SETTINGS_SHOWN, *SETTINGS_PLAIN} <= CARRIED
