@@ -40,43 +40,55 @@ from dbshield.config.secret import read_secret
 from dbshield.control import audit_store
 from dbshield.errors import BackupError, ConfigError, DbshieldError
 
+SnapshotOption = Annotated[
+    str, typer.Option("--snapshot", "-s", metavar="ID", help='Its id or the beginning of it, or "latest".')
+]
+FolderOption = Annotated[
+    Path | None, typer.Option("--to-folder", metavar="DIR", help="A new data folder for a server; absent or empty.")
+]
+ServerOption = Annotated[
+    str | None, typer.Option("--to", metavar="URL", help="A server without these databases, as its superuser; no password.")
+]
+PasswordOption = Annotated[str, typer.Option("--password-env", metavar="VARIABLE", help="Where the password for --to is.")]
+TablesOption = Annotated[
+    list[str] | None,
+    typer.Option("--table", "-t", metavar="SCHEMA.TABLE", help="The rows of this table alone; may be repeated."),
+]
+AtOption = Annotated[
+    str, typer.Option("--at", metavar="TIME", help="The moment to restore, by the protected server's clock: needs the WAL.")
+]
+LsnOption = Annotated[str, typer.Option("--lsn", metavar="LSN", help="The place in the WAL to restore up to.")]
+BeforeOption = Annotated[
+    int | None, typer.Option("--before", metavar="AUDIT_ID", min=1, help="The moment before an entry of the audit.")
+]
+TimelineOption = Annotated[
+    int, typer.Option("--timeline", metavar="N", min=0, help="The timeline to follow; else the newest.", show_default=False)
+]
+PublicKeyOption = Annotated[
+    str, typer.Option("--public-key", metavar="TEXT", help="Restore without the control database: who signed the snapshot.")
+]
+CompareOption = Annotated[
+    bool, typer.Option("--compare/--no-compare", help="Count and fingerprint what was restored before it gets its name.")
+]
+
 
 def restore(
     *,
-    snapshot: Annotated[
-        str, typer.Option("--snapshot", "-s", metavar="ID", help='Its id or the beginning of it, or "latest".')
-    ] = "latest",
-    folder: Annotated[
-        Path | None, typer.Option("--to-folder", metavar="DIR", help="A new data folder for a server; absent or empty.")
-    ] = None,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="URL", help="A server without these databases, as its superuser; no password.")
-    ] = None,
-    password_env: Annotated[str, typer.Option("--password-env", metavar="VARIABLE", help="Where the password for --to is.")] = "",
+    snapshot: SnapshotOption = "latest",
+    folder: FolderOption = None,
+    to: ServerOption = None,
+    password_env: PasswordOption = "",
     identity: IdentityFileOption = None,
-    table: Annotated[
-        list[str] | None,
-        typer.Option("--table", "-t", metavar="SCHEMA.TABLE", help="The rows of this table alone; may be repeated."),
-    ] = None,
-    at: Annotated[
-        str, typer.Option("--at", metavar="TIME", help="The moment to restore, by the protected server's clock: needs the WAL.")
-    ] = "",
-    lsn: Annotated[str, typer.Option("--lsn", metavar="LSN", help="The place in the WAL to restore up to.")] = "",
-    before: Annotated[
-        int | None, typer.Option("--before", metavar="AUDIT_ID", min=1, help="The moment before an entry of the audit.")
-    ] = None,
-    timeline: Annotated[
-        int, typer.Option("--timeline", metavar="N", min=0, help="The timeline to follow; else the newest.", show_default=False)
-    ] = 0,
+    table: TablesOption = None,
+    at: AtOption = "",
+    lsn: LsnOption = "",
+    before: BeforeOption = None,
+    timeline: TimelineOption = 0,
     environment: AnyEnvironmentOption = None,
     plan: PlanOption = None,
-    public_key: Annotated[
-        str, typer.Option("--public-key", metavar="TEXT", help="Restore without the control database: who signed the snapshot.")
-    ] = "",
+    public_key: PublicKeyOption = "",
     setting: SettingOption = None,
-    compare: Annotated[
-        bool, typer.Option("--compare/--no-compare", help="Count and fingerprint what was restored before it gets its name.")
-    ] = True,
+    compare: CompareOption = True,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -104,32 +116,18 @@ def restore(
     settings = read_settings(config)
     wanted_moment = asked(settings, at=at, lsn=lsn, before=before, timeline=timeline)
     with stoppable(), shown(quiet=json) as progress:
-        reader, repository, trusted, chosen_plan = _found(
-            settings, snapshot, environment or wanted_moment.environment, plan, public_key=public_key, goal=wanted_moment.goal
-        )
-        identities = identities_for(reader.manifest, identity or (chosen_plan.identity_file if chosen_plan else None))
-        wanted = Wanted(
-            reader=reader,
-            repository=repository,
-            trusted=trusted,
-            identities=identities,
-            record=with_tables(kept_record(reader, identities), table or ()),
-            binaries=server_binaries(reader.manifest, chosen_plan.binaries if chosen_plan else None),
-            work=work_base(settings, chosen_plan) if chosen_plan else settings.state / "backup",
-            jobs=chosen_plan.jobs if chosen_plan else 1,
-            compare=compare,
-            tables=tuple(table or ()),
-            goal=wanted_moment.goal,
-            settings=given_settings(setting),
-            plan=chosen_plan,
+        place, goal = environment or wanted_moment.environment, wanted_moment.goal
+        found = _found(settings, snapshot, place, plan, public_key=public_key, goal=goal)
+        wanted = _wanted(
+            settings, *found, identity=identity, tables=tuple(table or ()), compare=compare, goal=goal, given=setting
         )
         done = to_folder(wanted, folder, progress=progress) if folder is not None else to_server(wanted, dsn, progress=progress)
-    where = str(folder.absolute()) if folder is not None else _shown(dsn)
+    target = str(folder.absolute()) if folder is not None else _shown(dsn)
     if not public_key:
-        _noted(settings, reader, where)
+        _noted(settings, wanted.reader, target)
     if wanted_moment.remark and not json:
         remark(f"remark: {wanted_moment.remark}")
-    _tell(reader, done, where, goal=wanted_moment.goal, in_folder=folder is not None, compared=compare, json=json)
+    _tell(wanted.reader, done, target, goal=goal, in_folder=folder is not None, compared=compare, json=json)
 
 
 def _target(to: str | None, variable: str) -> str:
@@ -188,6 +186,38 @@ def _found(
     raise BackupError(
         f"no snapshot of {where} at {repository.store.place} ended before {goal}",
         hint="WAL leads onward, never back.",
+    )
+
+
+def _wanted(
+    settings: Config,
+    reader: Reader,
+    repository: Repository,
+    trusted: dict[str, bytes],
+    plan: BackupConfig | None,
+    *,
+    identity: Path | None,
+    tables: tuple[str, ...],
+    compare: bool,
+    goal: Goal,
+    given: list[str] | None,
+) -> Wanted:
+    """What is to be restored, with what the plan says where there is one."""
+    identities = identities_for(reader.manifest, identity or (plan.identity_file if plan else None))
+    return Wanted(
+        reader=reader,
+        repository=repository,
+        trusted=trusted,
+        identities=identities,
+        record=with_tables(kept_record(reader, identities), tables),
+        binaries=server_binaries(reader.manifest, plan.binaries if plan else None),
+        work=work_base(settings, plan) if plan else settings.state / "backup",
+        jobs=plan.jobs if plan else 1,
+        compare=compare,
+        tables=tables,
+        goal=goal,
+        settings=given_settings(given),
+        plan=plan,
     )
 
 

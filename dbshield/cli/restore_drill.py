@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,15 @@ SettingOption = Annotated[
     list[str] | None,
     typer.Option("--setting", metavar="NAME=VALUE", help="A setting of PostgreSQL for the restored server; may be repeated."),
 ]
+AssertionsOption = Annotated[
+    Path | None, typer.Option("--assertions", metavar="DIR", help="SQL files that the restored data must hold to.")
+]
+AtOption = Annotated[
+    str, typer.Option("--at", metavar="TIME", help="Restore this moment by the WAL archive, from the snapshot before it.")
+]
+RandomPointOption = Annotated[
+    bool, typer.Option("--random-point", help="The same with a random moment that the WAL archive has.")
+]
 
 
 def restore_drill(
@@ -46,16 +57,10 @@ def restore_drill(
     environment: AnyEnvironmentOption = None,
     plan: PlanOption = None,
     identity: IdentityFileOption = None,
-    assertions: Annotated[
-        Path | None, typer.Option("--assertions", metavar="DIR", help="SQL files that the restored data must hold to.")
-    ] = None,
+    assertions: AssertionsOption = None,
     setting: SettingOption = None,
-    at: Annotated[
-        str, typer.Option("--at", metavar="TIME", help="Restore this moment by the WAL archive, from the snapshot before it.")
-    ] = "",
-    random_point: Annotated[
-        bool, typer.Option("--random-point", help="The same with a random moment that the WAL archive has.")
-    ] = False,
+    at: AtOption = "",
+    random_point: RandomPointOption = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the restored cluster, stopped, also when all is well.")] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -71,7 +76,7 @@ def restore_drill(
       dbshield restore-drill --snapshot 20260501t120000z-abcdefgh --assertions checks/ --json
       dbshield restore-drill --plan nightly --random-point
     """
-    try:
+    with _verdict_in_every_case(json=json):
         settings = read_settings(config)
         wish = Wish(
             snapshot=snapshot,
@@ -90,19 +95,25 @@ def restore_drill(
             with shown(quiet=json) as progress:
                 drilled = run_drill(settings, wish, database, clock=now, progress=progress)
             number, reports = _recorded(settings, database, drilled)
-    except DbshieldError as error:
-        if json:
-            # Who reads the verdict gets one in every case.
-            answer({"verdict": "error", "error": error.message, "hint": error.hint, "checks": [], "rpo_seconds": None, "rto": {}})
-        if isinstance(error, Refused):
-            # A refusal says nothing of the snapshot, and 1 would.
-            raise BackupError(error.message, hint=error.hint) from error
-        raise
     if json:
         answer(_tree(drilled, number, reports))
     else:
         _show(drilled, reports)
     raise typer.Exit(STATUS[drilled.drill.verdict])
+
+
+@contextmanager
+def _verdict_in_every_case(*, json: bool) -> Iterator[None]:
+    """What keeps a drill from a verdict is one itself, for who reads JSON; and never the exit code of a snapshot that is bad."""
+    try:
+        yield
+    except DbshieldError as error:
+        if json:
+            answer({"verdict": "error", "error": error.message, "hint": error.hint, "checks": [], "rpo_seconds": None, "rto": {}})
+        if isinstance(error, Refused):
+            # A refusal says nothing of the snapshot, and 1 would.
+            raise BackupError(error.message, hint=error.hint) from error
+        raise
 
 
 def given_settings(texts: list[str] | None) -> dict[str, str]:
