@@ -84,11 +84,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
     plan = config.backup[name]
     environment = plan.environment or name
     catalogue = Catalogue(database)
-    key = SigningKey.load(key_file(config))
-    if key.name not in catalogue.trusted():
-        raise BackupError(
-            f"the control database does not know the signing key {key.name}", hint="`dbshield backup key` makes it known."
-        )
+    key = _signing_key(config, catalogue)
     source = Source.of(plan, config.environments[environment])
     repository = Repository.of(plan)
     began = clock()
@@ -132,15 +128,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
         except BaseException as error:
             _undo(writer, catalogue, error, clock())
             raise
-        try:
-            catalogue.complete(made, signature, taken.record, now=clock())
-        except StoreError as error:
-            # It can be restored, so it is not thrown away because of a catalogue that does not answer.
-            raise BackupError(
-                f"the snapshot {writer.snapshot} is whole at {repository.store.place}, and the catalogue does not know it:"
-                f" {error.message}",
-                hint="Make another one when the control database answers.",
-            ) from error
+        _complete(catalogue, made, signature, taken.record, place=repository.store.place, now=clock())
         if plan.incremental:
             # Without it the next one is full, and says why.
             with contextlib.suppress(BackupError):
@@ -149,6 +137,15 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
     return Made(
         manifest=made, record=taken.record, signature=signature, seconds=seconds, interrupted=interrupted, why_full=upon.why
     )
+
+
+def _signing_key(config: Config, catalogue: Catalogue) -> SigningKey:
+    key = SigningKey.load(key_file(config))
+    if key.name not in catalogue.trusted():
+        raise BackupError(
+            f"the control database does not know the signing key {key.name}", hint="`dbshield backup key` makes it known."
+        )
+    return key
 
 
 def _checked(config: Config, plan: BackupConfig, environment: str, source: Source, catalogue: Catalogue) -> Binaries:
@@ -212,6 +209,17 @@ def _finish(
         )
 
     return writer.finish(facts, key)
+
+
+def _complete(catalogue: Catalogue, made: Manifest, signature: Signature, record: Record, *, place: str, now: datetime) -> None:
+    """Write the snapshot into the catalogue. It can be restored, so it is not thrown away where the catalogue does not answer."""
+    try:
+        catalogue.complete(made, signature, record, now=now)
+    except StoreError as error:
+        raise BackupError(
+            f"the snapshot {made.snapshot} is whole at {place}, and the catalogue does not know it: {error.message}",
+            hint="Make another one when the control database answers.",
+        ) from error
 
 
 def _undo(writer: Writer, catalogue: Catalogue, error: BaseException, now: datetime) -> None:
