@@ -99,8 +99,8 @@ def test_a_good_snapshot_passes_and_leaves_a_signed_record(backups: Backups, gro
     assert found["snapshot"] == made["snapshot"]
     assert set(outcomes(found).values()) == {"passed"}, found["checks"]
     assert list(outcomes(found)) == [
-        "manifest", "members", "restored", "canary", "rows", "content", "extensions", "sequences", "schema", "indexes",
-        "foreign-keys", "roles", "read-back", "amcheck", "page-checksums", "clock",
+        "manifest", "members", "restored", "canary", "rows", "content", "extensions", "sequences", "schema", "roles",
+        "indexes", "foreign-keys", "read-back", "amcheck", "page-checksums", "clock",
     ]  # fmt: skip
     assert all(each["measure"] for each in found["checks"])
     assert 0 < found["rpo_seconds"] < 120
