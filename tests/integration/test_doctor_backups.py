@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from support.backups import Backups, backups_of
 from support.servers import Server
 
@@ -47,6 +47,26 @@ def drill(backups: Backups, snapshot: str, verdict: str, days: int) -> None:
         )
 
 
+def add_older(connection: Connection, like: str) -> None:
+    """More than the doctor looks at, made half a year ago and recorded now, as when the catalogue hears of them afterwards."""
+    columns = connection.scalar(
+        text("""
+            select string_agg(quote_ident(column_name), ', ') from information_schema.columns
+            where table_schema = 'dbshield' and table_name = 'snapshots'
+              and column_name not in ('id', 'began', 'number', 'recorded_at')
+        """)
+    )
+    connection.execute(
+        text(f"""
+            insert into dbshield.snapshots (id, began, {columns})
+            select '20260101t000000z-' || translate(lpad(n::text, 8, '0'), '0123456789', 'abcdefghij'),
+                   now() - interval '180 days', {columns}
+            from dbshield.snapshots, generate_series(1, 60) as n where id = :like
+        """),
+        {"like": like},
+    )
+
+
 def test_backups_and_drills_are_looked_at(backups: Backups) -> None:
     assert set(findings(backups)) == {"backups.none"}
     made = backups.backup()["snapshot"]
@@ -60,6 +80,15 @@ def test_backups_and_drills_are_looked_at(backups: Backups) -> None:
     assert set(findings(backups)) == {"backups.same-device"}
     drill(backups, made, "failed", 1)
     assert findings(backups)["backups.drill-failed"]["severity"] == "critical"
+    # A clock that was ahead makes no snapshot young, and what the catalogue hears of later pushes none out.
+    with backups.store() as database, database.transaction() as connection:
+        connection.execute(text("set local session_replication_role = replica"))  # the catalogue lets nobody change one
+        connection.execute(
+            text("update dbshield.snapshots set began = now() + interval '1 year', recorded_at = now() - interval '5 days'")
+        )
+        add_older(connection, made)
+    assert findings(backups)["backups.old"]["what"] == "the newest snapshot is 5 days old"
+    assert findings(backups)["backups.old"]["subjects"] == [made]
     with backups.config.open("a") as file:
         file.write('[schedule]\nsnapshot = "@daily"\n')
     assert findings(backups)["schedule.not-kept"]["subjects"] == ["no scheduler leads: nothing is run"]
