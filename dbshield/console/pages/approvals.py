@@ -28,8 +28,8 @@ from dbshield.control.printing import print_parameters, print_settings, readable
 from dbshield.errors import DbshieldError, Refused
 
 UNDER_WAY: Final = (State.WAITING, State.APPROVED, State.RUNNING)
-WAITING_SHOWN: Final = 100
-"""Of those that wait, the oldest: whoever has more has another problem, and browsers that follow the page are sent it all."""
+WAITING_SHOWN: Final = 50
+"""Of those that wait, on one page, the oldest first: browsers that follow a page are sent all of it with each change."""
 OVER_SHOWN: Final = 30
 
 
@@ -46,13 +46,15 @@ class Text:
 @allowed(Role.VIEWER)
 async def list_(request: Request) -> Response:
     before = _moment(request.query_params.get("before", ""))
-    return await render(request, "approvals.html", await _listed(request, before))
+    return await render(request, "approvals.html", await _listed(request, before, _number(request)))
 
 
 @allowed(Role.VIEWER)
 async def list_stream(request: Request) -> Response:
+    number = _number(request)
+
     async def look() -> str:
-        return rendered(request, "approvals_live.html", await _listed(request, None))
+        return rendered(request, "approvals_live.html", await _listed(request, None, number))
 
     return await live_of(request).follow(request, {"approvals": look}, valid=still_valid(request))
 
@@ -118,16 +120,22 @@ async def _page(request: Request, *, problem: DbshieldError | None = None, reaso
     return await render(request, "approval.html", context, status=200 if problem is None else 409)
 
 
-async def _listed(request: Request, before: datetime | None) -> dict[str, Any]:
+async def _listed(request: Request, before: datetime | None, number: int) -> dict[str, Any]:
     parts = parts_of(request)
     now = parts.clock()
     approvals = Approvals(parts.database)
     under_way = await run_in_threadpool(approvals.list_, now=now, states=UNDER_WAY)
     over = await run_in_threadpool(approvals.over, now=now, before=before, limit=OVER_SHOWN)
     waiting = [one for one in under_way if one.state is State.WAITING]
+    # One that was full a moment ago may be empty now: then the last one that is not.
+    number = max(1, min(number, -(-len(waiting) // WAITING_SHOWN)))
+    first = (number - 1) * WAITING_SHOWN
     return {
-        "waiting": waiting[:WAITING_SHOWN],
+        "waiting": waiting[first : first + WAITING_SHOWN],
         "waiting_count": len(waiting),
+        "waiting_first": first + 1,
+        "number": number,
+        "is_last": first + WAITING_SHOWN >= len(waiting),
         "going_on": [one for one in under_way if one.state is not State.WAITING][:WAITING_SHOWN],
         "over": over,
         "before": before,
@@ -170,6 +178,12 @@ def text_of(approval: Approval) -> Text:
         parameters=print_parameters(approval.parameters, most=None),
         settings=print_settings(approval.settings),
     )
+
+
+def _number(request: Request) -> int:
+    """The page that is asked for, from 1; the first where somebody wrote no number."""
+    written = request.query_params.get("page", "")
+    return int(written) if written.isascii() and written.isdigit() and len(written) < 7 else 1
 
 
 def _moment(text: str) -> datetime | None:

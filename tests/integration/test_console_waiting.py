@@ -1,0 +1,69 @@
+"""Many statements that wait: a page has the oldest, and so has what is sent to browsers that follow it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from support.consoles import ConsoleDesk
+from support.control import ENVIRONMENTS, control_database, empty_database
+from support.servers import Server
+
+from dbshield.console.pages.approvals import WAITING_SHOWN
+from dbshield.control.approvals import Approvals
+from dbshield.control.asking import Ask
+from dbshield.control.person_roles import Role
+from dbshield.model import AccessLevel
+
+
+@pytest.fixture
+def desk(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDesk]:
+    with empty_database(server18) as dsn, control_database(dsn) as database:
+        made = ConsoleDesk(database, dsn, tmp_path_factory.mktemp("console"), environments=ENVIRONMENTS)
+        made.enrol("ann", Role.ADMIN)
+        yield made
+        made.close()
+
+
+def shown(page: str) -> list[str]:
+    return re.findall(r'<h3><a id="to-(apr-\w+)"', page)
+
+
+def test_a_page_has_the_oldest_and_the_next_one_the_others(desk: ConsoleDesk) -> None:
+    approvals = Approvals(desk.database)
+    ids = [
+        approvals.request(
+            Ask(
+                environment="staging",
+                agent=f"agent{n % 3}",
+                access=AccessLevel.MIGRATE,
+                database="shop",
+                statement=f"drop table t{n}",
+                normal=f"drop table t{n}",
+            ),
+            now=desk.now + timedelta(seconds=n),
+            ttl=timedelta(hours=8),
+            needed=1,
+        ).id
+        for n in range(WAITING_SHOWN + 3)
+    ]
+    ann = desk.signed_in("ann")
+    first = ann.get("/approvals").text
+    assert shown(first) == ids[:WAITING_SHOWN]
+    assert f"1 to {WAITING_SHOWN} of {len(ids)}" in first
+    assert 'href="/approvals?page=2" rel="next"' in first
+    assert 'sse-connect="/approvals/stream"' in first
+
+    second = ann.get("/approvals?page=2").text
+    assert shown(second) == ids[WAITING_SHOWN:]
+    assert 'href="/approvals" rel="prev"' in second
+    assert 'rel="next"' not in second
+    assert 'sse-connect="/approvals/stream?page=2"' in second
+    for other in ("99", "0", "-1", "x", "²"):
+        assert shown(ann.get(f"/approvals?page={other}").text) == (ids[WAITING_SHOWN:] if other == "99" else ids[:WAITING_SHOWN])
+
+    for decided in ids[WAITING_SHOWN:]:
+        approvals.withdraw(decided, desk.now)
+    assert shown(ann.get("/approvals?page=2").text) == ids[:WAITING_SHOWN], "the last page that is not empty"
