@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
+from starlette.types import Message
 from support.consoles import Browser, ConsoleDesk
 from support.control import ENVIRONMENTS, control_database, empty_database
 from support.servers import Server
 
+from dbshield.console.pages.audit import EXPORTS_MOST
 from dbshield.control.agents import Agents
 from dbshield.control.audit_store import record
 from dbshield.control.freezes import Freezes
@@ -123,6 +127,47 @@ def test_the_audit_is_filtered_and_exported_alike(desk: ConsoleDesk, bob: Browse
     [row] = csv.DictReader(io.StringIO(answer.text))
     assert json.loads(row["entry"])["said"] == "found 2"
     assert kinds(desk).count("audit-exported") == 2
+
+
+def test_who_exports_and_does_not_read_stops_nobody_else(desk: ConsoleDesk, bob: Browser, ann: Browser) -> None:
+    """Each export holds a connection to the control database, and there are a dozen."""
+    cookie = "; ".join(f"{name}={value}" for name, value in bob.cookies.items())
+    scope = {"type": "http", "method": "GET", "path": "/audit/export.jsonl", "query_string": b"", "client": ("192.0.2.7", 5)}
+    headers = [(b"host", b"127.0.0.1:7433"), (b"cookie", cookie.encode())]
+
+    async def several() -> list[int]:
+        reads, answered = asyncio.Event(), asyncio.Event()
+        statuses: list[int] = []
+
+        async def one() -> None:
+            async def receive() -> Message:
+                await reads.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+                    if len(statuses) == 3:
+                        answered.set()
+                elif statuses == [200]:
+                    await reads.wait()
+
+            given: dict[str, Any] = {**scope, "headers": headers}
+            await desk.app(given, receive, send)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(3):
+                tasks.create_task(one())
+            await asyncio.wait_for(answered.wait(), 60)
+            reads.set()
+        return statuses
+
+    assert sorted(asyncio.run(several())) == [200, 429, 429]
+    assert bob.get("/audit/export.jsonl").status_code == 200, "the one that ended counts no longer"
+    exporting: set[str] = desk.app.state.exporting
+    exporting.update(f"person {number}" for number in range(EXPORTS_MOST))
+    assert ann.get("/audit/export.jsonl").status_code == 429
+    exporting.clear()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -17,6 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from dbshield.console.audit_lines import line_of, said_in
 from dbshield.console.frame import Page, Parts, allowed, parts_of, person_of, render
@@ -31,6 +32,8 @@ FORMS: Final = ("jsonl", "csv")
 TEXT_MOST: Final = 200
 LINES_AT_ONCE: Final = 500
 """Lines of an export that are sent together."""
+EXPORTS_MOST: Final = 4
+"""Exports at once, one of each person: each holds a connection to the control database for as long as somebody reads slowly."""
 LENGTH: Final = re.compile(r"\d{1,6}[mhdw]")
 WORDS: Final = ("environment", "agent", "kind", "verdict", "rule", "text", "since", "until", "observed")
 """The filters, as they stand in the address."""
@@ -44,6 +47,20 @@ class Round:
     person: str = ""
     problem: str = ""
     task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Export(StreamingResponse):
+    """An export, which counts until its end: `ended` is called then, whatever becomes of it."""
+
+    def __init__(self, content: AsyncIterator[str], ended: Callable[[], None], **given: Any) -> None:
+        super().__init__(content, **given)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 @allowed(Role.VIEWER)
@@ -94,17 +111,42 @@ async def export(request: Request) -> Response:
     now = parts.clock()
     which = _filter(asked, now)
     which.condition()  # a rule that is none is told before the answer begins
+    exporting = _exporting(request)
+    if person.name in exporting or len(exporting) >= EXPORTS_MOST:
+        said = {"message": "Another export is under way.", "hint": "Wait until it ends; each person has one at a time."}
+        return await render(request, "error.html", said, status=429)
+    exporting.add(person.name)
+    try:
+        return await _export(parts, person.name, which, form=form, given=_given(asked), now=now, exporting=exporting)
+    except BaseException:
+        exporting.discard(person.name)
+        raise
+
+
+async def _export(
+    parts: Parts, person: str, which: Filter, *, form: str, given: Mapping[str, str], now: datetime, exporting: set[str]
+) -> Response:
     await run_in_threadpool(
-        audit_store.record, parts.database, kind="audit-exported", at=now, person=person.name, form=form, filter=_given(asked)
+        audit_store.record, parts.database, kind="audit-exported", at=now, person=person, form=form, filter=given
     )
     links = audit_read.stream(parts.database, which)
     lines = audit_export.json_lines(links) if form == "jsonl" else audit_export.csv_lines(links)
     name = f"audit-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}.{form}"
-    return StreamingResponse(
+    return Export(
         _in_batches(lines, links),
+        lambda: exporting.discard(person),
         media_type="application/x-ndjson" if form == "jsonl" else "text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
+
+
+def _exporting(request: Request) -> set[str]:
+    """The people whose exports are under way."""
+    state = request.app.state
+    if not hasattr(state, "exporting"):
+        state.exporting = set()
+    found: set[str] = state.exporting
+    return found
 
 
 async def _in_batches(lines: Iterator[str], links: Iterator[Any]) -> AsyncIterator[str]:
