@@ -121,6 +121,11 @@ _ALL: Final = (
         meaning="a reload changed what agents may do: each setting with its old and new value",
         fields="environment changed",
     ),
+    Kind(
+        name="configuration-changed",
+        meaning="a reload changed other settings; numbers and switches with their old and new value, of texts only the name",
+        fields="changed",
+    ),
     # What brings the data back
     Kind(
         name="backup",

@@ -1,9 +1,9 @@
-"""What changes for agents while a proxy runs, for the audit: freezes that begin and end, and policies that a reload changes."""
+"""What changes while a proxy runs, for the audit: freezes that begin and end, and what a reload changes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dbshield.config import Config
@@ -37,6 +37,39 @@ class FreezeAudit:
                 self._audit.frozen(now, new)
             if old is not None:
                 self._audit.thawed(now, old)
+
+
+def audit_reload(audit: AuditLog, old: Config, new: Config, *, now: float) -> None:
+    """Writes down everything that a reload changes."""
+    audit_policies(audit, old, new, now=now)
+    if changed := setting_changes(old, new):
+        audit.event(now, "configuration-changed", changed=changed)
+
+
+def setting_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any] | None]:
+    """The settings that differ and are no policy, by their keys as in `proxy.login_failures`. Numbers and switches with their old
+    and new value, None where one is not there; of anything else only that it changed, since it may hold a password."""
+    before, after = _settings(old), _settings(new)
+    changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    return {key: _told(before.get(key), after.get(key)) for key in changed}
+
+
+def _told(before: Any, after: Any) -> tuple[Any, Any] | None:
+    plain = all(value is None or isinstance(value, int | float) for value in (before, after))
+    return (before, after) if plain else None
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    policies = {name: set(PolicyConfig.model_fields) for name in config.environments}
+    return dict(_leaves(config.model_dump(mode="json", exclude={"environments": policies}), ""))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def audit_policies(audit: AuditLog, old: Config, new: Config, *, now: float) -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dbshield.config import Config
-from dbshield.control.changes import audit_policies
+from dbshield.control.changes import audit_reload
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login, signals
 from dbshield.proxy.ending import end_untrusted
@@ -138,7 +138,7 @@ class Worker:
             return
         if waiting := _waiting_for_a_start(state.config, config):
             state.log.warning("these settings change at the next start", keys=waiting)
-        audit_policies(state.audit, state.config, config, now=time.time())
+        audit_reload(state.audit, state.config, config, now=time.time())
         state.config, state.tls = config, tls
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent

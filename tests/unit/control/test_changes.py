@@ -12,7 +12,7 @@ import pytest
 
 from dbshield.config import Config, EnvironmentConfig
 from dbshield.control.audit import AuditLog
-from dbshield.control.changes import FreezeAudit, audit_policies, policy_changes
+from dbshield.control.changes import FreezeAudit, audit_policies, audit_reload, policy_changes
 from dbshield.control.directory import Directory
 from dbshield.control.vault import Vault
 from dbshield.store.frozen import Freeze
@@ -73,3 +73,25 @@ def test_a_reload_says_which_policies_it_changed(path: Path) -> None:
     assert staging["changed"]["overrides"][1][0]["verdict"] == "deny"
     assert "hunter2" not in path.read_text(encoding="ascii")
     assert policy_changes(new, new) == {}
+
+
+def test_a_reload_says_what_else_it_changed_and_no_secret(path: Path) -> None:
+    def config(password: str, needed: int, **more: Any) -> Config:
+        upstream = f"postgresql://app:{password}@db.example.com/shop?sslmode=verify-full"
+        environment = EnvironmentConfig(upstream=upstream, approvals_needed=needed, max_rows=needed)
+        return Config.model_validate({"environments": {"staging": environment}, **more})
+
+    log = AuditLog(path)
+    old = config("hunter2", 2)
+    audit_reload(log, old, old, now=NOW)
+    audit_reload(log, old, config("hunter3", 1, proxy={"login_failures": 5}), now=NOW)
+    log.close()
+    policy, settings = lines(path)
+    assert (policy["event"], policy["changed"]) == ("policy-changed", {"max_rows": [2, 1]})
+    assert settings["event"] == "configuration-changed"
+    assert settings["changed"] == {
+        "environments.staging.approvals_needed": [2, 1],
+        "environments.staging.upstream": None,
+        "proxy.login_failures": [20, 5],
+    }
+    assert "hunter" not in path.read_text()
