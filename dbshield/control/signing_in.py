@@ -77,12 +77,16 @@ class SigningIn:
             raise Refused(
                 "there were too many attempts to sign in", sqlstate=TOO_MANY, hint="Wait a quarter of an hour, and try again."
             )
-        matches = passwords.matches(password, row.password if row is not None else None)
+        stored = row.password if row is not None else None
+        matches = passwords.matches(password, stored)
         with self._database.transaction() as connection:
             why = "no such person" if row is None else "no password" if row.password is None else "" if matches else "password"
             if not why:
                 wrong = self._people.verify(connection, name, code, now=now)
                 why = wrong.message if wrong is not None else ""
+            # By now the person's row is locked: a password that was changed while it was tried is none any more.
+            if not why and connection.scalar(select(people.c.password).where(people.c.name == name)) != stored:
+                why = "password"
             if not why:
                 for who in counters:
                     _uncount(connection, who)

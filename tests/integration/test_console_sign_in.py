@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.consoles import PASSWORD, Browser, ConsoleDesk
 from support.control import control_database, empty_database
 from support.servers import Server
 
+from dbshield.control import passwords
 from dbshield.control.person_roles import Role
 from dbshield.control.signing_in import MOST_OF_BOTH, MOST_OF_SOURCE, WINDOW
 
@@ -183,6 +185,28 @@ def test_whoever_changes_a_person_signs_them_out(desk: ConsoleDesk, change: str)
         case _:
             desk.people.remove(name, by="test", now=desk.now, vouch=vouch)
     assert not inside(browser)
+
+
+def test_a_password_that_is_changed_while_it_is_tried_opens_nothing(desk: ConsoleDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying one takes a quarter of a second; whoever changes it in between must not leave a session behind."""
+    tried, phone = passwords.matches, desk.phones["vera"]
+
+    def changed_meanwhile(password: str, stored: str | None) -> bool:
+        found = tried(password, stored)
+        monkeypatch.undo()
+        desk.people.set_password("vera", "another horse, other battery", phone.code(desk.now), by="test", now=desk.now)
+        return found
+
+    monkeypatch.setattr(passwords, "matches", changed_meanwhile)
+    desk.later()
+    browser = desk.browser()
+    browser.get("/sign-in")
+    # The phone's clock is ahead, so that the code is not one that was used meanwhile.
+    ahead = phone.code(desk.now + timedelta(seconds=30))
+    assert browser.sign_in("vera", PASSWORD, ahead).status_code == 403
+    assert not inside(browser)
+    desk.later(minutes=2)
+    desk.people.set_password("vera", PASSWORD, desk.code("vera"), by="test", now=desk.now)
 
 
 def test_what_is_kept_of_a_session_is_of_no_use(desk: ConsoleDesk) -> None:
