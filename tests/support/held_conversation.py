@@ -37,19 +37,12 @@ from support.conversation import (
 )
 
 DELETE = b"delete from shop.orders"
-
 DELETE_VALUES = b"update shop.orders set note = $1"
-
 RETURNING = b"delete from shop.orders returning id"
-
 SELECT = b"select 1"
-
 STAND_IN = Query(query=f"{MARKER}_1".encode())
-
 STAND_IN_PARSE = Parse(name=f"{MARKER}_1".encode(), query=f"{MARKER}_1".encode())
-
 PORTAL = Describe(target=Target.PORTAL)
-
 ONE_RUN = (Bind(), PORTAL, Execute(), Sync())
 
 

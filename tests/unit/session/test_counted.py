@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from support.conversation import (
     COUNTER,
     DELETED,
-    FAILED,
     IDLE,
     IN_TRANSACTION,
     SELECTED,
@@ -21,7 +20,7 @@ from support.conversation import (
 
 from dbshield.errors import ProtocolError
 from dbshield.model import Counted, Judgement
-from dbshield.session.counting import UNTOLD, Limits, RowCounter, Wrapped, changed_rows
+from dbshield.session.counting import UNTOLD, Limits, RowCounter
 from dbshield.wire.backend import (
     BackendMessage,
     BindComplete,
@@ -291,56 +290,6 @@ class TestCopy:
         assert talk.client(end, Sync()) == [end, Sync()]
 
 
-class TestForgetting:
-    def test_ours_are_made_again_behind_discard_all(self) -> None:
-        talk = Conversation(counts=True)
-        sent = talk.client(Query(query=b"discard all"))
-        assert [type(message).__name__ for message in sent] == ["Query", "Query"]
-        done = CommandComplete(tag="DISCARD ALL")
-        assert talk.server(done, IDLE, CommandComplete(tag="PREPARE"), CommandComplete(tag="PREPARE"), IDLE) == [done, IDLE]
-        assert talk.relay.idle
-
-    def test_in_the_extended_protocol_behind_its_sync(self) -> None:
-        talk = Conversation(counts=True)
-        sent = talk.client(Parse(query=b"discard all"), Bind(), Execute(), Sync())
-        assert [type(message).__name__ for message in sent] == ["Parse", "Bind", "Execute", "Sync", "Query"]
-
-    @pytest.mark.parametrize("text", [b"reset all", b"discard temp", b'deallocate "all"'])
-    def test_what_leaves_ours_alone_makes_none_again(self, text: bytes) -> None:
-        assert Conversation(counts=True).client(Query(query=text)) == [Query(query=text)]
-
-    @pytest.mark.parametrize("text", [b"discard temp", b"discard plans", b"deallocate all"])
-    def test_what_takes_no_setting_back_may_come_in_a_block(self, text: bytes) -> None:
-        talk = Conversation(counts=True)
-        talk.client(Query(query=b"begin"))
-        talk.server(CommandComplete(tag="BEGIN"), IN_TRANSACTION)
-        assert talk.client(Query(query=text))[0] == Query(query=text)
-
-    def test_where_nothing_is_counted_reset_all_may_come_at_any_time(self) -> None:
-        talk = Conversation(counts=True, observes=True)
-        talk.client(Query(query=b"begin"))
-        talk.server(CommandComplete(tag="BEGIN"), IN_TRANSACTION)
-        assert talk.client(Query(query=b"reset all")) == [Query(query=b"reset all")]
-
-    @pytest.mark.parametrize("text", [b"reset all", b"discard all"])
-    def test_not_while_a_transaction_may_be_open(self, text: bytes) -> None:
-        talk = Conversation(counts=True)
-        talk.client(Query(query=b"begin"))
-        assert text not in talk.client(Query(query=text))[0].encode()
-
-    def test_why_the_server_did_not_take_ours_is_told_with_the_refusal(self) -> None:
-        talk = Conversation(counts=True)
-        talk.client(Query(query=b"deallocate all"))
-        denied = ErrorResponse.of("ERROR", "42501", "permission denied for function pg_stat_get_xact_tuples_updated")
-        assert talk.server(CommandComplete(tag="DEALLOCATE ALL"), IDLE, denied, IDLE)[1:] == [IDLE]
-        talk.client(Query(query=DELETE))
-        missing = ErrorResponse.of("ERROR", "26000", f'prepared statement "{COUNTER}_before" does not exist')
-        heard = talk.server(missing, FAILED)
-        assert refused(heard, "rule=DS223")
-        assert isinstance(heard[0], ErrorResponse)
-        assert "permission denied" in heard[0].message
-
-
 class TestWhatNobodyWasTold:
     """A client that does not wait for its answer must not get its rows for nothing."""
 
@@ -413,29 +362,3 @@ def test_where_the_segments_are_cut_makes_no_difference(data: st.DataObject, nam
         return [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
 
     assert run(pieces) == run(lambda whole: [whole])
-
-
-class TestTheQueries:
-    def test_names_of_tables_are_quoted_into_the_text(self) -> None:
-        counter = RowCounter(COUNTER, lambda limit: {"shop.it's": limit - 1})
-        counter.limits = Limits(max_rows_per_hour=10, protected=('a"b.%', "c\\_d.%"))
-        text = counter.wrap(DELETE, (Counted(statement=0),), 100, statements=1).text.decode()
-        assert """'{"shop.it''s": 9}', '{"a\\"b.%","c\\\\_d.%"}')""" in text
-
-    def test_without_a_budget_nobody_is_asked_what_is_left(self) -> None:
-        counter = RowCounter(COUNTER, lambda limit: pytest.fail("asked"))
-        assert b"'9223372036854775807', '{}'" in counter.wrap(DELETE, (Counted(statement=0),), 100, statements=1).text
-
-    def test_positions_are_counted_in_characters(self) -> None:
-        counter = RowCounter(COUNTER)
-        client = "select 'äö'; delete from t where ü = 1; select nope"
-        wrapped = counter.wrap(client.encode(), (Counted(statement=1),), 1, statements=3)
-        new = wrapped.text.decode()
-        for word in ("select 'äö'", "where", "nope"):
-            assert wrapped.position(new.index(word) + 1) == client.index(word) + 1
-
-    def test_a_position_before_everything_is_left_alone(self) -> None:
-        assert Wrapped(text=b"", kept=((5, 0),)).position(3) == 3
-
-    def test_rows_by_table(self) -> None:
-        assert changed_rows(DataRow(values=(b'{"a.b": 3, "c.d": 1}',)).encode()[5:]) == {"a.b": 3, "c.d": 1}

@@ -39,13 +39,9 @@ from dbshield.wire.frontend import (
 )
 
 SELECT = b"select 1"
-
 DROP = b"drop table shop.orders"
-
 PREPARED_SELECT = (Parse(query=SELECT), Bind(), Describe(target=Target.PORTAL), Execute())
-
 STAND_IN = Query(query=f"{MARKER}_1".encode())
-
 STAND_IN_PARSE = Parse(name=f"{MARKER}_1".encode(), query=f"{MARKER}_1".encode())
 
 
