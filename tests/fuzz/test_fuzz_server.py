@@ -12,7 +12,8 @@ from random import Random
 
 import psycopg
 import pytest
-from fuzz.grammar import TYPED, Text
+from fuzz.grammar import Text
+from fuzz.grammar_typed import TYPED
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from psycopg import pq
