@@ -12,7 +12,8 @@ from acceptance.test_cases import ATTACKS as ALL_ATTACKS
 from acceptance.test_cases import EXCEPTIONS, HARMLESS, ONLY_THE_GUARD_KNOWS, UNSUPPORTED
 from support.arena import Arena
 from support.cases import Case, load
-from support.mutations import SENDINGS, SPELLINGS, Mutant, mutants, sample
+from support.mutations import SENDINGS, Mutant, mutants, sample
+from support.spellings import SPELLINGS
 
 ATTACKS = [case for case in ALL_ATTACKS if case["id"] not in ONLY_THE_GUARD_KNOWS]
 SAMPLED = [case for case in load("attacks.jsonl") if case["id"] not in ONLY_THE_GUARD_KNOWS]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import postgast
 import pytest
 from support.cases import Case, load
-from support.mutations import MUTATIONS, SPELLINGS, mutants, sample, spelled, statements
+from support.mutations import MUTATIONS, mutants, sample, statements
+from support.spellings import SPELLINGS, spelled
 
 CASES = [*load("attacks.jsonl"), *load("harmless.jsonl")]
 TEXTS = sorted({step["sql"] for case in CASES for step in case["steps"] if statements(step.get("sql", ""))})
