@@ -87,7 +87,7 @@ class Proxy:
 
         try:
             for address in self._config.proxy.addresses:
-                self._log.info("listening", address=str(address), workers=self._config.proxy.workers)
+                self._log.info("listening", part="proxy", address=str(address), workers=self._config.proxy.workers)
             supervisor = Supervisor(
                 self._config.proxy.workers, lambda number: self._work(number, sockets, vault), self._log, on_stop=close
             )

@@ -74,7 +74,8 @@ def serve(settings: Config, dsn: str, sock: socket.socket, stop: threading.Event
         database.require_current()
         parts = Parts(config=settings, database=database, dsn=dsn, vault=Vault.load(settings.secret_key))
         log: Any = structlog.get_logger("dbshield.console")
-        log.info("listening", address=settings.console.address or next(iter(settings.console.origins.values())))
+        address = settings.console.address or next(iter(settings.console.origins.values()))
+        log.info("listening", part="console", address=address)
         run(parts, sock, stop)
     finally:
         database.close()

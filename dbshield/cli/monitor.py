@@ -30,14 +30,14 @@ def monitor_beside(settings: Config, dsn: str) -> Iterator[Sequence[Board]]:
         boards = [held.enter_context(contextlib.closing(Board())) for _ in range(settings.proxy.workers)]
         sock = held.enter_context(contextlib.closing(bound(address)))
 
-        def serve(_told: Told) -> None:
+        def serve(told: Told) -> None:
             # Nobody but this process needs a web server.
             from dbshield.monitoring import server  # noqa: PLC0415
 
-            server.serve(settings, dsn, boards, sock)
+            server.serve(settings, dsn, boards, sock, told.stop)
 
         held.enter_context(beside("monitor", serve, again=AGAIN))
         # Nothing here accepts, so that the address is free as soon as the monitor has ended.
         sock.close()
-        structlog.get_logger("dbshield.monitor").info("listening", address=str(address))
+        structlog.get_logger("dbshield.monitor").info("listening", part="monitor", address=str(address))
         yield boards

@@ -84,3 +84,4 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     assert "Traceback" not in log.read_text()
+    assert re.search(r'"part": "proxy", .*"event": "listening"', log.read_text()), log.read_text()
