@@ -20,6 +20,7 @@ from dbshield.control.audit_store import Entry, append
 from dbshield.control.issuing import IssuedToken, Living, Tokens, issue
 from dbshield.control.tokens import ITERATIONS, new_salt
 from dbshield.control.vault import Vault, password_identity
+from dbshield.control.withdrawing import withdraw_open
 from dbshield.errors import ConfigError, Refused
 from dbshield.model import AccessLevel
 from dbshield.store.database import Database
@@ -190,7 +191,8 @@ class Agents(Tokens):
             ]
 
     def remove(self, *, name: str, environment: str, now: datetime, by: str = "") -> int:
-        """Ends an agent and revokes its tokens; how many were revoked. Refused where there is no such agent."""
+        """Ends an agent, revokes its tokens and takes back what it asked for; how many tokens were revoked. Refused where
+        there is no such agent."""
         with self._database.transaction() as connection:
             agent = self._living(connection, name, environment)
             connection.execute(update(agents).where(agents.c.id == agent.id).values(removed_at=now))
@@ -198,7 +200,10 @@ class Agents(Tokens):
                 update(tokens).where(tokens.c.agent == agent.id, tokens.c.revoked_at.is_(None)).values(revoked_at=now)
             )
             fields = {"environment": environment, "agent": name, "revoked_tokens": revoked.rowcount, "person": by}
-            append(connection, [Entry(at=now, kind="agent-removed", fields=fields)])
+            removed = Entry(at=now, kind="agent-removed", fields=fields)
+            why = f"the agent {name} of {environment} was removed"
+            back = withdraw_open(connection, agent_id=agent.id, agent=name, environment=environment, why=why, now=now)
+            append(connection, [removed, *back])
             return revoked.rowcount
 
 

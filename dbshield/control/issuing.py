@@ -18,6 +18,7 @@ from dbshield.config import EnvironmentConfig, near
 from dbshield.control.audit_store import Entry, append
 from dbshield.control.scopes import ANYWHERE, check_within
 from dbshield.control.tokens import Token, make_verifier, new_token
+from dbshield.control.withdrawing import withdraw_open
 from dbshield.errors import ConfigError, Refused
 from dbshield.model import AccessLevel, TokenScope
 from dbshield.store.database import Database, Within
@@ -164,12 +165,12 @@ class Tokens:
             return [_info(row) for row in connection.execute(query)]
 
     def revoke_token(self, *, token_id: str, now: datetime, by: str = "", within: Within | None = None) -> bool:
-        """Revokes a token; False where it was revoked before; `within` runs it in another transaction than its own. Refused where
-        there is none with this id."""
+        """Revokes a token, and takes back what its agent asked for; False where it was revoked before; `within` runs it in
+        another transaction than its own. Refused where there is none with this id."""
 
         def change(connection: Connection) -> bool:
             known = connection.execute(
-                select(tokens.c.id, agents.c.name, agents.c.environment)
+                select(tokens.c.id, tokens.c.agent, agents.c.name, agents.c.environment)
                 .join_from(tokens, agents, tokens.c.agent == agents.c.id)
                 .where(tokens.c.id == token_id)
                 .with_for_update(of=tokens)
@@ -182,7 +183,12 @@ class Tokens:
             if changed.rowcount != 1:
                 return False
             fields = {"environment": known.environment, "agent": known.name, "person": by, "token": token_id}
-            append(connection, [Entry(at=now, kind="token-revoked", fields=fields)])
+            revoked = Entry(at=now, kind="token-revoked", fields=fields)
+            why = f"a token of {known.name} in {known.environment} was revoked"
+            back = withdraw_open(
+                connection, agent_id=known.agent, agent=known.name, environment=known.environment, why=why, now=now
+            )
+            append(connection, [revoked, *back])
             return True
 
         return (within or self._database.within)(change)
