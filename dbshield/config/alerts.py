@@ -32,6 +32,7 @@ EVENTS: dict[str, str] = {
     "guard-tampered": "the guard in a database is not as it was installed",
     "guard-changed": "the guard was installed or removed",
     "audit-damaged": "the audit has a gap, or something that cannot be read",
+    "backup-key": "a machine's key for signing backups is trusted from now on",
     "backup-failed": "a backup failed",
     "backup-overdue": "a backup is overdue",
     "drill-failed": "a restore drill failed, or came to no verdict",

@@ -79,6 +79,11 @@ SENTENCES: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
     "guard-changed": _said(
         "guard-changed", "the guard in {environment} was {change} by {person}", "Look: dbshield guard status -e {environment}"
     ),
+    "backup-key-trusted": _said(
+        "backup-key",
+        "snapshots signed by the key {key} are believed from now on, by {person}",
+        "Look: dbshield audit search --kind backup-key-trusted",
+    ),
     "audit-gap": _said("audit-damaged", "the audit lost {lost} entries", LOOK_AUDIT, urgent=True),
     "audit-unreadable": _said("audit-damaged", "the audit has an entry that cannot be read", LOOK_AUDIT, urgent=True),
     "audit-spool-damaged": _said("audit-damaged", "a file of the audit's is damaged", LOOK_AUDIT, urgent=True),
