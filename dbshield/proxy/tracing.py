@@ -184,13 +184,13 @@ class TracedSession:
                 "dbshield.verdict": judgement.verdict.word,
                 "dbshield.rules": tuple(dict.fromkeys(finding.rule for finding in judgement.findings)),
             }
-            | ({"db.query.text": hidden(judgement.normal[:STATEMENT_MAX])} if self._statements else {}),
+            | ({"db.query.text": hidden(judgement.normal)[:STATEMENT_MAX]} if self._statements else {}),
         )
         if one.forwarded:
             span.set_attribute("dbshield.added_seconds", (one.forwarded - one.arrived) / 1e9)
             span.add_event("forwarded", timestamp=one.forwarded)
         if isinstance(judgement.verdict, (Hold, Deny)):
-            span.set_status(Status(StatusCode.ERROR, finding.message if finding is not None else "stopped"))
+            span.set_status(Status(StatusCode.ERROR, hidden(finding.message) if finding is not None else "stopped"))
         elif reason:
             span.set_status(Status(StatusCode.ERROR, reason))
         span.end(end_time=now)

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dbshield.config.metrics import TracingConfig
+from dbshield.control.audit import STATEMENT_MAX
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AccessLevel, AgentLogin, Upstream
 from dbshield.policy.functions import FunctionCatalogue
@@ -83,6 +84,20 @@ def test_a_span_ends_with_the_answer_and_those_of_a_pipeline_together(traced: Tr
     assert (read.status.is_ok, stopped.status.is_ok) == (True, False)
     session.answered()
     assert len(spans()) == 2
+
+
+def test_no_token_is_told_wherever_somebody_put_it(traced: Traced) -> None:
+    secret = "a" * 32
+    misplaced = f"dbs_staging_abcdefghijkl_{secret}"
+    far_away = " ".join(f"x{number} int," for number in range(STATEMENT_MAX // 10))[: STATEMENT_MAX - 60]
+    session, spans = traced(True)
+    record = session.record(lambda now, judgement: None)
+    for statement in (f'drop table "{misplaced}"', f'create table t ({far_away.rpartition(",")[0]}, "{misplaced}" int)'):
+        session.chunk(lambda data: record(NOW, JUDGE.judge(data)), statement.encode())
+    session.answered()
+    assert len(spans()) == 2
+    for span in spans():
+        assert secret[:20] not in span.to_json(), span.name
 
 
 def test_what_waits_for_the_audit_is_forwarded_when_it_goes_on(traced: Traced) -> None:
