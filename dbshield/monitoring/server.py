@@ -6,10 +6,12 @@ No handler waits for a database: what takes time is looked at in threads, and wh
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 import uvicorn
@@ -114,14 +116,32 @@ def build(monitor: Monitor) -> Starlette:
     )
 
 
-def serve(config: Config, dsn: str, boards: Sequence[Board], sock: socket.socket) -> None:
-    """Answers on a socket until a signal ends it."""
+def serve(config: Config, dsn: str, boards: Sequence[Board], sock: socket.socket, stop: threading.Event) -> None:
+    """Answers on a socket until `stop` is set."""
     database = Database(dsn)
     try:
         application = build(Monitor(config, database, boards))
         settings = uvicorn.Config(
             application, log_config=None, access_log=False, lifespan="off", server_header=False, limit_concurrency=AT_ONCE
         )
-        uvicorn.Server(settings).run(sockets=[sock])
+        _Server(settings, stop).run(sockets=[sock])
     finally:
         database.close()
+
+
+class _Server(uvicorn.Server):
+    """Told to end by an event. uvicorn's own handlers miss a signal that comes before they are there, and a proxy that cannot
+    begin would then wait for its monitor for ever."""
+
+    def __init__(self, config: uvicorn.Config, stop: threading.Event) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop.is_set():
+            self.should_exit = True
+        return await super().on_tick(counter)
