@@ -10,6 +10,7 @@ import pyotp
 from dbshield.control.approval import Approval
 from dbshield.control.deciding import Deciding
 from dbshield.control.people import People, Vouch
+from dbshield.control.person_roles import Role
 from dbshield.control.second_factor import STEP_SECONDS
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
@@ -37,9 +38,9 @@ def vault_in(folder: Path) -> Vault:
     return Vault.load(path) if path.exists() else Vault.create(path)
 
 
-def enrol(people: People, name: str, now: datetime, vouch: Vouch | None = None) -> Phone:
+def enrol(people: People, name: str, now: datetime, vouch: Vouch | None = None, *, role: Role | None = None) -> Phone:
     """A person who is there, with the code of the step before `now` used up."""
-    phone = Phone(name, people.add(name, by="test", now=now, vouch=vouch).secret)
+    phone = Phone(name, people.add(name, by="test", now=now, vouch=vouch, role=role).secret)
     people.confirm(name, phone.code(now, steps=-1), now=now)
     return phone
 
