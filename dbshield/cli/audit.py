@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from dbshield.cli.common import ConfigOption, JsonOption
-from dbshield.cli.options import now, open_database, read_settings
+from dbshield.cli.options import now, open_database, person, read_settings
 from dbshield.cli.output import STYLES, answer, remark, say, terminal, visible
-from dbshield.control import audit_export, audit_read
+from dbshield.control import audit_export, audit_read, audit_search
 from dbshield.control.audit_chain import Link
 from dbshield.control.audit_read import Checkpoint, Filter
 from dbshield.control.audit_store import stamp
 from dbshield.control.tokens import parse_duration
 from dbshield.control.vault import Vault
-from dbshield.errors import ConfigError
+from dbshield.errors import ConfigError, DbshieldError, first_line
+from dbshield.store.database import Database
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Read, search, export and verify the audit."
@@ -205,6 +207,9 @@ def verify(
         str | None,
         typer.Option("--public-key", metavar="KEY", help="The key that it is signed with; this installation's otherwise."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write into the audit what was found, so that the console shows it. Else only reads.")
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -217,6 +222,7 @@ def verify(
     Examples:
       dbshield audit verify
       dbshield audit verify --checkpoint /mnt/elsewhere/checkpoint.json
+      dbshield audit verify --record
     """
     settings = read_settings(config)
     kept = _read_checkpoint(checkpoint) if checkpoint is not None else None
@@ -224,6 +230,7 @@ def verify(
         raise ConfigError("the checkpoint is not signed with this key", hint="It was changed, or made by another installation.")
     with open_database(settings) as database:
         report = audit_read.verify(database, kept)
+        unrecorded = _recorded(database, report) if record else ""
     if json:
         answer(
             {
@@ -234,6 +241,7 @@ def verify(
                 "hash": report.hash,
                 "checkpoint": kept.position if kept is not None else None,
                 "faults": [{"id": fault.id, "kind": fault.kind, "message": fault.message} for fault in report.faults],
+                "recorded": record and not unrecorded,
             }
         )
     elif report.faults:
@@ -244,8 +252,20 @@ def verify(
         say(f"The chain is whole: {report.entries} entries, {report.first} to {report.last}{against}.")
     else:
         say("The chain is whole: it has no entries.")
-    if report.faults:
-        raise typer.Exit(1)
+    if unrecorded:
+        remark(f"dbshield: {unrecorded}\n  The control database has to be one that this machine may write to.")
+    if report.faults or unrecorded:
+        raise typer.Exit(1 if report.faults else 2)
+
+
+def _recorded(database: Database, report: audit_read.Report) -> str:
+    """Writes down what was found; why it could not be, where it could not: what was found is told all the same."""
+    try:
+        audit_search.record_verification(database, report, person=person(), now=now())
+    except (DbshieldError, DBAPIError) as error:
+        why = error.message if isinstance(error, DbshieldError) else first_line(error.orig or error)
+        return f"what was found could not be written into the audit: {why}"
+    return ""
 
 
 @app.command("checkpoint")

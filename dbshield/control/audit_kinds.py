@@ -165,7 +165,7 @@ _ALL: Final = (
     Kind(name="audit-spool-damaged", meaning="a file of entries of a killed worker cannot be read", fields="file"),
     Kind(
         name="audit-verified",
-        meaning="somebody let the console walk the chain: up to `last` it was whole, or these are its faults",
+        meaning="somebody had the chain walked and wrote it down: up to `last` it was whole, or these are its faults",
         fields="person entries last hash faults",
     ),
     Kind(name="audit-exported", meaning="somebody took entries out of the console", fields="person form filter"),
