@@ -42,6 +42,8 @@ BAD = {26: "a checksum differs", 29: "a file has not its format", 55: "a file is
 NOT_THERE = 1
 """archive-get's exit code where the archive has no such segment."""
 SEGMENT = re.compile(r"[0-9A-F]{24}")
+ARCHIVED = re.compile(r"(?P<name>[0-9A-F]{24})-(?P<sha1>[0-9a-f]{40})(?:\.\w+)?")
+"""A segment in the archive: the SHA-1 is of what it holds, before compression and encryption."""
 ARCHIVE_TIMEOUT = 60.0
 """Seconds in which a whole segment gets into the archive; pgBackRest's own default."""
 POLL = 0.5
@@ -78,14 +80,21 @@ class Backed:
     def timeline(self) -> int:
         return int(self.last[:8], 16)
 
+    def segments(self, size: int) -> tuple[str, ...]:
+        """The segments of WAL that it needs itself, of so many bytes each."""
+        first, last = moment.lsn(self.start) // size, (moment.lsn(self.stop) - 1) // size
+        return tuple(moment.segment_name(self.timeline, number, size) for number in range(first, last + 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stanza:
-    """A stanza in one repository. `system` and `version` are of the cluster that it is for now, in digits."""
+    """A stanza in one repository. `system` and `version` are of the cluster that it is for now, in digits; `archive` is the name
+    of the folder with its WAL."""
 
     encrypted: bool
     system: str
     version: str
+    archive: str
     backups: tuple[Backed, ...]
 
     def labelled(self, label: str) -> Backed:
@@ -138,6 +147,7 @@ class PgBackRest:
                 encrypted=str(repository["cipher"]) != "none",
                 system=str(database["system-id"]),
                 version=str(database["version"]),
+                archive=f"{database['version']}-{database['id']}",
                 backups=tuple(_backed(each) for each in tree["backup"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -154,6 +164,17 @@ class PgBackRest:
                 digest.update(piece)
             self._ended(command, absent=f"pgBackRest's repository has no manifest of {label}")
         return digest.hexdigest()
+
+    def wal_sha1(self, names: Sequence[str]) -> Mapping[str, str]:
+        """The SHA-1 of segments of WAL, by name, as the archive tells them. Raises Absent, BackupError."""
+        archive = self.stanza().archive
+        found: dict[str, str] = {}
+        for folder in sorted({name[:16] for name in names}):
+            listed = self._text("repo-ls", f"archive/{self.stanza_name}/{archive}/{folder}").decode("utf-8", "replace")
+            found |= {each["name"]: each["sha1"] for line in listed.split() if (each := ARCHIVED.fullmatch(line)) is not None}
+        if missing := [name for name in names if name not in found]:
+            raise Absent(f"pgBackRest's archive has no WAL segment {missing[0]}", hint="Look at archive_command.")
+        return {name: found[name] for name in names}
 
     def check(self, outside: Outside) -> Backed:
         """The backup of a snapshot is there, and its manifest is the one that was signed. Raises Absent, Damaged, BackupError."""
@@ -233,7 +254,7 @@ class PgBackRest:
         options = [f"--stanza={self.stanza_name}", f"--repo={self._plan.pgbackrest_repository}"]
         if self._plan.pgbackrest_config is not None:
             options.append(f"--config={self._plan.pgbackrest_config}")
-        if verb in {"info", "repo-get"}:
+        if verb in {"info", "repo-get", "repo-ls"}:
             own: Sequence[str] = []
         else:
             own = self._own

@@ -14,6 +14,7 @@ Source: pgBackRest's user guide and command reference.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,7 @@ class PgBackRestEngine:
             bytes=made.bytes,
             stored=made.stored,
         )
+        wal_sha1 = tool.wal_sha1(made.segments(segment_size))
         canary = CanaryRun(task.source, first, task.writer.snapshot)
         task.progress.step("find its moment", None)
         canary.before()
@@ -98,7 +100,7 @@ class PgBackRestEngine:
                         databases=tuple(counting.database(task, name, found) for name in task.source.databases),
                         canary=after,
                         no_canary=canary.reason,
-                        base=_base(made, found, segment_size),
+                        base=_base(made, found, segment_size, wal_sha1),
                     )
         return Taken(
             server=facts,
@@ -170,7 +172,7 @@ def _bridge(task: Task, made: Backed, size: int) -> int:
     return here + 1
 
 
-def _base(made: Backed, found: Moment, segment_size: int) -> BaseRecord:
+def _base(made: Backed, found: Moment, segment_size: int, wal_sha1: Mapping[str, str]) -> BaseRecord:
     return BaseRecord(
         label=made.label,
         start=made.start,
@@ -180,6 +182,7 @@ def _base(made: Backed, found: Moment, segment_size: int) -> BaseRecord:
         target=moment.lsn_text(found.lsn),
         segment_size=segment_size,
         inexact=found.inexact,
+        wal_sha1=wal_sha1,
     )
 
 

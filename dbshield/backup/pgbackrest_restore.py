@@ -9,12 +9,12 @@ Source: pgBackRest's command reference, restore (`--type=none`, `--tablespace-ma
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
 from pathlib import Path
 
-from dbshield.backup import moment
 from dbshield.backup.checks import Check, Outcome
 from dbshield.backup.damage import Damaged
 from dbshield.backup.pgbackrest import Backed, PgBackRest
@@ -83,11 +83,18 @@ def _segments(order: Order, tool: PgBackRest, made: Backed, data: Path, wal: Pat
     base = order.record.base
     if base is None:
         raise Damaged("the record does not say how far the WAL is to be replayed", hint="Use another snapshot.")
-    size = base.segment_size
-    first, last = moment.lsn(made.start) // size, (moment.lsn(made.stop) - 1) // size
-    for number in range(first, last + 1):
-        name = moment.segment_name(made.timeline, number, size)
+    for name in made.segments(base.segment_size):
         tool.segment(name, wal / name, data=data)
+        # A snapshot that was made before its record had them is believed as pgBackRest does.
+        if base.wal_sha1 and _sha1(wal / name) != base.wal_sha1.get(name):
+            raise Damaged(
+                f"the WAL segment {name} in pgBackRest's archive is not the one of the backup", hint="Use another snapshot."
+            )
+
+
+def _sha1(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
 
 
 def _give(folder: Path, account: Account) -> None:

@@ -79,7 +79,8 @@ class BaseRecord:
 
     `target` is where recovery stops, exclusive: what is there then is what was counted. `segment_size` in bytes. Where `inexact`
     says something, it is why no place in the WAL shows what could have been counted; no table was then. `manifest_sha256` is that
-    of its backup_manifest, `tablespaces` are names by OID.
+    of its backup_manifest, `tablespaces` are names by OID. `wal_sha1` are the SHA-1 (hexadecimal) of the segments that the backup
+    itself needs, by name, where another tool keeps them.
     """
 
     label: str
@@ -92,6 +93,7 @@ class BaseRecord:
     inexact: str = ""
     manifest_sha256: str = ""
     tablespaces: Mapping[str, str] = field(default_factory=dict)
+    wal_sha1: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,9 @@ FOLDER = "tablespaces"
 LINKS = "pg_tblspc"
 MAP = "tablespace_map"
 CREATE = re.compile(r"desc: CREATE (\d+) ")
-ENDED = re.compile(r"error in WAL record at|could not find a valid record after")
-"""pg_waldump where the WAL ends before the place that was asked for, as recovery does; anything else is about the look itself."""
+ENDED = re.compile(r"error in WAL record at|could not find a valid record after|could not find file")
+"""pg_waldump where the WAL ends before the place that was asked for; recovery, which reads the same files, comes no further.
+Anything else is about the look itself."""
 ESCAPED = re.compile(r"([\\\n\r])")
 """Signs that `tablespace_map` has a backslash before."""
 

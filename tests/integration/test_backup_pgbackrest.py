@@ -293,6 +293,33 @@ psql -qX -c checkpoint -c checkpoint
 
 
 @pytest.mark.long
+def test_wal_that_was_put_in_the_place_of_the_backups_own_is_told(backups: Backups, stanza: Stanza, ground: Path) -> None:
+    """Who has the server has the passphrase and archive-push, later as well."""
+    backups.write_config(pgbackrest_type="full", pgbackrest_program=None)
+    made = backups.backup()["snapshot"]
+    (name,) = (each["archive"]["stop"] for each in stanza.backups() if each["annotation"]["dbshield"] == made)
+    other = ground / "pushed"
+    other.mkdir()
+    stanza.account.own(other, 0o700)
+    stanza.run("archive-get", name, str(other / name))
+    data = bytearray((other / name).read_bytes())
+    data[-1] ^= 1
+    (other / name).write_bytes(data)
+    (segment,) = (stanza.repository / "archive").rglob(f"{name}-*")
+    hidden = segment.rename(ground / "own")
+    stanza.run("--no-archive-async", "archive-push", str(other / name))
+    (pushed,) = (stanza.repository / "archive").rglob(f"{name}-*")
+    try:
+        assert pushed.name != segment.name
+        found = backups.json("restore-drill", "-s", made, status=1)
+        assert f"the WAL segment {name} in pgBackRest's archive is not the one of the backup" in problems(found)
+    finally:
+        pushed.unlink()
+        hidden.rename(segment)
+    assert backups.json("restore-drill", "-s", made)["verdict"] == "passed"
+
+
+@pytest.mark.long
 def test_a_tablespace_made_meanwhile_is_never_replayed_into_the_source(backups: Backups, stanza: Stanza, ground: Path) -> None:
     """Recovery would make it where it is on the source, and empty it there."""
     place = ground / "elsewhere"

@@ -40,7 +40,7 @@ def test_a_backup_of_info_is_read() -> None:
     # One that somebody else made, a full one, on an older pgBackRest.
     other = pgbackrest._backed({**SAID, "annotation": None, "prior": None, "reference": None, "type": "full"})
     assert (other.snapshot, other.prior, other.references) == ("", None, ())
-    stanza = Stanza(encrypted=True, system="1", version="15", backups=(found, other))
+    stanza = Stanza(encrypted=True, system="1", version="15", archive="15-1", backups=(found, other))
     assert stanza.of("20260501t120001z-abcdefgh") == (found,)
     assert stanza.of("20260501t120001z-zzzzzzzz") == ()
     with pytest.raises(Absent, match="has no 20200101-000000F"):
