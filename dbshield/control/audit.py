@@ -351,7 +351,8 @@ def judgement_fields(judgement: Judgement, *, statement: bool = True) -> str:
     normal = judgement.normal
     cut = ""
     if len(normal) > STATEMENT_MAX:
-        normal, cut = normal[:STATEMENT_MAX], ',"cut":true'
+        # A token is hidden first: half of one would not be known for what it is.
+        normal, cut = hidden(normal)[:STATEMENT_MAX], ',"cut":true'
     rules = list(dict.fromkeys(finding.rule for finding in judgement.findings))
     effects = [str(effect) for effect in judgement.effects]
     observed = f'"observed":"{judgement.observed.word}",' if judgement.observed is not None else ""

@@ -120,6 +120,17 @@ def test_a_long_statement_is_cut_and_says_so(path: Path) -> None:
     assert (len(line["statement"]), line["cut"]) == (module.STATEMENT_MAX, True)
 
 
+def test_a_token_is_not_kept_because_it_is_cut(path: Path) -> None:
+    misplaced = f"dbs_staging_abcdefghijkl_{'a' * 32}"
+    log = AuditLog(path)
+    before = "x" * (module.STATEMENT_MAX - len(misplaced) + 1)
+    connect(log).statement(NOW, Judgement(verdict=Deny(), normal=f"{before}{misplaced}"))
+    log.close()
+    line = lines(path)[1]
+    assert line["statement"].endswith("dbs_staging_abcdefghijkl_***")
+    assert line["cut"]
+
+
 def test_nothing_is_written_before_a_flush_and_everything_after_a_batch(path: Path) -> None:
     log = AuditLog(path)
     session = connect(log)
