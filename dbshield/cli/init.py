@@ -17,6 +17,8 @@ from dbshield.config.text import template
 from dbshield.control.connection import control_dsn
 from dbshield.control.setup import make_key, make_state, make_tables
 from dbshield.errors import ConfigError
+from dbshield.store.database import Database
+from dbshield.store.downgrade import downgrade
 
 
 def init(
@@ -29,6 +31,10 @@ def init(
         Path | None, typer.Option("--password-file", metavar="FILE", help="The password of the role in URL.")
     ] = None,
     password_env: Annotated[str, typer.Option("--password-env", metavar="VARIABLE", help="The same, in a variable.")] = "",
+    downgrade_to: Annotated[
+        str, typer.Option("--downgrade-to", metavar="REVISION", help="Only take the tables back, for an older dbshield.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="With --downgrade-to: lose what only newer revisions have.")] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -40,7 +46,11 @@ def init(
     Examples:
       dbshield init
       dbshield init --environment staging --upstream postgresql://dbshield@db.example.com/shop --password-file /run/secrets/shop
+      dbshield init --downgrade-to 0012
     """
+    if downgrade_to:
+        _downgrade(downgrade_to, yes, json, config)
+        return
     if bool(environment) != bool(upstream):
         raise ConfigError("--environment and --upstream go together", hint="Give both, or neither and edit dbshield.toml.")
     if (password_file is not None or password_env) and not environment:
@@ -75,6 +85,19 @@ def init(
         say(f"\nNext: dbshield agent create NAME --environment {name} --access read, then dbshield up")
     else:
         say(f"\nNext: describe the database to protect in {path}, then run `dbshield init` again.")
+
+
+def _downgrade(revision: str, yes: bool, json: bool, config: Path | None) -> None:
+    with control_dsn(read_settings(config)) as dsn:
+        database = Database(dsn)
+        try:
+            before = downgrade(database, revision, lose=yes)
+        finally:
+            database.close()
+    if json:
+        answer({"revision_before": before.current, "revision": revision})
+    else:
+        say(f"control database: revision {revision}, before {before.current}. Install the older dbshield before you start it.")
 
 
 def _settings(environment: str, upstream: str, password_file: Path | None, password_env: str) -> dict[str, object]:

@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
+from support.commands import run_command
 from support.control import empty_database
 from support.ports import free_port
 from support.servers import Server
@@ -110,6 +111,45 @@ def test_every_revision_comes_up_and_goes_down_again_with_what_it_had(control: s
     assert kept == sorted(kept)
 
 
+def configured(control: str, tmp_path: Path) -> Path:
+    Vault.create(tmp_path / "secret.key")
+    config = tmp_path / "dbshield.toml"
+    config.write_text(
+        f'state = "{tmp_path}"\n[control]\nurl = "{control}"\nkey_file = "{tmp_path}/secret.key"\n'
+        f'[proxy]\nlisten = ["127.0.0.1:{free_port()}"]\n[metrics]\nlisten = "127.0.0.1:{free_port()}"\n'
+        '[environments.staging]\nupstream = "postgresql://nobody@127.0.0.1:1/none"\n'
+    )
+    return config
+
+
+def test_init_takes_the_tables_back_and_loses_nothing_unasked(control: str, tmp_path: Path) -> None:
+    config = configured(control, tmp_path)
+
+    def init(*words: str) -> subprocess.CompletedProcess[str]:
+        return run_command(["init", *words, "--config", str(config)], env=dict(os.environ))
+
+    assert init().returncode == 0
+    assert init("--downgrade-to", REVISIONS[-2], "--json").returncode == 0
+    assert init().returncode == 0
+    with psycopg.connect(control) as conn:
+        for rows in (ROWS["0001"], ROWS["0005"], ROWS["0010"]):
+            for row in rows:
+                conn.execute(row.replace("{token}", "abcdefghijkl").replace("('staging'), ", "").encode())
+    before = contents(control)
+    refused = init("--downgrade-to", "0004")
+    assert refused.returncode == 2
+    assert "1 rows of people" in refused.stderr
+    assert "1 rows of schedule_jobs" in refused.stderr
+    assert "rows of agents" not in refused.stderr
+    assert contents(control) == before
+    assert init("--downgrade-to", "0004", "--yes").returncode == 0
+    assert "people" not in contents(control)
+    assert [agent["name"] for agent in contents(control)["agents"]] == ["claude"]
+    assert init("--downgrade-to", "0003").returncode == 2, "it is another version's by now"
+    assert init("--downgrade-to", "9998", "--yes").returncode == 2
+    assert init().returncode == 0
+
+
 @pytest.mark.parametrize(
     ("revision", "says"),
     [("0001", "dbshield needs"), ("9999", "it is older than the database")],
@@ -120,13 +160,7 @@ def test_a_proxy_of_another_version_says_so_and_does_not_begin(control: str, tmp
     move(control, REVISION)
     with psycopg.connect(control) as conn:
         conn.execute("update dbshield.alembic_version set version_num = %s", [revision])
-    Vault.create(tmp_path / "secret.key")
-    config = tmp_path / "dbshield.toml"
-    config.write_text(
-        f'state = "{tmp_path}"\n[control]\nurl = "{control}"\nkey_file = "{tmp_path}/secret.key"\n'
-        f'[proxy]\nlisten = ["127.0.0.1:{free_port()}"]\n[metrics]\nlisten = "127.0.0.1:{free_port()}"\n'
-        '[environments.staging]\nupstream = "postgresql://nobody@127.0.0.1:1/none"\n'
-    )
+    config = configured(control, tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
     done = subprocess.run(
         [*COMMAND, "proxy", "--config", str(config)],
