@@ -35,7 +35,7 @@ NAVIGATION: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             ),
             *("approvals", "console", "approve-from-a-phone", "undo", "freeze", "break-glass", "audit", "alerts", "monitoring"),
             *("backups", "pgbackrest", "drills", "drills-from-cron", "restore", "disaster", "schedule"),
-            *("several-proxies", "rotate-secrets", "scan", "doctor", "troubleshooting"),
+            *("deploy", "several-proxies", "upgrade", "rotate-secrets", "scan", "doctor", "troubleshooting"),
         ),
     ),
     ("Reference", "reference", ("command-line", "configuration", "rules", "rights", "error-codes", "audit-events", "metrics")),

@@ -197,6 +197,11 @@ def test_the_balancer_of_the_composition_is_the_one_that_was_tried() -> None:
     assert [line.replace("resolvers names init-addr none ", "") for line in composed if line not in RESOLVERS] == tried
 
 
+def test_the_page_shows_the_balancer_that_was_tried() -> None:
+    page = (ROOT / "docs" / "how-to" / "several-proxies.md").read_text()
+    assert f"```text\n{(DEPLOY / 'haproxy' / 'haproxy.cfg').read_text()}```" in page
+
+
 RESOLVERS = ("resolvers names", "parse-resolv-conf")
 
 
