@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import pty
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 import structlog
+from support.command_line import Result
 from support.control import empty_database
 from support.people import Phone, enrol
 from support.servers import Server
@@ -56,17 +56,6 @@ ASK = Ask(
     effects=(DELETE,),
     findings=(FINDING,),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @dataclass(slots=True)
