@@ -1,4 +1,4 @@
-"""One proxy that the tests of a module share, in front of PostgreSQL 18."""
+"""What tests of several modules start from: a control database, a receiver of alerts, and a proxy that is shared."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from support import servers
+from support.control import control_database, empty_database
+from support.receivers import HttpReceiver, http_receiver
 from support.servers import Server
 from support.shield import Shield, running_shield
+
+from dbshield.store.database import Database
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +20,24 @@ def gate(server18: Server, worker_id: str) -> Iterator[Shield]:
     folder = servers.here() / f"gate-{worker_id}"
     with running_shield(server18, f"gate_{worker_id}", folder, workers=2, login_timeout=3.0, drain_timeout=5.0) as shield:
         yield shield
+
+
+@pytest.fixture
+def control_dsn(server: Server) -> Iterator[str]:
+    """A database that is gone after the test, for a control database."""
+    with empty_database(server) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def control(control_dsn: str) -> Iterator[Database]:
+    """The control database in it, with its environments."""
+    with control_database(control_dsn) as database:
+        yield database
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    """A service that alerts are sent to."""
+    with http_receiver() as made:
+        yield made

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.commands import run_command
 from support.control import ENVIRONMENTS, control_database, empty_database
-from support.receivers import SECRET, HttpReceiver, http_receiver, smtp_receiver
+from support.receivers import SECRET, HttpReceiver, smtp_receiver
 from support.servers import Server
 from support.shield import COMMAND
 from support.waiting import until
@@ -25,7 +24,6 @@ from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import Config
 from dbshield.config.alerts import EVENTS, AlertsConfig
 from dbshield.config.console import ConsoleConfig
-from dbshield.control.alert_send import NO_URL, deliver
 from dbshield.control.alert_store import AlertStore
 from dbshield.control.alerts import AWAY_AFTER, Watch
 from dbshield.control.audit_store import record
@@ -38,18 +36,6 @@ AT_ONCE: Mapping[str, Any] = {"group_seconds": 0, "min_interval": 0, "timeout": 
 def control_dsn(server18: Server) -> Iterator[str]:
     with empty_database(server18) as dsn:
         yield dsn
-
-
-@pytest.fixture
-def control(control_dsn: str) -> Iterator[Database]:
-    with control_database(control_dsn) as database:
-        yield database
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as made:
-        yield made
 
 
 def config(folder: Path, url: str, *, name: str = "team", **channel: Any) -> Config:
@@ -117,6 +103,7 @@ def everything(database: Database) -> dict[str, str]:
         "policy-changed": {"environment": "staging", "changed": {"max_rows": [1, 2]}},
         "environment-pinned": {"environment": "staging", "system_identifier": "7", "person": "ann"},
         "guard-tampered": {"environment": "staging", "database": "shop", "problems": 2},
+        "backup-key-trusted": {"key": "0123456789abcdef", "person": "ann"},
         "guard-changed": {"environment": "staging", "database": "shop", "change": "removed", "person": "ann"},
         "audit-gap": {"lost": 3},
         "backup": {"plan": "nightly", "environment": "staging", "outcome": "failed", "error": "disk full"},
@@ -148,6 +135,7 @@ def everything(database: Database) -> dict[str, str]:
         "policy-changed": "what agents may do in staging was changed",
         "environment-pinned": "staging was pinned to a cluster by ann",
         "guard-tampered": "the guard in staging is not as it was installed",
+        "backup-key": "snapshots signed by the key 0123456789abcdef are believed from now on, by ann",
         "guard-changed": "the guard in staging was removed by ann",
         "audit-damaged": "the audit lost 3 entries",
         "backup-failed": "the backup nightly failed",
@@ -157,12 +145,6 @@ def everything(database: Database) -> dict[str, str]:
         "job-failed": "the job prune failed",
         "break-glass": "ann goes around the shield in staging",
     }
-
-
-def by_event(settings: Config, event: str) -> Config:
-    """One channel for an event, with the receiver of `settings`."""
-    (channel,) = settings.alerts.values()
-    return settings.model_copy(update={"alerts": {**settings.alerts, "one": channel.model_copy(update={"events": (event,)})}})
 
 
 def test_each_event_arrives_once_and_holds_no_constant(control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:
@@ -367,49 +349,3 @@ def test_a_flood_of_one_kind_hides_no_other(control: Database, receiver: HttpRec
     assert store.claim("team") is None, "whoever claimed it has it"
     store.sent(message)
     assert {one.state for one in store.list_(limit=100)} == {"sent"}
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("nothing://of-the-kind", NO_URL),
-        ("json://127.0.0.1:1/", "the service was not reached, or refused it"),
-    ],
-)
-def test_what_does_not_arrive_is_said_without_the_secret(url: str, said: str) -> None:
-    assert deliver(url, "t", "b", timeout=10) == said
-
-
-def test_a_service_that_never_answers_ends_by_the_clock(receiver: HttpReceiver) -> None:
-    receiver.gate.clear()
-    assert deliver(receiver.url, "t", "b", timeout=0.5) == "no answer within 0.5 seconds"
-
-
-def command(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return run_command(["alerts", *words, "--config", str(file)], env=os.environ)
-
-
-def test_the_commands(control_dsn: str, control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:
-    (tmp_path / "team.url").write_text(receiver.url)
-    file = tmp_path / "dbshield.toml"
-    file.write_text(f'state = "{tmp_path / "state"}"\n[control]\nurl = "{control_dsn}"\n[alerts.team]\nurl_file = "team.url"\n')
-    done = command(file, "test", "team")
-    assert (done.returncode, done.stdout) == (0, "team: the service took the message.\n")
-    assert receiver.titles == ["dbshield: a test of the channel team"]
-    receiver.status = 403
-    done = command(file, "test", "team", "--json")
-    assert (done.returncode, done.stdout) == (
-        1,
-        '{"channel": "team", "arrived": false, "error": "the service answered with status 403"}\n',
-    )
-    done = command(file, "test", "tean")
-    assert done.returncode == 2
-    assert 'Did you mean "team"?' in done.stderr
-    done = command(file, "list")
-    assert (done.returncode, done.stderr) == (0, "Nobody was told anything.\n")
-    (tmp_path / "team.url").unlink()
-    done = command(file, "test", "team")
-    assert done.returncode == 2
-    assert "cannot be read" in done.stderr
-    for output in (done.stdout, done.stderr):
-        assert SECRET not in output

@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from support.commands import run_command
 from support.control import empty_database
 from support.people import Phone, enrol, vault_in
-from support.receivers import HttpReceiver, http_receiver
+from support.receivers import HttpReceiver
 from support.servers import Server
 from support.waiting import until
 
@@ -64,12 +64,6 @@ class House:
         with self.server.connect() as admin:
             found = admin.execute("select rolname::text from pg_roles where rolname like 'dbshield_emergency_%' order by 1")
             return [str(name) for (name,) in found.fetchall()]
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as made:
-        yield made
 
 
 @pytest.fixture

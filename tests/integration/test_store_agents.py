@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import structlog
 from sqlalchemy import text
-from support.control import NOW, STAGING, agents_of, control_database, empty_database
-from support.servers import Server
+from support.control import NOW, STAGING, agents_of
 
 from dbshield.control.agents import Agents, IssuedToken
 from dbshield.control.notes import FIRST_USE, Notes
@@ -23,18 +21,6 @@ from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 
 LATER = NOW + timedelta(days=1)
-
-
-@pytest.fixture
-def control_dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn:
-        yield dsn
-
-
-@pytest.fixture
-def control(control_dsn: str) -> Iterator[Database]:
-    with control_database(control_dsn) as database:
-        yield database
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,18 +35,6 @@ BACKENDS = text("select pid from pg_stat_activity where application_name = 'dbsh
 
 PROPAGATION = 1.0
 """Seconds within which a revocation reaches every proxy: what is promised."""
-
-
-@pytest.fixture
-def control_dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn:
-        yield dsn
-
-
-@pytest.fixture
-def control(control_dsn: str) -> Iterator[Database]:
-    with control_database(control_dsn) as database:
-        yield database
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from support.control import ENVIRONMENTS, NOW, agents_of, control_database, empty_database
-from support.servers import Server
+from support.control import ENVIRONMENTS, NOW, agents_of, control_database
 from support.waiting import seconds_until
 
 from dbshield.cluster import Cluster, temporary_folder
@@ -24,18 +23,6 @@ from dbshield.store.database import Database
 PROPAGATION = 1.0
 """Seconds within which a freeze reaches every proxy: what is promised."""
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def control_dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn:
-        yield dsn
-
-
-@pytest.fixture
-def control(control_dsn: str) -> Iterator[Database]:
-    with control_database(control_dsn) as database:
-        yield database
 
 
 @pytest.fixture
