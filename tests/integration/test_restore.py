@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.backups import Backups, backups_of
+from support.backups import Backups, backups_of, backups_of_clone
 from support.doctoring import filling
 from support.servers import SETTINGS, SOURCES, Server
 from support.waiting import until
@@ -36,13 +36,8 @@ def backups(server: Server, database: str, tmp_path: Path) -> Iterator[Backups]:
 
 @pytest.fixture
 def backups18(server18: Server, worker_id: str, tmp_path: Path) -> Iterator[Backups]:
-    name = f"restore_{worker_id}"
-    server18.clone(name)
-    try:
-        with backups_of(server18, name, tmp_path / "shield") as made:
-            yield made
-    finally:
-        server18.drop(name)
+    with backups_of_clone(server18, f"restore_{worker_id}", tmp_path / "shield") as made:
+        yield made
 
 
 @contextmanager
@@ -163,6 +158,8 @@ def test_what_fails_leaves_nothing(backups18: Backups, ground: Path) -> None:
     done = backups18.run("restore", *to)
     assert (done.returncode, "no identity was given" in done.stderr) == (2, True), done.stderr
     done = backups18.run("restore", *to, *right, "--at", "2026-05-01T12:00:00Z")
+    assert (done.returncode, "no physical snapshot of test ended before" in done.stderr) == (2, True), done.stderr
+    done = backups18.run("restore", *to, *right, "-s", made["snapshot"], "--at", "2026-05-01T12:00:00Z")
     assert (done.returncode, "a logical snapshot restores to the moment" in done.stderr) == (2, True), done.stderr
     process = backups18.start("restore", *to, *right, file_blocks=100)
     _, said = process.communicate(timeout=120)

@@ -137,3 +137,24 @@ def backups_of(server: Server, database: str, folder: Path) -> Iterator[Backups]
             yield made
         finally:
             made.end()
+
+
+@contextlib.contextmanager
+def backups_of_clone(server: Server, name: str, folder: Path) -> Iterator[Backups]:
+    """The same with a fresh, seeded database of this name, which goes as well."""
+    server.clone(name)
+    try:
+        with backups_of(server, name, folder) as made:
+            yield made
+    finally:
+        server.drop(name)
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below a folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def left_behind(backups: Backups) -> list[str]:
+    """Work folders that are there."""
+    return [path.name for path in (backups.state / "backup").glob("work-*")]
