@@ -155,8 +155,15 @@ def test_a_token_for_reading_that_destroys(company: Company, phone: HttpReceiver
         with pytest.raises(errors.InsufficientPrivilege, match="dbshield"):
             conn.execute(text.encode())
         assert conn.execute("select 1").fetchone() == (1,)
-    entries = [entry for entry in company.audited("--agent", OTHER, "--kind", "statement") if entry["statement"] == text]
-    assert entries
+    entries: list[dict[str, Any]] = []
+
+    def written() -> bool:
+        """What only reads, or is refused, is written down a moment later."""
+        found = company.audited("--agent", OTHER, "--kind", "statement")
+        entries[:] = [entry for entry in found if entry["statement"] == text]
+        return bool(entries)
+
+    assert until(written)
     assert all(entry["verdict"] in {"hold", "deny"} and entry["rules"] for entry in entries)
     if entries[-1]["verdict"] == "deny":
         assert until(lambda: told(phone, f"{OTHER} was refused in production: ", *entries[-1]["rules"])), phone.text
