@@ -226,7 +226,9 @@ class Shipper:
             self._marks, self._pending = [*self._marks, arrived][-2:], None
         shipped = self._ship_spool(folder)
         if arrived is not None and (left := wal_receive.partial(folder)) is not None:
-            shipped = self._ship_partial(left) or shipped
+            # A segment may have been finished meanwhile: nothing goes there before what is in front of it.
+            shipped = self._ship_spool(folder) or shipped
+            shipped = (left.exists() and self._ship_partial(left)) or shipped
         if shipped:
             self._works()
         if arrived is None:

@@ -144,12 +144,15 @@ def test_who_exports_and_does_not_read_stops_nobody_else(desk: ConsoleDesk, bob:
                 await reads.wait()
                 return {"type": "http.disconnect"}
 
+            mine: list[int] = []
+
             async def send(message: Message) -> None:
                 if message["type"] == "http.response.start":
+                    mine.append(message["status"])
                     statuses.append(message["status"])
                     if len(statuses) == 3:
                         answered.set()
-                elif statuses == [200]:
+                elif mine == [200]:
                     await reads.wait()
 
             given: dict[str, Any] = {**scope, "headers": headers}
