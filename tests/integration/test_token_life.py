@@ -314,7 +314,7 @@ def test_tokens_in_memory_open_the_door_while_the_control_database_is_away_and_e
 def test_a_guesser_is_refused_at_once_and_the_audit_is_not_flooded(shield: Shield) -> None:
     shield.agent("victim", "read")
     right = shield.dsn("victim")
-    assert until(lambda: refusal(right) == "", deadline=5)
+    assert until(lambda: refusal(right) == "", deadline=5), refusal(right)
     wrong = make_conninfo(right, password="dbs_test_aaaaaaaaaaaa_" + "a" * 32)
     said = [refusal(wrong) for _ in range(FAILURES + 30)]
     assert all("password authentication failed" in one for one in said[:FAILURES])

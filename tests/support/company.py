@@ -135,7 +135,7 @@ class Company:
         env = _environment() | ({CODE: code} if code else {})
         done = run_command([*words, "--config", str(self.configs[0])], env=env, timeout=TIMEOUT)
         if self._proxies:
-            all_heard(self.control)
+            all_heard(self.control, workers=len(self._proxies))
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

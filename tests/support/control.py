@@ -44,8 +44,8 @@ LISTENING = """
 """
 
 
-def all_heard(control: str) -> None:
-    """Wait until each proxy has loaded what was committed in its control database up to now.
+def all_heard(control: str, *, workers: int = 1) -> None:
+    """Wait until each proxy has loaded what was committed in its control database up to now; `workers` listen there at the least.
 
     A proxy hears of a change within a tenth of a second. Between two commands that somebody types more time goes by; between two
     of a test's, which start no process that has to import anything, it does not.
@@ -57,7 +57,8 @@ def all_heard(control: str) -> None:
             heard = [answer for (answer,) in connection.execute(LISTENING, [now, DIRECTORY]).fetchall()]
             if not all(heard):
                 connection.execute(sql.SQL("notify {}").format(sql.Identifier(CHANNEL)))
-            return all(heard)
+            # One that has lost its connection for a moment hears when it is back.
+            return all(heard) and len(heard) >= workers
 
         assert until(loaded), "a proxy does not hear of changes"
 

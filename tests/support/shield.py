@@ -146,7 +146,7 @@ class Shield:
         env = _environment() | ({SECRET: secret} if secret else {})
         done = run_command([*words, "--config", str(self.config)], env=env, timeout=CLI_TIMEOUT)
         if self._process is not None and not fails:
-            all_heard(self.control_server.dsn(self.control))
+            all_heard(self.control_server.dsn(self.control), workers=int(self.settings.get("workers", 1)))
         assert (done.returncode != 0) == fails, f"dbshield {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
