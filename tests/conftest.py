@@ -64,17 +64,19 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test marked `one_server` runs on one of the servers each time, by its name, and on the others in the long run: what it
-    shows is more of dbshield than of PostgreSQL, and starting what it needs takes seconds."""
+    shows is more of dbshield than of PostgreSQL, and starting what it needs takes seconds. With `by="module"`, where all tests of
+    a module share what takes seconds, they run on the same one."""
     majors = servers.majors()
     for item in items:
-        if item.get_closest_marker("one_server") is None or not isinstance(item, pytest.Function):
+        marker = item.get_closest_marker("one_server")
+        if marker is None or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
-        major = item.callspec.params.get("server") if hasattr(item, "callspec") else None
-        if major is None:
-            continue
-        name = item.nodeid.replace(f"pg{major}", "")
-        if major != majors[zlib.crc32(name.encode()) % len(majors)]:
-            item.add_marker(pytest.mark.long)
+        whole = marker.kwargs.get("by") == "module"
+        # The parameter of whichever fixture it is that starts the server.
+        for major in (value for value in item.callspec.params.values() if value in majors and f"pg{value}" in item.nodeid):
+            name = item.nodeid.split("::")[0] if whole else item.nodeid.replace(f"pg{major}", "")
+            if major != majors[zlib.crc32(name.encode()) % len(majors)]:
+                item.add_marker(pytest.mark.long)
 
 
 def _executor(server: servers.Server) -> NoopExecutor:

@@ -18,7 +18,7 @@ from support.waiting import until
 
 from dbshield.guard.install import Options, install
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 CLIENTS = 3
 ROTATIONS = 4

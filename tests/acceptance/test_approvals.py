@@ -29,7 +29,7 @@ from dbshield.session.terms import CARRIED
 from dbshield.wire.backend import CommandComplete, DataRow, ErrorResponse, NoticeResponse, ReadyForQuery
 from dbshield.wire.frontend import Query, Terminate
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 DELETE = "delete from shop.settings"
 WAIT = 45

@@ -21,6 +21,8 @@ from support.waiting import until
 
 from dbshield.control.approval import State
 
+pytestmark = pytest.mark.one_server(by="module")
+
 WAIT = 50
 
 

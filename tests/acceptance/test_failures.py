@@ -19,6 +19,8 @@ from support.shield import Shield, prepared_shield, running_shield, started
 from support.slow import SLOW, running, slowly
 from support.waiting import until
 
+pytestmark = pytest.mark.one_server(by="module")
+
 
 @pytest.fixture(scope="session")
 def spare(server: servers.Server, worker_id: str) -> Iterator[Shield]:

@@ -16,6 +16,8 @@ from support.servers import Server
 from support.shield import Shield, running_shield
 from support.waiting import until
 
+pytestmark = pytest.mark.one_server(by="module")
+
 CONNECTIONS = 1000
 MEMORY = 150 * 1024 * 1024
 """Bytes that the proxy may hold while any amount of data passes."""

@@ -10,6 +10,8 @@ import pytest
 from support.shield import BRIEF_ENVIRONMENT, OTHER_ENVIRONMENT, Shield
 from support.waiting import until
 
+pytestmark = pytest.mark.one_server
+
 
 def refused(dsn: str, **changed: Any) -> str:
     """What a client that is not let in reads."""

@@ -10,6 +10,8 @@ from support.shield import Shield
 
 from dbshield.model import AccessLevel
 
+pytestmark = pytest.mark.one_server(by="module")
+
 SAID = statements()
 
 

@@ -26,6 +26,8 @@ from dbshield.control.asking import Ask
 from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server(by="module")
+
 CODE = "TEST_CODE"
 
 

@@ -28,6 +28,8 @@ from dbshield.backup.source import Connection
 from dbshield.backup.store import Folder
 from dbshield.config import load_config
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.fixture
 def backups(server: Server, database: str, tmp_path: Path) -> Iterator[Backups]:

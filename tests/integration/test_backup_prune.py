@@ -16,6 +16,8 @@ from support.servers import Server
 from dbshield.backup.catalogue import Catalogue
 from dbshield.errors import Refused
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.fixture
 def backups(server: Server, database: str, tmp_path: Path) -> Iterator[Backups]:

@@ -27,6 +27,8 @@ from dbshield.backup.work import work_folder
 from dbshield.cluster import Cluster, temporary_folder
 from dbshield.errors import BackupError
 
+pytestmark = pytest.mark.one_server
+
 EXTRA = """
 create table shop.oddities (
     t int primary key, a float8, b numeric, c timestamptz, d bytea, e jsonb, f interval, g text[], h money, i regclass, "J k" text

@@ -14,6 +14,8 @@ from support.backups import Backups, backups_of, backups_of_clone, files, left_b
 from support.servers import Server
 from support.waiting import until
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.fixture
 def backups(server: Server, database: str, tmp_path: Path) -> Iterator[Backups]:

@@ -31,6 +31,8 @@ from dbshield.control.people import People
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 DATABASE = "break_glass"
 OWNER = "emergency_owner"
 ENVIRONMENT = "test"

@@ -16,6 +16,8 @@ from support.waiting import until
 
 from dbshield.proxy.catalogue import AGE, APPLICATION_NAME
 
+pytestmark = pytest.mark.one_server(by="module")
+
 NOTIFY = Path(__file__).parents[2] / "sql" / "catalogue_notify.sql"
 SOON = 8.0
 """Seconds within which a change must be known: a notification or a statement told it, not the clock."""

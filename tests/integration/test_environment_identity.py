@@ -20,6 +20,8 @@ from dbshield.guard.identity import IDENTITY_QUERY, read_identity
 from dbshield.guard.install import Options, install, uninstall
 from dbshield.wire.report import ErrorResponse
 
+pytestmark = pytest.mark.one_server
+
 DATABASE = "identity"
 
 

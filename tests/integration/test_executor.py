@@ -22,7 +22,7 @@ from dbshield.control.approval import State
 from dbshield.control.asking import Parameter
 from dbshield.control.executor import Executor
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from dbshield.control.approval import State
 from dbshield.guard.install import Options, install
 from dbshield.guard.verify import verify
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 
 @pytest.fixture(scope="module")

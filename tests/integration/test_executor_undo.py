@@ -16,7 +16,7 @@ from dbshield.control.undo_files import UndoError
 from dbshield.control.undo_store import UndoStore
 from dbshield.errors import Refused
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from support.servers import Server
 
 from dbshield.cli.main import run
 
+pytestmark = pytest.mark.one_server(by="module")
+
 Command = Callable[..., tuple[int, str]]
 
 

@@ -12,6 +12,8 @@ from dbshield.model import AccessLevel, AgentLogin, Upstream
 from dbshield.proxy import rotation
 from dbshield.proxy.rotation import INVALID_PASSWORD, PAUSES, Find
 
+pytestmark = pytest.mark.one_server
+
 SETTINGS = {"application_name": "rotation"}
 
 

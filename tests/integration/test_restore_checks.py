@@ -19,6 +19,8 @@ from dbshield.backup.restore_logical import Target, schema_digest, target_of
 from dbshield.backup.work import work_folder
 from dbshield.cluster import Cluster, temporary_folder
 
+pytestmark = pytest.mark.one_server
+
 TABLES = """
 create table customers (id int primary key, region int, unique (region, id));
 create table orders (id serial primary key, customer int references customers, region int,

@@ -20,6 +20,8 @@ from dbshield.errors import ConfigError, Refused
 from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 LATER = NOW + timedelta(days=1)
 
 

@@ -19,6 +19,8 @@ from dbshield.control import budget as module
 from dbshield.control.budget import FLUSH, RowBudget
 from dbshield.errors import StoreError
 
+pytestmark = pytest.mark.one_server
+
 PROPAGATION = 1.0
 """Seconds within which every proxy knows."""
 LIMIT = 1000

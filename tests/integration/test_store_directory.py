@@ -31,6 +31,8 @@ from dbshield.store.database import Database
 from dbshield.store.living import LivingRow
 from dbshield.store.schema import REVISION
 
+pytestmark = pytest.mark.one_server
+
 BACKENDS = text("select pid from pg_stat_activity where application_name = 'dbshield directory' and datname = current_database()")
 
 PROPAGATION = 1.0

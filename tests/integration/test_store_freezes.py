@@ -20,6 +20,8 @@ from dbshield.control.freezes import REASON_MAX, Freezes
 from dbshield.errors import ConfigError, Refused
 from dbshield.store.database import Database
 
+pytestmark = pytest.mark.one_server
+
 PROPAGATION = 1.0
 """Seconds within which a freeze reaches every proxy: what is promised."""
 HOUR = timedelta(hours=1)
