@@ -183,8 +183,10 @@ def ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | No
         if cycles and cycles[0] == OWN:
             relay.choose_server_handlers()
             return data[pos:end]
-    if relay._refusals and not cycles:
-        relay._refusals.clear()  # an error before them made the server discard what stood for them
+    if relay._refusals and not cycles and not relay._discarding:
+        # An error before them made the server discard what stood for them. Where the client has yet to send a Sync behind a
+        # refusal, this answers something earlier: what stands for that one is still on its way.
+        relay._refusals.clear()
         relay.skipped()
     return None
 

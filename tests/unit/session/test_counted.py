@@ -12,10 +12,12 @@ from support.conversation import (
     DELETED,
     IDLE,
     IN_TRANSACTION,
+    PREPARED,
     SELECTED,
     Conversation,
     other_error,
     refused,
+    syntax_error,
 )
 
 from dbshield.errors import ProtocolError
@@ -67,6 +69,25 @@ def overrun(what: str) -> ErrorResponse:
 
 def play(talk: Conversation, *messages: Message) -> list[BackendMessage]:
     return talk.server(*messages)
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["the counting queries are prepared", "a query is answered"])
+def test_a_refusal_without_its_sync_outlives_the_answer_to_what_came_before(counts: bool) -> None:
+    """A client in a pipeline may be faster than the server's first answer."""
+    talk = Conversation(counts=counts)
+    if counts:
+        talk.relay.prepare_again()
+        talk.client(Parse(query=b"begin"), Bind(), Execute(), Parse(query=b"delete from shop.orders"), Bind(), Execute())
+        assert talk.server(PREPARED, PREPARED, IDLE) == []
+    else:
+        talk.client(Query(query=b"select 1"))
+        talk.client(Parse(query=b"delete from shop.orders"), Bind(), Execute())
+        assert talk.server(SELECTED, IDLE)[-1] == IDLE
+    talk.client(Sync())
+    (heard,) = talk.server(syntax_error())
+    assert refused([heard], "rule=DS201")
+    assert talk.server(IDLE) == [IDLE]
+    assert talk.relay.idle
 
 
 class TestAQuery:
