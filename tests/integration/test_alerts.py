@@ -257,11 +257,11 @@ def test_two_watches_tell_nothing_twice(control: Database, control_dsn: str, rec
 def test_a_killed_watch_leaves_nothing_untold(
     control_dsn: str, control: Database, receiver: HttpReceiver, tmp_path: Path
 ) -> None:
-    settings = config(tmp_path, receiver.url, timeout=30)
+    settings = config(tmp_path, receiver.url, timeout=5)
     file = tmp_path / "dbshield.toml"
     file.write_text(
         f'state = "{tmp_path / "state"}"\n[control]\nurl = "{control_dsn}"\n'
-        f'[alerts.team]\nurl_file = "team.url"\ngroup_seconds = 0\nmin_interval = 0\ntimeout = 30\n'
+        f'[alerts.team]\nurl_file = "team.url"\ngroup_seconds = 0\nmin_interval = 0\ntimeout = 5\n'
     )
     command = [*COMMAND, "alerts", "run", "--config", str(file)]
     log = (tmp_path / "log").open("wb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -20,6 +21,8 @@ from support.servers import Server
 Connection = psycopg.Connection[Any]
 
 DATABASE = "roles"
+_MODULES = count()
+"""What one module leaves in its cluster is not the next one's."""
 OURS = "select rolname from pg_roles where rolname like 'dbshield\\_test\\_%'"
 
 GRANTED = """
@@ -48,7 +51,7 @@ GRANTED = """
 @contextmanager
 def roles_server(major: int, worker_id: str) -> Iterator[Server]:
     """A server of a module's own: roles and the guard's group belong to the whole cluster."""
-    server = servers.start(major, f"roles-{worker_id}-{major}")
+    server = servers.start(major, f"roles-{worker_id}-{major}-{next(_MODULES)}")
     keep_to_itself(server)
     try:
         yield server
