@@ -31,7 +31,7 @@ test-long: setup ## the campaigns that take longer than a coffee
 	@$(PYTEST) -m long
 
 fuzz: setup ## until something breaks or Ctrl-C
-	@while DBSHIELD_FUZZ=1 $(BIN)/python -m pytest -q -x tests/fuzz tests/unit -k "property or fuzz"; do :; done; exit 1
+	@while DBSHIELD_FUZZ=1 $(BIN)/python -m pytest -q -x tests/fuzz tests/unit -m hypothesis; do :; done; exit 1
 
 check: setup ## style, types, and the direction of imports
 	@$(BIN)/ruff check .

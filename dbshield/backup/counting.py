@@ -8,13 +8,29 @@ from threading import Event
 
 from dbshield.backup import fingerprint, look
 from dbshield.backup.engine import Task
-from dbshield.backup.logical import SCHEMA, joined, schema_text
-from dbshield.backup.record import DatabaseRecord, SequenceRecord, TableRecord
+from dbshield.backup.logical import NOW, SCHEMA, joined, schema_text
+from dbshield.backup.record import BaseRecord, Canary, DatabaseRecord, Record, SequenceRecord, TableRecord
 from dbshield.backup.source import Connection, told
 from dbshield.backup.still import Moment
 from dbshield.errors import BackupError
 
 UNLOGGED = "an unlogged table: recovery empties it"
+
+
+def record(
+    task: Task, connection: Connection, found: Moment, *, canary: Canary | None, no_canary: str, base: BaseRecord
+) -> Record:
+    """What was true at the moment, as the snapshot keeps it; `connection` is for what belongs to no database."""
+    return Record(
+        taken=str((connection.execute(NOW).fetchone() or ("",))[0]),
+        settings=look.settings(connection),
+        roles=look.roles(connection),
+        members=look.members(connection),
+        databases=tuple(database(task, name, found) for name in task.source.databases),
+        canary=canary,
+        no_canary=no_canary,
+        base=base,
+    )
 
 
 def database(task: Task, name: str, found: Moment) -> DatabaseRecord:

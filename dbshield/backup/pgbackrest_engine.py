@@ -21,10 +21,9 @@ from pathlib import Path
 from dbshield.backup import counting, destination, look, moment, still, tail
 from dbshield.backup.canary import CanaryRun
 from dbshield.backup.engine import Taken, Task
-from dbshield.backup.logical import NOW
 from dbshield.backup.manifest import Outside
 from dbshield.backup.pgbackrest import ARCHIVE_TIMEOUT, Backed, PgBackRest, Stanza
-from dbshield.backup.record import BaseRecord, Record
+from dbshield.backup.record import BaseRecord
 from dbshield.backup.source import Connection, told
 from dbshield.backup.still import Moment
 from dbshield.config import BackupConfig
@@ -92,16 +91,8 @@ class PgBackRestEngine:
                     task.writer.add_file(f"{WAL}/{name}", path)
                 with task.source.connect(first) as connection, told("the facts about the server"):
                     facts = replace(look.server(connection), lsn=moment.lsn_text(found.lsn), timeline=made.timeline)
-                    record = Record(
-                        taken=str((connection.execute(NOW).fetchone() or ("",))[0]),
-                        settings=look.settings(connection),
-                        roles=look.roles(connection),
-                        members=look.members(connection),
-                        databases=tuple(counting.database(task, name, found) for name in task.source.databases),
-                        canary=after,
-                        no_canary=canary.reason,
-                        base=_base(made, found, segment_size, wal_sha1),
-                    )
+                    base = _base(made, found, segment_size, wal_sha1)
+                    record = counting.record(task, connection, found, canary=after, no_canary=canary.reason, base=base)
         return Taken(
             server=facts,
             record=record,

@@ -24,8 +24,7 @@ from dbshield.backup.base_backup import Base, base_backup
 from dbshield.backup.canary import CanaryRun
 from dbshield.backup.chain import FULL, INCREMENTAL
 from dbshield.backup.engine import Taken, Task
-from dbshield.backup.logical import NOW
-from dbshield.backup.record import BaseRecord, Record
+from dbshield.backup.record import BaseRecord
 from dbshield.backup.source import Connection, told
 from dbshield.backup.still import Moment
 from dbshield.errors import BackupError
@@ -67,16 +66,8 @@ class Physical:
                         # The WAL would make it where it is on the source, wherever that WAL is replayed.
                         raise BackupError("tablespaces were made or dropped meanwhile", hint="Make another backup.")
                     server = replace(look.server(connection), lsn=moment.lsn_text(found.lsn), timeline=base.timeline)
-                    record = Record(
-                        taken=str((connection.execute(NOW).fetchone() or ("",))[0]),
-                        settings=look.settings(connection),
-                        roles=look.roles(connection),
-                        members=look.members(connection),
-                        databases=tuple(counting.database(task, name, found) for name in task.source.databases),
-                        canary=after,
-                        no_canary=canary.reason,
-                        base=_record(base, found, segment_size),
-                    )
+                    facts = _record(base, found, segment_size)
+                    record = counting.record(task, connection, found, canary=after, no_canary=canary.reason, base=facts)
         return Taken(
             server=server,
             record=record,

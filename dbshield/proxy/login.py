@@ -17,6 +17,7 @@ from functools import partial
 from typing import assert_never, cast
 
 from dbshield.control import scopes
+from dbshield.control.audit import AuditedSession
 from dbshield.control.budget import RowBudget
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AccessLevel, AgentLogin
@@ -259,14 +260,7 @@ class _Login:
     def _session(self, who: Authenticated, server: upstream.Server, judge: Judge, place: Place) -> tuple[Session, bytes]:
         """The session, and the secret of its cancel key. What it holds is given back when it ends."""
         state = self.state
-        relay = Relay(
-            judge=judge,
-            marker=f"dbshield_{secrets.token_hex(8)}",
-            counter=_counter(who, judge.policy, state.budget),
-            asks=lambda: can_ask(state.config.environments.get(who.login.environment)),
-            max_message=state.config.proxy.max_message_bytes,
-            max_statement=state.config.proxy.max_statement_bytes,
-        )
+        relay = self._relay(who, judge)
 
         async def cancel() -> None:
             if waiting.active:
@@ -276,17 +270,7 @@ class _Login:
                 await _cancel(who.login, server, state)
 
         number, key = state.cancel_keys.register(cancel, long=who.protocol >= LONG_KEYS_SINCE)
-        audited = state.audit.connected(
-            time.time(),
-            agent=who.login.agent,
-            environment=who.login.environment,
-            database=who.database,
-            session=number,
-            client=self.client.name,
-            token_id=who.token_id,
-            application_name=who.settings.get("application_name", ""),
-        )
-
+        audited = self._audited(who, number)
         leave = state.watchers.join(who.login, who.database)
 
         def changed(now: float, rows: Mapping[str, int]) -> None:
@@ -333,6 +317,30 @@ class _Login:
         state.sessions.add(session)
         state.meter.began(who.login)
         return session, key
+
+    def _relay(self, who: Authenticated, judge: Judge) -> Relay:
+        config = self.state.config
+        return Relay(
+            judge=judge,
+            marker=f"dbshield_{secrets.token_hex(8)}",
+            counter=_counter(who, judge.policy, self.state.budget),
+            # The configuration as it is when it asks: a reload may have come.
+            asks=lambda: can_ask(self.state.config.environments.get(who.login.environment)),
+            max_message=config.proxy.max_message_bytes,
+            max_statement=config.proxy.max_statement_bytes,
+        )
+
+    def _audited(self, who: Authenticated, number: int) -> AuditedSession:
+        return self.state.audit.connected(
+            time.time(),
+            agent=who.login.agent,
+            environment=who.login.environment,
+            database=who.database,
+            session=number,
+            client=self.client.name,
+            token_id=who.token_id,
+            application_name=who.settings.get("application_name", ""),
+        )
 
     def _waiting(self, who: Authenticated, pair: Pair, number: int) -> Waiting:
         state = self.state

@@ -440,7 +440,9 @@ class TestGivenUp:
             asked = humans.asked()
             shield.cli("token", "revoke", made["token_id"])
             # Whichever comes first: what it asked for is withdrawn with its token, and its session ends.
-            assert isinstance(waits.error(), psycopg.OperationalError | psycopg.errors.InsufficientPrivilege)
+            error = waits.error()
+            assert isinstance(error, psycopg.OperationalError | psycopg.errors.InsufficientPrivilege)
+            assert "revoked" in str(error)
             with pytest.raises(psycopg.OperationalError):
                 assert until(lambda: conn.execute("select") is None)
         assert until(lambda: humans.state(asked.id) is State.WITHDRAWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,7 @@ def nothing_left(place: Path) -> bool:
 
 
 def test_it_holds_twice_in_a_row_for_people_and_for_machines(place: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = start(place)
     out, said = ran.communicate(timeout=200)
     assert ran.returncode == 0, out + said
@@ -82,6 +84,9 @@ def test_it_holds_twice_in_a_row_for_people_and_for_machines(place: Path) -> Non
     rescued = told["rescued"]
     assert (rescued["held"], rescued["rows_deleted"], rescued["rows_missing_after_restore"]) == (True, 40, 0)
     assert rescued["restore_seconds"] > 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 2 * 60, "under a minute of work each, which on a machine of its own is more than it takes"
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
