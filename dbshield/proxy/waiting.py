@@ -145,7 +145,7 @@ class Waiting:
         if settings.approval_wait > 0:
             with self._approvals.watch(approval.id, self._wake):
                 approval = await self._wait(approval, settings, _patience(terms))
-        if self._stop in GIVEN_UP and approval.id in self._asked:
+        elif self._stop in GIVEN_UP:
             approval = await self._given_up(approval)
         if approval.result is not None and approval.result.get("truncated"):
             self._say(f"{approval.id} gave more rows than are kept: these are the first of them", approval.id)
@@ -179,6 +179,9 @@ class Waiting:
         begun = time.monotonic()
         told = float("-inf")
         while True:
+            if self._stop in GIVEN_UP and approval.state in OPEN:
+                # What was read before may be old by now: only a withdrawal that succeeded says that nothing runs.
+                approval = await self._given_up(approval)
             state = approval.state_at(datetime.now(UTC))
             if state in OVER or self._ends(state):
                 return approval
@@ -211,11 +214,11 @@ class Waiting:
         return False
 
     async def _given_up(self, approval: Approval) -> Approval:
-        """Take it back, unless it has moved on meanwhile."""
-        try:
-            return await self._approvals.withdraw(approval.id)
-        except Refused:
-            return await self._approvals.get(approval.id)
+        """Take it back if this session asked for it, unless it has moved on meanwhile; how it stands now."""
+        if approval.id in self._asked:
+            with contextlib.suppress(Refused):
+                return await self._approvals.withdraw(approval.id)
+        return await self._approvals.get(approval.id)
 
     def _say(self, text: str, approval: str) -> None:
         self._pair.say(held_answers.notice(text, approval=approval))

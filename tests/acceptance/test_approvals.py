@@ -60,9 +60,7 @@ def humans(people: Humans, shield: Shield) -> Iterator[Humans]:
     assert people.waiting() == []
     shield.server.clone(shield.database)
     yield people
-    left = people.waiting()
-    for approval in left:
-        people.approvals.withdraw(approval.id, approval.requested_at)
+    people.end_all()
     assert until(lambda: shield.backends() == 0)
 
 

@@ -53,6 +53,14 @@ class Humans:
         [found] = self.waiting()
         return found
 
+    def end_all(self) -> None:
+        """What a test left behind, when it failed: asked again by the next one, it would be taken for the same."""
+        now = datetime.now(UTC)
+        for approval in self.approvals.list_(now=now, states=[State.WAITING, State.APPROVED]):
+            self.approvals.withdraw(approval.id, now)
+        for approval in self.approvals.list_(now=now, states=[State.RUNNING]):
+            self.approvals.failed(approval.id, {"message": "the test is over"}, now=now)
+
     def state(self, approval: str) -> State:
         return self.approvals.get(approval).state
 
