@@ -12,6 +12,18 @@ from dataclasses import dataclass
 SOCKET_PATH_MAX = 107
 """Bytes in a Unix socket's name: `sun_path` is 108 with its NUL (unix(7))."""
 
+IPV4_IN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
+"""Every IPv4 address in IPv6's clothes (RFC 4291, section 2.5.5.2)."""
+
+
+def is_somebody(text: str) -> bool:
+    """Whether a text is an address or a network, and not the one of everybody: for those whose word about others is believed."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return network.prefixlen > 0 and network != IPV4_IN_IPV6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenAddress:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from dbshield.config.address import ListenAddress
+from dbshield.config.address import ListenAddress, is_somebody
 from dbshield.config.base import OptionalPath, Section, Texts
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -60,11 +59,7 @@ class ConsoleConfig(Section):
     @classmethod
     def _proxies(cls, trusted_proxies: tuple[str, ...]) -> tuple[str, ...]:
         for each in trusted_proxies:
-            try:
-                everybody = ipaddress.ip_network(each).prefixlen == 0
-            except ValueError:
-                everybody = True
-            if everybody:
+            if not is_somebody(each):
                 # Who is believed by everybody's word is counted nowhere: guessing passwords would have no limit by place.
                 raise ValueError(f'trusted_proxies has "{each}", which is no address of a reverse proxy, and no network of them')
         return trusted_proxies

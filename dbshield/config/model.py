@@ -14,7 +14,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dbshield.config import conninfo
-from dbshield.config.address import ListenAddress
+from dbshield.config.address import ListenAddress, is_somebody
 from dbshield.config.alerts import AlertsConfig
 from dbshield.config.approvals import ApprovalsConfig
 from dbshield.config.backup import BackupConfig
@@ -83,6 +83,11 @@ class ProxyConfig(Section):
 
     listen: Texts = Field(default=("127.0.0.1:6432",), description="host:port, [::1]:port or unix:/folder:port", min_length=1)
     advertise: str = Field(default="", description="host:port that connection strings name; empty: the first of listen")
+    balancers: Texts = Field(
+        default=(),
+        description="addresses or networks of load balancers, which have to say in a PROXY header for whom they connect; "
+        "empty: nobody's is believed",
+    )
     workers: int = Field(default=1, ge=1, le=256, description="processes that share the port")
     tls_certificate: OptionalPath = Field(default=None, description="PEM file: the certificate and its chain")
     tls_key: OptionalPath = Field(default=None, description="PEM file: the certificate's key")
@@ -120,6 +125,15 @@ class ProxyConfig(Section):
         if advertise and ListenAddress.parse(advertise).is_wildcard:
             raise ValueError(f'"{advertise}" is no address that a client can connect to')
         return advertise
+
+    @field_validator("balancers")
+    @classmethod
+    def _few(cls, balancers: tuple[str, ...]) -> tuple[str, ...]:
+        for each in balancers:
+            if not is_somebody(each):
+                # Who may write the header says from where an agent comes.
+                raise ValueError(f'balancers has "{each}", which is no address of a load balancer, and no network of them')
+        return balancers
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

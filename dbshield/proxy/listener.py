@@ -2,6 +2,9 @@
 
 The first bytes are read from the bare socket, eight at a time, so that nothing a man in the middle puts behind an SSLRequest
 can be taken for what came through TLS (CVE-2021-3935): if anything lies there, the connection is closed.
+
+A load balancer's header comes before all of it. It is demanded from the networks in `proxy.balancers` and believed from nowhere
+else: who may write one says who the client is.
 """
 
 from __future__ import annotations
@@ -9,21 +12,27 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
 from typing import assert_never
 
 from dbshield.config import ListenAddress
+from dbshield.control.scopes import comes_from
 from dbshield.errors import ConfigError, ProtocolError
+from dbshield.proxy.client import Client, address_with_port
 from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.tls import ALPN
 from dbshield.session.negotiation import Answer, Negotiation, Proceed, StartTls
+from dbshield.wire.proxy_header import FIXED, ProxyHeader, begins_header
 
 BACKLOG = 1024
 TLS_RECORD = 0x16
 """The first byte of a ClientHello: a client that speaks TLS at once (PostgreSQL 17, sslnegotiation=direct)."""
 HEAD = 8
 """A length and a code: what every startup packet begins with."""
+HEADER_SEEN = 4096
+"""Bytes that are looked at in one go where a balancer's header is expected; most have some dozens."""
 
 
 def listen(address: ListenAddress) -> socket.socket:
@@ -74,11 +83,10 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(sock.fileno())
 
 
-async def _peek(sock: socket.socket) -> int | None:
-    """The next byte without taking it; None at the end."""
+async def _peek(sock: socket.socket, most: int) -> bytes:
+    """What is there, without taking it; nothing at the end."""
     await _readable(sock)
-    head = sock.recv(1, socket.MSG_PEEK)
-    return head[0] if head else None
+    return sock.recv(most, socket.MSG_PEEK)
 
 
 async def _take(sock: socket.socket, count: int) -> bytes:
@@ -106,6 +114,27 @@ def is_local(sock: socket.socket) -> bool:
     return sock.family == socket.AF_UNIX
 
 
+async def announced(sock: socket.socket, peer: Client, balancers: Sequence[str]) -> Client:
+    """Who the client is: the peer itself, or whom it names where it comes from one of these networks.
+
+    Raises ProtocolError or ConnectionError.
+    """
+    if peer.local or not comes_from(peer.source, balancers):
+        return peer
+    header = ProxyHeader()
+    while header.found is None:
+        seen = await _peek(sock, HEADER_SEEN)
+        if not seen:
+            raise ConnectionResetError("the balancer closed the connection")
+        try:
+            size = header.feed(seen)
+        except ProtocolError as error:
+            raise ProtocolError(f"from an address in proxy.balancers: {error.message}") from error
+        # Just so much is taken as was seen to be the header's.
+        sock.recv(size)
+    return peer.relaying(header.found)
+
+
 async def accept(sock: socket.socket, context: ssl.SSLContext | None, inbox: Inbox) -> asyncio.Transport:
     """Negotiate encryption on an accepted socket and hand it to the inbox, with what was read of the startup packet.
 
@@ -113,10 +142,12 @@ async def accept(sock: socket.socket, context: ssl.SSLContext | None, inbox: Inb
     """
     loop = asyncio.get_running_loop()
     context = None if is_local(sock) else context
-    first = await _peek(sock)
-    if first is None:
+    first = await _peek(sock, FIXED)
+    if not first:
         raise ConnectionResetError("the client closed the connection")
-    if first == TLS_RECORD:
+    if begins_header(first):
+        raise ProtocolError("a PROXY header from an address that is not in proxy.balancers", hint="Nobody else's is believed.")
+    if first[0] == TLS_RECORD:
         if context is None:
             raise ProtocolError("the client speaks TLS, which this listener does not offer")
         return await _secure(sock, context, inbox, direct=True)
@@ -160,12 +191,17 @@ def peer_name(sock: socket.socket) -> str:
         _pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         return f"[local] uid={uid}"
     host, port = sock.getpeername()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return address_with_port(host, port)
 
 
 def source(sock: socket.socket) -> str:
     """Where a connection comes from, without what differs from one to the next: an address, or `[local] uid=…`."""
     return peer_name(sock) if is_local(sock) else str(sock.getpeername()[0])
+
+
+def peer_of(sock: socket.socket) -> Client:
+    """Who is at the other end of an accepted socket. Raises OSError where nobody is any more."""
+    return Client(name=peer_name(sock), source=source(sock), local=is_local(sock))
 
 
 _CREDENTIALS = Struct("3i")

@@ -58,8 +58,9 @@ async def serve(sock: socket.socket, state: WorkerState) -> None:
     inbox = Inbox()
     transport: asyncio.Transport | None = None
     try:
-        client = Client(name=listener.peer_name(sock), source=listener.source(sock), local=listener.is_local(sock))
+        client = listener.peer_of(sock)
         async with asyncio.timeout(state.config.proxy.login_timeout):
+            client = await listener.announced(sock, client, state.config.proxy.balancers)
             transport = await listener.accept(sock, state.tls, inbox)
             await _Login(state, transport, inbox, client).run()
     except _Gone:
