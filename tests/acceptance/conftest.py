@@ -16,9 +16,11 @@ __all__ = ["arena"]
 
 @pytest.fixture(scope="session")
 def shield(server: Server, worker_id: str) -> Iterator[Shield]:
-    """One proxy a worker and server. Its database is shared by the tests that only read; those that write take `app`."""
+    """One proxy a worker and server, as its user starts it. Its database is shared by the tests that only read; those that write
+    take `app`."""
     name = f"app_{worker_id}"
-    with running_shield(server, name, servers.here() / f"shield-{worker_id}-{server.major}") as shield:
+    folder = servers.here() / f"shield-{worker_id}-{server.major}"
+    with running_shield(server, name, folder, shares_nothing=True) as shield:
         yield shield
 
 

@@ -14,9 +14,10 @@ import pytest
 from psycopg import errors
 from support import servers
 from support.background import Background
+from support.commands import Command
 from support.humans import Humans, second_proxy
 from support.servers import Server
-from support.shield import COMMAND, SECRET, Shield, prepared_shield, started
+from support.shield import SECRET, Shield, prepared_shield, started
 from support.waiting import until
 
 from dbshield.control.approval import State
@@ -45,9 +46,8 @@ def executing(shield: Shield) -> Iterator[None]:
     """The executor as a user starts it."""
     log = shield.folder / "executor.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*COMMAND, "executor", "--config", str(shield.config)], stdin=subprocess.DEVNULL, stdout=out, stderr=out
-        )
+        words = ["executor", "--config", str(shield.config)]
+        process = Command(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         assert until(lambda: "ready" in log.read_text() or process.poll() is not None)
         yield

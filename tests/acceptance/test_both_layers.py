@@ -41,7 +41,8 @@ def guarded(request: pytest.FixtureRequest, worker_id: str) -> Iterator[GuardedA
     """A server of a worker's own with a proxy in front of it and the guard inside."""
     name = f"both-{worker_id}-{request.param}"
     server = servers.start(request.param, name)
-    with running_shield(server, "both", servers.here() / f"shield-{name}") as shield:
+    control = servers.shared_server(18)
+    with running_shield(server, "both", servers.here() / f"shield-{name}", control_server=control) as shield:
         with server.connect("both") as admin:
             install(admin, Options(environment="test"))
             admin.execute("grant dbshield_agents to agent_read, agent_write, agent_migrate")

@@ -62,7 +62,8 @@ def watched(shield: Shield) -> Iterator[Callable[[], int]]:
 def crowded(server: Server, worker_id: str) -> Iterator[Shield]:
     """A proxy for the crowd alone. A machine with two busy cores takes longer for a thousand logins than for one."""
     folder = servers.here() / f"shield-crowd-{worker_id}-{server.major}"
-    with running_shield(server, f"crowd_{worker_id}", folder, agents=["read"], login_timeout=120.0) as shield:
+    name = f"crowd_{worker_id}"
+    with running_shield(server, name, folder, agents=["read"], login_timeout=120.0, shares_nothing=True) as shield:
         yield shield
 
 

@@ -18,10 +18,9 @@ from typing import Any
 import psycopg
 import pytest
 from support.background import Background
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.company import CODE
 from support.ports import free_port
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.cli.demo.stage import Phone
@@ -49,9 +48,7 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
 
     log = place / "up.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*COMMAND, "up"], cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-        )
+        process = Command(["up"], cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
     try:
         assert until(lambda: process.poll() is not None or "executor is ready" in log.read_text(), deadline=90), log.read_text()
         found = PASTE.search(log.read_text())

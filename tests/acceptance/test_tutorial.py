@@ -18,10 +18,9 @@ from pathlib import Path
 
 import pytest
 from support.background import Background
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.company import CODE
 from support.ports import free_port
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.cli.demo.stage import Phone
@@ -113,8 +112,8 @@ class Reader:
 
     def starts(self) -> str:
         with self.log.open("wb") as out:
-            self.up = subprocess.Popen(
-                [*COMMAND, "up"],
+            self.up = Command(
+                ["up"],
                 cwd=self.place,
                 env=self.environment | {"COLUMNS": "80"},
                 stdin=subprocess.DEVNULL,

@@ -15,9 +15,9 @@ import psycopg
 import pyotp
 import pytest
 from support.cases import oracle
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.servers import Server
-from support.shield import COMMAND, ENVIRONMENT, Shield, prepared_shield
+from support.shield import ENVIRONMENT, Shield, prepared_shield
 from support.waiting import until
 
 from dbshield.control.approval import State
@@ -86,7 +86,7 @@ def desk(server: Server, tmp_path: Path) -> Iterator[Desk]:
 def test_a_table_is_dropped_by_approval_and_comes_back_by_a_command(desk: Desk) -> None:
     before = desk.facts()
     approval = desk.ask("drop table shop.orders cascade")
-    daemon = subprocess.Popen([*COMMAND, "executor", "--config", str(desk.shield.config)], stderr=subprocess.PIPE, text=True)
+    daemon = Command(["executor", "--config", str(desk.shield.config)], stderr=subprocess.PIPE, text=True)
     try:
         assert until(lambda: desk.approvals.get(approval).preview is not None)
         _, shown, _ = desk.cli("approvals", "show", approval)
@@ -156,7 +156,7 @@ def test_up_runs_an_executor_and_takes_it_along(desk: Desk) -> None:
     assert desk.cli("approvals", "approve", approval, "--person", "ann", "--code-env", CODE, code=True)[0] == 0
     log = desk.shield.folder / "up.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen([*COMMAND, "up", "--config", str(desk.shield.config)], stdout=stream, stderr=stream)
+        process = Command(["up", "--config", str(desk.shield.config)], stdout=stream, stderr=stream)
     try:
         assert until(lambda: desk.approvals.get(approval).state is State.DONE), log.read_text()
         assert until(lambda: "password" in answered(desk.shield.port)), log.read_text()

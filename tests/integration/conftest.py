@@ -18,7 +18,9 @@ from dbshield.store.database import Database
 def gate(server18: Server, worker_id: str) -> Iterator[Shield]:
     """With two workers and short patience. Its tests leave it as they found it."""
     folder = servers.here() / f"gate-{worker_id}"
-    with running_shield(server18, f"gate_{worker_id}", folder, workers=2, login_timeout=3.0, drain_timeout=5.0) as shield:
+    with running_shield(
+        server18, f"gate_{worker_id}", folder, workers=2, login_timeout=3.0, drain_timeout=5.0, shares_nothing=True
+    ) as shield:
         yield shield
 
 

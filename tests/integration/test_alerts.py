@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.commands import Command
 from support.control import ENVIRONMENTS, control_database, empty_database
 from support.receivers import SECRET, HttpReceiver, smtp_receiver
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.cluster import Cluster, temporary_folder
@@ -263,10 +263,10 @@ def test_a_killed_watch_leaves_nothing_untold(
         f'state = "{tmp_path / "state"}"\n[control]\nurl = "{control_dsn}"\n'
         f'[alerts.team]\nurl_file = "team.url"\ngroup_seconds = 0\nmin_interval = 0\ntimeout = 5\n'
     )
-    command = [*COMMAND, "alerts", "run", "--config", str(file)]
+    command = ["alerts", "run", "--config", str(file)]
     log = (tmp_path / "log").open("wb")
     receiver.gate.clear()
-    first = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    first = Command(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         store = AlertStore(control, settings.alerts)
         assert until(lambda: (tmp_path / "log").exists() and position_known(control)), (tmp_path / "log").read_text()
@@ -277,7 +277,7 @@ def test_a_killed_watch_leaves_nothing_untold(
         first.wait()
         receiver.gate.set()
         assert until(lambda: len(receiver.messages) == 1)
-        second = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        second = Command(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             assert until(lambda: store.list_()[0].state == "sent"), (tmp_path / "log").read_text()
         finally:

@@ -16,12 +16,11 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 from sqlalchemy import text
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.consoles import FORM, PASSWORD
 from support.control import control_database, empty_database
 from support.people import Phone
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.console.security import csrf_token
@@ -79,9 +78,8 @@ class Site:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*COMMAND, "console", "--config", str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            words = ["console", "--config", str(self.config)]
+            self.process = Command(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         assert until(self.answers, deadline=PATIENCE), self.log.read_text()
 
     def answers(self) -> bool:

@@ -15,10 +15,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support import servers
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.ports import free_port
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.cluster import temporary_folder
@@ -102,7 +101,7 @@ def test_each_step_leads_to_the_next(server: Server, place: Path) -> None:
     assert found
     assert team.commands.pop(0) == ("up",)
     with (place / "up.log").open("wb") as out:
-        up = subprocess.Popen([*COMMAND, "up"], cwd=place, env=team.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        up = Command(["up"], cwd=place, env=team.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         log = place / "up.log"
         listens = f'"address": "{team.environment["DBSHIELD_PROXY__LISTEN"]}"'

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from sqlalchemy import text
 from support.backups import Backups, backups_of
+from support.commands import Command
 from support.ports import free_port
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 from dbshield.config.cron import parse
@@ -50,9 +50,7 @@ class Site:
 
     def start(self, command: str = "scheduler") -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*COMMAND, command], cwd=self.backups.folder, env=self.backups.environment(), stdout=log, stderr=log
-            )
+            process = Command([command], cwd=self.backups.folder, env=self.backups.environment(), stdout=log, stderr=log)
         self.started.append(process)
         return process
 

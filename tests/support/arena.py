@@ -2,7 +2,8 @@
 
 Each worker has a server of its own here: what an attack may change (roles, databases, settings) belongs to the whole cluster.
 The data is read again only when the server gave out a transaction id since it was last read, because without one nothing that
-is kept can have changed; and the database is cloned anew only when it is no longer what it was.
+is kept can have changed; and the database is cloned anew only when it is no longer what it was. The proxy's control database is on
+another server, which gives out ids of its own.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def arena(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Arena]:
     """A proxy and a server a worker, for all tests that send cases."""
     server = servers.start(request.param, f"cases-{worker_id}-{request.param}")
     folder = servers.here() / f"shield-cases-{worker_id}-{request.param}"
-    with running_shield(server, "cases", folder) as shield:
+    with running_shield(server, "cases", folder, control_server=servers.shared_server(18)) as shield:
         arena = Arena(shield)
         yield arena
         arena.close()

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dbshield.store.database import Database
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.control import empty_database
 from support.servers import Server
-from support.shield import COMMAND
 
 TIMEOUT = 120.0
 
@@ -68,9 +67,9 @@ class Backups:
 
     def start(self, *arguments: str, file_blocks: int | None = None) -> subprocess.Popen[str]:
         """The command line under way, in a process group of its own; no file grows beyond `file_blocks` of 512 bytes."""
-        limit = ["/bin/sh", "-c", f'ulimit -f {file_blocks}; exec "$@"', "limited"] if file_blocks is not None else []
-        process = subprocess.Popen(
-            [*limit, *COMMAND, *arguments],
+        process = Command(
+            arguments,
+            file_bytes=None if file_blocks is None else 512 * file_blocks,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

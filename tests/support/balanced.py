@@ -23,10 +23,10 @@ import psycopg
 from psycopg import errors
 
 from support import tools
+from support.commands import Command
 from support.company import STARTING, TIMEOUT, Company
 from support.ports import free_port
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 TEMPLATE = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
@@ -116,8 +116,8 @@ class Balanced:
     def start(self, name: str) -> None:
         command, machine = name.split("-")
         with self._log(name).open("ab") as log:
-            self.parts[name] = subprocess.Popen(
-                [*COMMAND, command, "--config", str(self.company.configs[int(machine)])],
+            self.parts[name] = Command(
+                [command, "--config", str(self.company.configs[int(machine)])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

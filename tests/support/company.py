@@ -25,11 +25,10 @@ import pyotp
 from psycopg.conninfo import make_conninfo
 
 from support.cases import facts, oracle
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.control import all_heard
 from support.ports import free_port
 from support.servers import Server
-from support.shield import COMMAND
 from support.waiting import until
 
 CODE = "TEAM_CODE"
@@ -210,13 +209,8 @@ class Company:
     @contextlib.contextmanager
     def process(self, command: str, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         with log.open("ab") as out:
-            process = subprocess.Popen(
-                [*COMMAND, command, "--config", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=_environment(),
-            )
+            words = [command, "--config", str(config)]
+            process = Command(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment())
         try:
             yield process
             assert process.poll() is None, f"{command} ended by itself:\n{log.read_text()}"

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbshield.proxy.catalogue import APPLICATION_NAME
-from support.commands import run_command
+from support.commands import Command, run_command
 from support.control import all_heard
 from support.ports import free_port
 from support.servers import ACCESS, Server
@@ -38,7 +38,8 @@ class Shield:
     """dbshield in front of one database of one server, with an agent of each access level.
 
     `folder` keeps its configuration, state and log. Agents are named after their access level. The control database is on
-    `control_server`, the same server where none is named.
+    `control_server`, the same server where none is named. A proxy that `shares_nothing` is started by the command itself, which
+    takes a second longer: its memory is no other command's as well, and its limits are those of the test.
     """
 
     def __init__(
@@ -49,16 +50,19 @@ class Shield:
         *,
         proxy: dict[str, Any] | None = None,
         control_server: Server | None = None,
+        shares_nothing: bool = False,
     ) -> None:
         self.server = server
+        self.shares_nothing = shares_nothing
         self.control_server = control_server or server
         self.database = database
         self.folder = folder
-        self.control = f"control_{database}"
         self.config = folder / "dbshield.toml"
         self.log = folder / "proxy.log"
         self.ca = server.ca
         self.port = free_port()
+        # Others may have a database of this name on other servers, and their control databases beside this one.
+        self.control = f"control_{database}" if self.control_server is server else f"control_{database}_{self.port}"
         self.settings: dict[str, Any] = {"max_connections_per_agent": 2000} | (proxy or {})
         self.key_file: Path | None = None
         self._dsn: dict[str, str] = {}
@@ -153,13 +157,12 @@ class Shield:
     def start(self) -> None:
         """Start the proxy and wait until it takes connections."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*COMMAND, "proxy", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-            )
+            words = ["proxy", "--config", str(self.config)]
+            given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            if self.shares_nothing:
+                self._process = subprocess.Popen([*COMMAND, *words], env=_environment(), **given)
+            else:
+                self._process = Command(words, env=_environment(), **given)
         ready = until(lambda: self._process is None or self._process.poll() is not None or self.listens())
         assert ready, f"the proxy takes no connections:\n{self.text()}"
         assert self._process.poll() is None, f"the proxy ended with {self._process.returncode}:\n{self.text()}"
@@ -234,11 +237,12 @@ def prepared_shield(
     *,
     agents: Sequence[str] = ACCESS,
     control_server: Server | None = None,
+    shares_nothing: bool = False,
     **proxy: Any,
 ) -> Iterator[Shield]:
     """A shield over a fresh clone of the seeded database, set up and not started."""
     server.clone(database)
-    shield = Shield(server, database, folder, proxy=proxy, control_server=control_server)
+    shield = Shield(server, database, folder, proxy=proxy, control_server=control_server, shares_nothing=shares_nothing)
     shield.set_up(agents)
     try:
         yield shield
@@ -270,11 +274,14 @@ def running_shield(
     *,
     agents: Sequence[str] = ACCESS,
     control_server: Server | None = None,
+    shares_nothing: bool = False,
     **proxy: Any,
 ) -> Iterator[Shield]:
     """Both at once."""
     with (
-        prepared_shield(server, database, folder, agents=agents, control_server=control_server, **proxy) as shield,
+        prepared_shield(
+            server, database, folder, agents=agents, control_server=control_server, shares_nothing=shares_nothing, **proxy
+        ) as shield,
         started(shield),
     ):
         yield shield
