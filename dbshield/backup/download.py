@@ -30,7 +30,7 @@ from pathlib import Path
 
 from dbshield.backup.manifest import SNAPSHOT_ID, Manifest, Member
 from dbshield.backup.sealing import CHUNK
-from dbshield.backup.store import Store
+from dbshield.backup.versions import Opens
 from dbshield.errors import BackupError
 
 FOLDER = "downloads"
@@ -48,7 +48,7 @@ class Downloads:
         self._folder = folder
 
     @contextlib.contextmanager
-    def open(self, store: Store, key: str, member: Member) -> Iterator[Path]:
+    def open(self, store: Opens, key: str, member: Member) -> Iterator[Path]:
         """A member, on this disk: fetched as far as it is not there. Raises what the store raises, BackupError for this disk.
 
         What is at the destination may be another thing than the manifest says: the reader compares it, as it does without us,
@@ -69,7 +69,7 @@ class Downloads:
             if path != whole:
                 path.unlink(missing_ok=True)
 
-    def _fetched(self, store: Store, key: str, member: Member) -> Path:
+    def _fetched(self, store: Opens, key: str, member: Member) -> Path:
         """The member under its own name; under another one what is there in its place."""
         whole = self._folder / member.sha256
         part = whole.with_name(whole.name + PART)
@@ -91,7 +91,7 @@ def _is(path: Path, member: Member) -> bool:
         return hmac.compare_digest(hashlib.file_digest(stream, "sha256").hexdigest(), member.sha256)
 
 
-def _append(store: Store, key: str, part: Path, *, limit: int) -> str:
+def _append(store: Opens, key: str, part: Path, *, limit: int) -> str:
     """Fetch what is missing of an object; the SHA-256 of all of it, up to a byte more than `limit`."""
     digest = hashlib.sha256()
     count = 0

@@ -87,6 +87,8 @@ class Drilled:
     server_version: int
     rpo_from: str
     evidence: Path | None
+    covered: tuple[str, ...] = ()
+    """What lies over something that was read at the destination; what was written was there all the same."""
 
     @property
     def rto_seconds(self) -> float:
@@ -134,6 +136,7 @@ def run_drill(config: Config, wish: Wish, database: Database, *, clock: Callable
         server_version=found.server_version or 0,
         rpo_from=run.newest_from,
         evidence=run.evidence,
+        covered=run.covered,
     )
 
 
@@ -163,6 +166,10 @@ class _Run:
         self.doubtful = False
         """Whether the times are not to be believed."""
         self.evidence: Path | None = None
+
+    @property
+    def covered(self) -> tuple[str, ...]:
+        return self._repository.covered() if self._repository is not None else ()
 
     # In order ---------------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 - obstore cannot ask for a lock, boto3 can (the extra `objectlock`). Members are locked when all are there and before the manifest
   is written, and the manifest after that: what is a snapshot is locked, and what came to nothing can be removed.
 - A lock is on one version of an object. Deleting without naming a version hides an object and removes nothing, so who removes
-  names every version.
+  names every version, and who locks locks them all.
+- Who may write can put another version over a locked one, or a delete marker. What reads here finds what was written below it by
+  its signature and its SHA-256 (`versions.py`), and says so.
 - Without Object Lock on the bucket nothing is backed up: a plan that asks for it must not believe that it has it.
 
 Source: S3 user guide, "Locking objects with Object Lock"; S3 API reference, PutObjectRetention, GetObjectLockConfiguration.
@@ -12,23 +14,27 @@ Source: S3 user guide, "Locking objects with Object Lock"; S3 API reference, Put
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from os.path import commonpath
 from typing import Any
 from urllib.parse import urlsplit
 
 from obstore.store import ObjectStore
 
-from dbshield.backup.objects import Objects, credentials
-from dbshield.backup.store import Hold
+from dbshield.backup.damage import Absent
+from dbshield.backup.objects import ObjectReader, Objects, credentials
+from dbshield.backup.store import Hold, Source, Version, Versions
 from dbshield.config import BackupConfig
 from dbshield.errors import BackupError, ConfigError
 
 AT_ONCE = 8
 """Requests: each is a round trip, and a dump may have thousands of members."""
 TIMEOUT = 60
-MISSING = ("NoSuchKey", "404", "NoSuchObjectLockConfiguration", "InvalidRequest")
+MISSING = ("NoSuchKey", "NoSuchVersion", "404", "NoSuchObjectLockConfiguration", "InvalidRequest")
+TRIED = 100
+"""Versions of one object that are looked at, from the oldest on: dbshield itself makes one."""
 
 
 class LockedObjects(Objects):
@@ -41,7 +47,8 @@ class LockedObjects(Objects):
         self._bucket = parts.netloc
         self._prefix = parts.path.strip("/")
         self._mode = plan.object_lock.upper()
-        self._days = timedelta(days=plan.object_lock_days)
+        self._days = plan.object_lock_days
+        self._covered: dict[str, None] = {}
 
     @classmethod
     def of(cls, plan: BackupConfig) -> LockedObjects:
@@ -64,27 +71,38 @@ class LockedObjects(Objects):
                 hint="Switch versioning and Object Lock on for the bucket; or take object_lock out of the plan.",
             )
 
-    def hold(self, keys: Sequence[str]) -> None:
-        """Lock objects that are there, those that are locked for longer as they are. BackupError where one could not be."""
-        until = (datetime.now(UTC) + self._days).replace(microsecond=0)
+    def hold(self, keys: Sequence[str], *, days: int | None = None) -> None:
+        """Lock every version of objects that are there, those that are locked for longer as they are. BackupError where one could
+        not be: Absent where it is gone."""
+        span = timedelta(days=self._days if days is None else min(days, self._days))
+        until = (datetime.now(UTC) + span).replace(microsecond=0)
         retention = {"Mode": self._mode, "RetainUntilDate": until}
+        if not keys:
+            return
+        there = self.versions(commonpath(keys))
+        for key in keys:
+            if key not in there or not there[key].kept:
+                raise Absent(f"{self.place}/{key} is not there any more", hint="Look at who else writes there.")
 
-        def lock(key: str) -> None:
-            found = self.held(key)
+        def lock(each: tuple[str, Version]) -> None:
+            key, version = each
+            found = self.held(key, version.id)
             if found is not None and found.until >= until:
                 return
             with self._said(key):
-                self._client.put_object_retention(Bucket=self._bucket, Key=self._key(key), Retention=retention)
+                self._client.put_object_retention(
+                    Bucket=self._bucket, Key=self._key(key), VersionId=version.id, Retention=retention
+                )
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(lock, keys):
+            for _ in pool.map(lock, [(key, version) for key in keys for version in there[key].kept[:TRIED]]):
                 pass
 
-    def held(self, key: str) -> Hold | None:
-        """The lock of an object; nothing where it has none, or is not there. Raises BackupError."""
+    def held(self, key: str, version: str) -> Hold | None:
+        """The lock of a version; nothing where it has none, or is not there. Raises BackupError."""
         with self._said(key):
             try:
-                found = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+                found = self._client.head_object(Bucket=self._bucket, Key=self._key(key), VersionId=version)
             except self._client.exceptions.ClientError as error:
                 if _code(error) in MISSING:
                     return None
@@ -95,26 +113,52 @@ class LockedObjects(Objects):
         strict = found.get("ObjectLockMode") == "COMPLIANCE" or self._mode == "GOVERNANCE"
         return Hold(until=until, as_asked=strict)
 
-    def hidden(self, prefix: str) -> tuple[str, ...]:
-        """Every object below a prefix that has a version, those among them that a delete without a version has hidden."""
-        return tuple(dict.fromkeys(key for key, _ in self._versions(prefix)))
+    def versions(self, prefix: str) -> Mapping[str, Versions]:
+        """Every object below a prefix that has a version or a delete marker."""
+        kept: dict[str, list[Version]] = {}
+        hidden: dict[str, datetime | None] = {}
+        for page in self._pages(prefix):
+            for found in page.get("Versions", ()):
+                version = Version(id=found["VersionId"], size=found["Size"], written=found["LastModified"])
+                kept.setdefault(found["Key"], []).append(version)
+                hidden.setdefault(found["Key"], None)
+            for found in page.get("DeleteMarkers", ()):
+                hidden[found["Key"]] = found["LastModified"] if found["IsLatest"] else hidden.get(found["Key"])
+        above = len(self._key(""))
+        return {
+            # The store lists the newest first.
+            key[above:]: Versions(kept=tuple(reversed(kept.get(key, ()))), hidden=since)
+            for key, since in hidden.items()
+        }
+
+    @contextlib.contextmanager
+    def open_version(self, key: str, version: Version, *, start: int = 0) -> Iterator[Source]:
+        yield ObjectReader(self, key, version.size, start, version.id)
+
+    def cover(self, what: str) -> None:
+        self._covered[what] = None
+
+    def covered(self) -> tuple[str, ...]:
+        return tuple(self._covered)
 
     def delete(self, key: str) -> None:
         """Every version of an object. Raises BackupError where it is locked."""
-        for version in [version for found, version in self._versions(key) if found == key]:
+        names = [
+            found["VersionId"]
+            for page in self._pages(key)
+            for found in (*page.get("DeleteMarkers", ()), *page.get("Versions", ()))
+            if found["Key"] == self._key(key)
+        ]
+        for name in names:
             with self._said(key):
-                self._client.delete_object(Bucket=self._bucket, Key=self._key(key), VersionId=version)
+                self._client.delete_object(Bucket=self._bucket, Key=self._key(key), VersionId=name)
 
-    def _versions(self, prefix: str) -> list[tuple[str, str]]:
-        """Keys, with their versions and delete markers."""
-        above = len(self._key(""))
+    def _pages(self, prefix: str) -> list[Any]:
+        """Versions and delete markers below a prefix, as the store lists them."""
         with self._said(prefix):
-            pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=self._key(prefix))
-            return [
-                (found["Key"][above:], found["VersionId"])
-                for page in pages
-                for found in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
-            ]
+            return list(
+                self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=self._key(prefix))
+            )
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key

@@ -106,7 +106,7 @@ class Objects:
     def open(self, key: str, *, start: int = 0) -> Iterator[Source]:
         with self.told(key):
             size = int(obstore.head(self._store, key)["size"])
-        yield _Reader(self, key, size, start)
+        yield ObjectReader(self, key, size, start)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         with self.told(prefix):
@@ -121,10 +121,12 @@ class Objects:
         except Absent:
             pass
 
-    def range(self, key: str, start: int, length: int) -> bytes:
-        """A piece of an object."""
+    def range(self, key: str, start: int, length: int, version: str = "") -> bytes:
+        """A piece of an object, or of one version of it."""
         with self.told(key):
-            return bytes(obstore.get_range(self._store, key, start=start, length=length))
+            if not version:
+                return bytes(obstore.get_range(self._store, key, start=start, length=length))
+            return bytes(obstore.get(self._store, key, options={"version": version, "range": (start, start + length)}).bytes())
 
     def _there(self, key: str) -> bool:
         try:
@@ -165,12 +167,13 @@ class _Writer:
         return len(data)
 
 
-class _Reader(io.RawIOBase):
+class ObjectReader(io.RawIOBase):
     """An object in pieces: each request is short, so a connection that breaks costs one piece."""
 
-    def __init__(self, objects: Objects, key: str, size: int, start: int) -> None:
+    def __init__(self, objects: Objects, key: str, size: int, start: int, version: str = "") -> None:
         self._objects = objects
         self._key = key
+        self._version = version
         self._size = size
         self._asked = start
         self._piece = memoryview(b"")
@@ -181,7 +184,7 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         if not self._piece and self._asked < self._size:
             length = min(PART_BYTES, self._size - self._asked)
-            self._piece = memoryview(self._objects.range(self._key, self._asked, length))
+            self._piece = memoryview(self._objects.range(self._key, self._asked, length, self._version))
             self._asked += length
         given = min(len(buffer), len(self._piece))
         buffer[:given] = self._piece[:given]

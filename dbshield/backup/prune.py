@@ -19,12 +19,12 @@ from sqlalchemy import func, select, update
 
 from dbshield.backup import wal_prune
 from dbshield.backup.catalogue import Catalogue
-from dbshield.backup.manifest import MANIFEST
 from dbshield.backup.pgbackrest import PgBackRest
 from dbshield.backup.repository import Repository, open_store
 from dbshield.backup.retention import COMPLETE, PASSED, Candidate, Fate, Rules, fates, wal_needed
 from dbshield.backup.run import work_base
 from dbshield.backup.wal_archive import Archive
+from dbshield.backup.wal_prune import Trimmed
 from dbshield.backup.work import work_folder
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError
@@ -47,6 +47,8 @@ class Pruned:
     objects: int = 0
     wal: int = 0
     """Objects of the WAL archive that went."""
+    wal_locked_until: datetime | None = None
+    """Until when the store keeps the first of those that nothing needs any more."""
     problems: Mapping[str, str]
 
     @property
@@ -105,18 +107,26 @@ def prune(config: Config, name: str, database: Database, *, told: Callable[[str]
                 connection.execute(update(snapshots).where(snapshots.c.id == snapshot.id).values(pruned_at=func.now()))
             removed.append(snapshot.id)
         try:
-            wal = _trim(plan, name, catalogue, wal_needed(decided, rules_of(plan), _now(database)))
+            now = _now(database)
+            wal = _trim(plan, name, catalogue, wal_needed(decided, rules_of(plan), now), now)
         except (BackupError, ConfigError) as error:
-            wal, problems["WAL"] = 0, error.message
-    return Pruned(fates=decided, removed=tuple(removed), objects=objects, wal=wal, problems=problems)
+            wal, problems["WAL"] = Trimmed(), error.message
+    return Pruned(
+        fates=decided,
+        removed=tuple(removed),
+        objects=objects,
+        wal=wal.gone,
+        wal_locked_until=wal.locked_until,
+        problems=problems,
+    )
 
 
-def _trim(plan: BackupConfig, name: str, catalogue: Catalogue, needed: Sequence[Candidate]) -> int:
-    """Remove the WAL that no snapshot needs; how many objects."""
+def _trim(plan: BackupConfig, name: str, catalogue: Catalogue, needed: Sequence[Candidate], now: datetime) -> Trimmed:
+    """Remove the WAL that no snapshot needs."""
     starts = wal_prune.starts(catalogue, needed) if plan.engine == PHYSICAL else None
     if not starts or plan.prune_at_most == 0:
-        return 0
-    return wal_prune.trim(Archive(open_store(plan), plan.environment or name, name), starts)
+        return Trimmed()
+    return wal_prune.trim(Archive(open_store(plan), plan.environment or name, name), starts, now)
 
 
 def _decide(config: Config, name: str, database: Database, places: Mapping[str, BackupConfig]) -> tuple[Fate, ...]:
@@ -191,8 +201,7 @@ def _see(database: Database, places: Mapping[str, BackupConfig], newest_first: S
                 f"{snapshot.id}, which is to stay, is at {destination}, and no plan goes there; nothing was removed",
                 hint="Make a snapshot at the new destination, and let a drill prove it; or add a plan for the old one.",
             )
-        keys = {item.key for item in Repository.of(places[destination]).store.list(f"{environment}/{snapshot.id}/")}
-        if f"{environment}/{snapshot.id}/{MANIFEST}" not in keys:
+        if not Repository.of(places[destination]).is_there(environment, snapshot.id):
             raise BackupError(
                 f"{snapshot.id}, which is to stay, is not at {destination}; nothing was removed",
                 hint="See that the destination is mounted, then: dbshield backup verify " + snapshot.id,

@@ -1,7 +1,8 @@
 """A snapshot whose manifest is believed, to be read member by member.
 
 Laws:
-- What is read is believed only after its size and SHA-256 are those of the manifest.
+- What is read is believed only after its size and SHA-256 are those of the manifest. Where the store has kept what was written
+  over or hidden, that is what is read (`versions.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dbshield.backup.download import Downloads
 from dbshield.backup.keys import Signature
 from dbshield.backup.manifest import CLAIM, MANIFEST, SIGNATURE, Manifest, Member
 from dbshield.backup.store import Hold, Holding, Sink, Source, Store
+from dbshield.backup.versions import Originals
 from dbshield.errors import BackupError
 
 OWN = frozenset({MANIFEST, SIGNATURE, CLAIM})
@@ -27,15 +29,23 @@ OWN = frozenset({MANIFEST, SIGNATURE, CLAIM})
 class Reader:
     """A snapshot whose manifest is believed."""
 
-    def __init__(self, store: Store, found: Manifest, signature: Signature, downloads: Downloads | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        found: Manifest,
+        signature: Signature,
+        downloads: Downloads | None = None,
+        originals: Originals | None = None,
+    ) -> None:
         self.manifest = found
         self.signature = signature
         self._store = store
         self._downloads = downloads
+        self._originals = originals
 
     def through(self, downloads: Downloads) -> Reader:
         """The same; what is read is fetched to this disk first, and kept there."""
-        return Reader(self._store, self.manifest, self.signature, downloads)
+        return Reader(self._store, self.manifest, self.signature, downloads, self._originals)
 
     def extract(self, name: str, sink: Sink, identities: Sequence[sealing.Identity]) -> None:
         """Write one member, unpacked, to `sink`. Only when this returns is what was written what was backed up.
@@ -90,12 +100,14 @@ class Reader:
 
     def holds(self) -> Mapping[str, Hold | None] | None:
         """How the store keeps each object of the snapshot from being deleted; nothing where it cannot. Raises BackupError."""
-        if not isinstance(self._store, Holding):
+        if not isinstance(self._store, Holding) or self._originals is None:
             return None
         prefix = f"{self.manifest.environment}/{self.manifest.snapshot}"
-        return {
-            name: self._store.held(f"{prefix}/{name}") for name in (*sorted(OWN), *(each.name for each in self.manifest.members))
-        }
+        found: dict[str, Hold | None] = {}
+        for name in (*sorted(OWN), *(each.name for each in self.manifest.members)):
+            version = self._originals.version(name)
+            found[name] = self._store.held(f"{prefix}/{name}", version.id) if version is not None else None
+        return found
 
     def unknown(self) -> tuple[str, ...]:
         """Objects below the snapshot that are neither members nor its own."""
@@ -114,11 +126,12 @@ class Reader:
 
     @contextlib.contextmanager
     def _opened(self, key: str, member: Member) -> Iterator[Source]:
+        store = self._store if self._originals is None else self._originals.pinned(member, self._store)
         if self._downloads is None:
-            with self._store.open(key) as source:
+            with store.open(key) as source:
                 yield source
         else:
-            with self._downloads.open(self._store, key, member) as path, path.open("rb") as stream:
+            with self._downloads.open(store, key, member) as path, path.open("rb") as stream:
                 yield stream
 
 

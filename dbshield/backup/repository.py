@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
 
-from dbshield.backup import keys, manifest, sealing
+from dbshield.backup import keys, manifest, sealing, versions
 from dbshield.backup.damage import Damaged
 from dbshield.backup.download import Downloads
 from dbshield.backup.keys import Signature, SigningKey
 from dbshield.backup.manifest import CLAIM, MANIFEST, SIGNATURE, Manifest, Member
 from dbshield.backup.reader import Reader
-from dbshield.backup.store import Folder, Holding, Sink, Source, Store
+from dbshield.backup.store import Folder, Holding, Sink, Source, Store, Version
+from dbshield.backup.versions import Originals
 from dbshield.config import BackupConfig
 from dbshield.errors import BackupError
 
@@ -82,24 +84,56 @@ class Repository:
         self.store.put_new(f"{environment}/{snapshot}/{CLAIM}", claim.encode())
         return Writer(self.store, environment, snapshot, recipients=tuple(recipients), to=to, level=level)
 
-    def open(self, environment: str, snapshot: str, trusted: Mapping[str, bytes]) -> Reader:
-        """A snapshot whose manifest was signed by one of the trusted public keys (by name). Raises Absent, Damaged."""
-        prefix = f"{environment}/{snapshot}"
-        text = self._small(f"{prefix}/{MANIFEST}", manifest.MAX_BYTES)
-        signature = _signature(self._small(f"{prefix}/{SIGNATURE}", SIGNATURE_BYTES))
-        keys.check(signature, keys.PURPOSE_MANIFEST, text, trusted, what=f"the manifest of {snapshot}")
-        found = manifest.parse(text)
-        if (found.environment, found.snapshot) != (environment, snapshot):
-            raise Damaged(
-                f"{prefix} holds the manifest of {found.environment}/{found.snapshot}",
-                hint="Somebody moved snapshots at the destination; use another one.",
-            )
-        return Reader(self.store, found, signature, self._downloads)
+    def open(self, environment: str, snapshot: str, trusted: Mapping[str, bytes], *, sha256: bytes | None = None) -> Reader:
+        """A snapshot whose manifest was signed by one of the trusted public keys (by name). Raises Absent, Damaged.
+
+        Where the store keeps what was written over, the oldest manifest that is right; the one with this SHA-256, if it is known
+        and one has it.
+        """
+        prefix = f"{environment}/{snapshot}/"
+        if isinstance(self.store, Holding):
+            return self._original(Originals(self.store, prefix), environment, snapshot, trusted, sha256)
+        with self.store.open(prefix + MANIFEST) as source:
+            text = _small(source, MANIFEST, manifest.MAX_BYTES)
+        with self.store.open(prefix + SIGNATURE) as source:
+            signature = _signature(_small(source, SIGNATURE, SIGNATURE_BYTES))
+        return Reader(self.store, _believed(text, signature, environment, snapshot, trusted), signature, self._downloads)
+
+    def _original(
+        self, originals: Originals, environment: str, snapshot: str, trusted: Mapping[str, bytes], sha256: bytes | None
+    ) -> Reader:
+        """By the versions that a store has kept."""
+        problems: list[Damaged] = []
+        signatures = list(_signatures(originals, problems))
+        right: list[tuple[Version, Version, Signature, Manifest]] = []
+        for version in originals.candidates(MANIFEST):
+            for beside, signature in signatures:
+                try:
+                    with originals.open(MANIFEST, version) as source:
+                        text = _small(source, MANIFEST, manifest.MAX_BYTES)
+                    right.append((version, beside, signature, _believed(text, signature, environment, snapshot, trusted)))
+                    break
+                except Damaged as error:
+                    problems.append(error)
+            if right and (sha256 is None or hmac.compare_digest(right[-1][3].sha256(), sha256)):
+                right = right[-1:]
+                break
+        if not right:
+            raise problems[0]
+        version, beside, signature, found = right[0]
+        originals.choose(MANIFEST, version)
+        originals.choose(SIGNATURE, beside)
+        originals.tell(snapshot, iter((MANIFEST, SIGNATURE, CLAIM, *(member.name for member in found.members))))
+        return Reader(self.store, found, signature, self._downloads, originals)
+
+    def covered(self) -> tuple[str, ...]:
+        """What lies over something that was read here, a sentence each: somebody who could not delete has written there."""
+        return self.store.covered() if isinstance(self.store, Holding) else ()
 
     def list(self, environment: str | None = None) -> tuple[Found, ...]:
         """What lies there, the oldest id first. What is no snapshot is left out."""
         grouped: dict[tuple[str, str], list[tuple[str, int, datetime]]] = {}
-        for item in self.store.list(f"{environment}/" if environment else ""):
+        for item in versions.there(self.store, f"{environment}/" if environment else ""):
             where, _, rest = item.key.partition("/")
             snapshot, _, name = rest.partition("/")
             if manifest.SNAPSHOT_ID.fullmatch(snapshot) and name:
@@ -121,33 +155,38 @@ class Repository:
         prefix = f"{environment}/{snapshot}"
         if manifest.SNAPSHOT_ID.fullmatch(snapshot) is None:
             raise BackupError(f"{snapshot!r} is no snapshot")
-        listed = (item.key for item in self.store.list(prefix + "/"))
-        there = self.store.hidden(prefix + "/") if isinstance(self.store, Holding) else tuple(listed)
-        for key in sorted(there, key=lambda key: (key != f"{prefix}/{MANIFEST}", key)):
+        if isinstance(self.store, Holding):
+            # Delete markers as well, under which nothing may be left.
+            found = list(self.store.versions(prefix + "/"))
+        else:
+            found = [item.key for item in self.store.list(prefix + "/")]
+        for key in sorted(found, key=lambda key: (key != f"{prefix}/{MANIFEST}", key)):
             self.store.delete(key)
-        return len(there)
+        return len(found)
+
+    def is_there(self, environment: str, snapshot: str) -> bool:
+        """Whether a snapshot has a manifest. Raises BackupError where the destination does not answer."""
+        prefix = f"{environment}/{snapshot}/"
+        return prefix + MANIFEST in {item.key for item in versions.there(self.store, prefix)}
 
     def held_until(self, environment: str, snapshot: str) -> datetime | None:
         """Until when the store keeps a snapshot from being removed; nothing where it does not. Raises BackupError."""
         if not isinstance(self.store, Holding):
             return None
-        holds = [self.store.held(f"{environment}/{snapshot}/{name}") for name in (MANIFEST, CLAIM)]
+        prefix = f"{environment}/{snapshot}/"
+        holds = [
+            self.store.held(key, version.id)
+            for key, found in self.store.versions(prefix).items()
+            if key in {prefix + MANIFEST, prefix + CLAIM}
+            for version in found.kept[: versions.TRIED]
+        ]
         return max((hold.until for hold in holds if hold is not None), default=None)
 
     def hold_again(self, environment: str, snapshots: Sequence[str]) -> None:
         """Keep snapshots for as long as one that is made now, which needs them. Raises BackupError."""
         if isinstance(self.store, Holding):
             for snapshot in snapshots:
-                self.store.hold([item.key for item in self.store.list(f"{environment}/{snapshot}/")])
-
-    def _small(self, key: str, limit: int) -> bytes:
-        with self.store.open(key) as source:
-            text = b""
-            while len(text) <= limit and (data := source.read(limit + 1 - len(text))):
-                text += data
-        if len(text) > limit:
-            raise Damaged(f"{key} is longer than anything that dbshield writes there")
-        return text
+                self.store.hold([item.key for item in versions.there(self.store, f"{environment}/{snapshot}/")])
 
 
 class Writer:
@@ -245,6 +284,36 @@ class _Hashed:
         self.digest.update(data)
         self.count += len(data)
         return len(data)
+
+
+def _small(source: Source, name: str, limit: int) -> bytes:
+    text = b""
+    while len(text) <= limit and (data := source.read(limit + 1 - len(text))):
+        text += data
+    if len(text) > limit:
+        raise Damaged(f"{name} is longer than anything that dbshield writes there")
+    return text
+
+
+def _believed(text: bytes, signature: Signature, environment: str, snapshot: str, trusted: Mapping[str, bytes]) -> Manifest:
+    """The manifest that a text is. Raises Damaged unless a trusted key signed it, for this place."""
+    keys.check(signature, keys.PURPOSE_MANIFEST, text, trusted, what=f"the manifest of {snapshot}")
+    found = manifest.parse(text)
+    if (found.environment, found.snapshot) != (environment, snapshot):
+        raise Damaged(
+            f"{environment}/{snapshot} holds the manifest of {found.environment}/{found.snapshot}",
+            hint="Somebody moved snapshots at the destination; use another one.",
+        )
+    return found
+
+
+def _signatures(originals: Originals, problems: list[Damaged]) -> Iterator[tuple[Version, Signature]]:
+    for version in originals.candidates(SIGNATURE):
+        try:
+            with originals.open(SIGNATURE, version) as source:
+                yield version, _signature(_small(source, SIGNATURE, SIGNATURE_BYTES))
+        except Damaged as error:
+            problems.append(error)
 
 
 def _signature(text: bytes) -> Signature:

@@ -219,7 +219,7 @@ def place_of(config: Config, found: Snapshot) -> Repository:
 
 def opened(repository: Repository, found: Snapshot, trusted: Mapping[str, bytes]) -> Reader:
     """The snapshot at its destination, whose manifest is the one that the catalogue knows. Raises Absent, Damaged."""
-    reader = repository.open(found.environment, found.id, trusted)
+    reader = repository.open(found.environment, found.id, trusted, sha256=found.manifest_sha256)
     if found.manifest_sha256 is not None and not hmac.compare_digest(found.manifest_sha256, reader.manifest.sha256()):
         raise Damaged(f"the manifest of {found.id} is not the one that the catalogue knows", hint="Use another snapshot.")
     return reader

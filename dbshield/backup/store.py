@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,24 +93,59 @@ class Hold:
     as_asked: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One content of an object: the store's name for it, bytes, and when the store says it was written."""
+
+    id: str
+    size: int
+    written: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """All that was written under a key and not removed, the oldest first; `hidden` since when a delete marker lies on top."""
+
+    kept: tuple[Version, ...]
+    hidden: datetime | None = None
+
+
 @runtime_checkable
 class Holding(Protocol):
-    """A store that can keep objects from being deleted, whoever asks."""
+    """A store that can keep objects from being deleted, whoever asks. It keeps what was written over as well."""
+
+    @property
+    def place(self) -> str:
+        """As of a store."""
+        ...
 
     def require_lock(self) -> None:
         """Raises ConfigError where it cannot."""
         ...
 
-    def hold(self, keys: Sequence[str]) -> None:
-        """Keep objects that are there, for as long as the plan says or longer. Raises BackupError."""
+    def hold(self, keys: Sequence[str], *, days: int | None = None) -> None:
+        """Keep objects that are there, with all their versions, for as long as the plan says or longer; with `days` no longer
+        than that, unless they are already. Raises BackupError."""
         ...
 
-    def held(self, key: str) -> Hold | None:
-        """How an object is kept; nothing where it is not. Raises BackupError."""
+    def held(self, key: str, version: str) -> Hold | None:
+        """How a version of an object is kept; nothing where it is not. Raises BackupError."""
         ...
 
-    def hidden(self, prefix: str) -> tuple[str, ...]:
-        """The keys below a prefix, of what is there and of what was only hidden. Raises BackupError."""
+    def versions(self, prefix: str) -> Mapping[str, Versions]:
+        """By key what there is below a prefix, or was only hidden. Raises BackupError."""
+        ...
+
+    def open_version(self, key: str, version: Version, *, start: int = 0) -> AbstractContextManager[Source]:
+        """A reader of one version, from the byte `start` on. Raises Absent."""
+        ...
+
+    def cover(self, what: str) -> None:
+        """Note that something lies over what was written, for `covered`."""
+        ...
+
+    def covered(self) -> tuple[str, ...]:
+        """What was noted, a sentence each, once."""
         ...
 
 

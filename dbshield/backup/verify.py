@@ -50,7 +50,7 @@ def verify(
     """
     problems: list[str] = []
     try:
-        reader = repository.open(environment, snapshot, trusted)
+        reader = repository.open(environment, snapshot, trusted, sha256=sha256)
     except (Absent, Damaged) as error:
         return Verified(snapshot=snapshot, manifest=None, objects=0, stored=0, opened=False, problems=(error.message,))
     manifest = reader.manifest

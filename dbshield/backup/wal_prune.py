@@ -4,12 +4,14 @@ Laws:
 - A segment goes when it ends before the start of each of those snapshots, on their timelines or on older ones. A history stays.
 - Where one of those snapshots does not say where it begins, nothing goes.
 - The beginning of a segment goes when more of it, or all of it, is there.
+- What the store keeps locked stays, and what was put after it as well: its lock ends later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from dbshield.backup import moment
 from dbshield.backup.catalogue import Catalogue
@@ -65,10 +67,27 @@ def _before(each: Held, start: Start) -> bool:
     return each.timeline <= start.timeline and end <= start.lsn
 
 
-def trim(archive: Archive, needed: Sequence[Start]) -> int:
-    """Remove what nothing needs, the oldest first; how many objects. Raises BackupError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trimmed:
+    """How many objects went, and until when the store keeps the first of those that it did not let go."""
+
+    gone: int = 0
+    locked_until: datetime | None = None
+
+
+def trim(archive: Archive, needed: Sequence[Start], now: datetime) -> Trimmed:
+    """Remove what nothing needs, the oldest first. Raises BackupError."""
     gone = 0
+    locked: dict[tuple[str, int, Kind], datetime] = {}
     for each in going(archive.held(), needed):
+        # One request tells of all that came after it: there may be thousands.
+        row = (each.system, each.timeline, each.kind)
+        if row in locked:
+            continue
+        until = archive.held_until(each)
+        if until is not None and until > now:
+            locked[row] = until
+            continue
         archive.remove(each)
         gone += 1
-    return gone
+    return Trimmed(gone=gone, locked_until=min(locked.values(), default=None))

@@ -24,6 +24,7 @@ import structlog
 from dbshield.backup import moment, sealing, wal, wal_receive
 from dbshield.backup.keys import SigningKey
 from dbshield.backup.source import Connection, Source
+from dbshield.backup.store import Holding
 from dbshield.backup.wal import Held, Kind, Piece
 from dbshield.backup.wal_archive import Archive
 from dbshield.backup.wal_receive import Place
@@ -43,7 +44,7 @@ MARK = "select clock_timestamp()::timestamptz, pg_logical_emit_message(true, 'db
 """A transaction that changes nothing; its commit begins at the LSN or after it, and is later than the time."""
 
 Told = Callable[[str, str], None]
-"""Called with `wal-failed` or `wal-gap`, and what happened."""
+"""Called with `wal-failed`, `wal-gap` or `backup-tampered`, and what happened."""
 Noted = Callable[[Piece], None]
 
 
@@ -97,6 +98,7 @@ class Shipper:
         self._failed_since: float | None = None
         self._failing = ""
         self._histories: set[str] = set()
+        self._covered: set[str] = set()
         self.newest: Piece | None = None
 
     def run(self, stop: Event, *, once: bool = False) -> None:
@@ -159,6 +161,8 @@ class Shipper:
     def _begin(self, spool: Path) -> Path:
         """Find where to go on: after what the archive has, if the server has that still. The folder of this cluster's WAL."""
         plan = self._plan
+        if isinstance(plan.archive.store, Holding):
+            plan.archive.store.require_lock()
         there = plan.archive.held()
         place = wal_receive.place(plan.source, plan.slot, pinned=plan.pinned, known=bool(there))
         folder = spool / place.system
@@ -297,6 +301,14 @@ class Shipper:
             with contextlib.suppress(BackupError):
                 self._plan.archive.remove(each)
 
+    def _tell_covered(self) -> None:
+        """Tell, once, that something lies over what was read here."""
+        store = self._plan.archive.store
+        for what in store.covered() if isinstance(store, Holding) else ():
+            if what not in self._covered:
+                self._covered.add(what)
+                self._plan.told("backup-tampered", what)
+
     def _put(self, kind: Kind, name: str, data: bytes) -> Piece:
         plan, place = self._plan, self._place
         assert place is not None, "a session begins by finding it"
@@ -325,6 +337,7 @@ class Shipper:
             shipped_at=wal_time(datetime.now(UTC)),
         )
         made, _ = plan.archive.put(piece, data, to=self._to, level=plan.level, key=plan.key, trusted=plan.trusted)
+        self._tell_covered()
         if kind is not Kind.HISTORY:
             self.newest = made
             self._shipped_to = max(self._shipped_to, end if kind is Kind.SEGMENT and here else 0)

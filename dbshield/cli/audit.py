@@ -43,6 +43,7 @@ KINDS: Final = {
     "frozen": "bold red",
     "guard-tampered": "bold red",
     "backup-failed": "bold red",
+    "backup-tampered": "bold red",
     "drill-failed": "bold red",
     "approval-requested": "bold magenta",
 }

@@ -18,6 +18,7 @@ from dbshield.backup.repository import Repository
 from dbshield.backup.run import plan_named, take, work_base
 from dbshield.backup.verify import verify
 from dbshield.backup.work import work_folder
+from dbshield.cli import tampered
 from dbshield.cli.backup_keys import PlanOption, key, setup
 from dbshield.cli.backup_prune import prune
 from dbshield.cli.backup_wal import wal
@@ -222,8 +223,9 @@ def verify_(
         tool = None
         if plan is not None and plan.stanza:
             tool = PgBackRest(plan, stack.enter_context(work_folder(work_base(settings, plan))), reading=True)
+        repository = _repository(settings, found)
         result = verify(
-            _repository(settings, found),
+            repository,
             found.environment,
             found.id,
             catalogue.trusted(),
@@ -233,6 +235,8 @@ def verify_(
             elsewhere=tool.check if tool is not None else None,
             object_lock_days=plan.object_lock_days if plan is not None else 0,
         )
+        covered = repository.covered()
+        tampered.tell(covered, database, environment=found.environment, plan=found.plan, snapshot=found.id)
     if json:
         answer(
             {
@@ -242,6 +246,7 @@ def verify_(
                 "stored_bytes": result.stored,
                 "opened": result.opened,
                 "locked_until": result.locked_until,
+                "covered": covered,
                 "problems": result.problems,
             }
         )

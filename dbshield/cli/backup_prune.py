@@ -12,7 +12,7 @@ from dbshield.backup.run import plan_named
 from dbshield.cli.backup_keys import PlanOption
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import open_database, person, read_settings
-from dbshield.cli.output import answer, headline, say, table, visible
+from dbshield.cli.output import answer, date, headline, say, table, visible
 from dbshield.control import audit_store
 
 
@@ -62,6 +62,7 @@ def _entry(done: Pruned, *, dry: bool) -> dict[str, Any]:
         "removed": [fate.snapshot.id for fate in done.fates if fate.goes] if dry else list(done.removed),
         "objects": None if dry else done.objects,
         "wal": None if dry else done.wal,
+        "wal_locked_until": done.wal_locked_until,
         "later": [fate.snapshot.id for fate in done.fates if fate.later],
         "kept": [{"snapshot": fate.snapshot.id, "because": list(fate.keep)} for fate in done.fates if fate.keep],
         "problems": dict(done.problems),
@@ -90,6 +91,7 @@ def _show(done: Pruned, *, dry: bool) -> None:
     kept = len(done.fates) - len(done.removed)
     later = f", {done.later} of which may go and are left to later runs" if done.later else ""
     wal = f"; {done.wal} pieces of WAL that none of them needs are gone as well" if done.wal else ""
-    say(f"{len(done.removed)} removed ({done.objects} objects), {kept} kept{later}{wal}.")
+    locked = f", others are locked until {date(done.wal_locked_until)}" if done.wal_locked_until is not None else ""
+    say(f"{len(done.removed)} removed ({done.objects} objects), {kept} kept{later}{wal}{locked}.")
     for snapshot in done.removed:
         say(f"  {snapshot}")

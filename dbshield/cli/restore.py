@@ -27,6 +27,7 @@ from dbshield.backup.restore_place import require_free
 from dbshield.backup.restore_run import Done, Wanted, to_folder, to_server, with_tables
 from dbshield.backup.run import plan_named, work_base
 from dbshield.backup.wal_restore import is_before, newest_before
+from dbshield.cli import tampered
 from dbshield.cli.backup_keys import PlanOption
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, open_database, person, read_settings
@@ -118,16 +119,22 @@ def restore(
     with stoppable(), shown(quiet=json) as progress:
         place, goal = environment or wanted_moment.environment, wanted_moment.goal
         found = _found(settings, snapshot, place, plan, public_key=public_key, goal=goal)
-        wanted = _wanted(
-            settings, *found, identity=identity, tables=tuple(table or ()), compare=compare, goal=goal, given=setting
-        )
-        done = to_folder(wanted, folder, progress=progress) if folder is not None else to_server(wanted, dsn, progress=progress)
+        try:
+            wanted = _wanted(
+                settings, *found, identity=identity, tables=tuple(table or ()), compare=compare, goal=goal, given=setting
+            )
+            done = (
+                to_folder(wanted, folder, progress=progress) if folder is not None else to_server(wanted, dsn, progress=progress)
+            )
+        finally:
+            # Whatever became of it.
+            covered = _covered(settings, *found[:2], audited=not public_key)
     target = str(folder.absolute()) if folder is not None else _shown(dsn)
     if not public_key:
         _noted(settings, wanted.reader, target)
     if wanted_moment.remark and not json:
         remark(f"remark: {wanted_moment.remark}")
-    _tell(wanted.reader, done, target, goal=goal, in_folder=folder is not None, compared=compare, json=json)
+    _tell(wanted.reader, done, target, covered, goal=goal, in_folder=folder is not None, compared=compare, json=json)
 
 
 def _target(to: str | None, variable: str) -> str:
@@ -221,6 +228,18 @@ def _wanted(
     )
 
 
+def _covered(settings: Config, reader: Reader, repository: Repository, *, audited: bool) -> tuple[str, ...]:
+    """What lies over what was read, told; and written into the audit where the control database is not what was lost."""
+    covered, manifest = repository.covered(), reader.manifest
+    where = {"environment": manifest.environment, "plan": manifest.plan, "snapshot": manifest.snapshot}
+    if covered and audited:
+        with open_database(settings) as database:
+            tampered.tell(covered, database, **where)
+    else:
+        tampered.tell(covered, None, **where)
+    return covered
+
+
 def _noted(settings: Config, reader: Reader, where: str) -> None:
     """Write it into the audit. What was restored stays so when that fails."""
     manifest = reader.manifest
@@ -238,7 +257,17 @@ def _noted(settings: Config, reader: Reader, where: str) -> None:
         remark(f"remark: the audit could not be written: {error.message}")
 
 
-def _tell(reader: Reader, done: Done, where: str, *, goal: Goal, in_folder: bool, compared: bool, json: bool) -> None:
+def _tell(
+    reader: Reader,
+    done: Done,
+    where: str,
+    covered: tuple[str, ...],
+    *,
+    goal: Goal,
+    in_folder: bool,
+    compared: bool,
+    json: bool,
+) -> None:
     manifest = reader.manifest
     seconds = {name: round(each, 3) for name, each in done.seconds.items()}
     if json:
@@ -252,6 +281,7 @@ def _tell(reader: Reader, done: Done, where: str, *, goal: Goal, in_folder: bool
             "goal": str(goal) or None,
             "reached": done.reached or None,
             "archived_until": done.archived_until or None,
+            "covered": covered,
             "seconds": seconds,
         }
         answer(told)

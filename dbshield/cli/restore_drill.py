@@ -15,6 +15,7 @@ from dbshield.backup.report import write_reports
 from dbshield.backup.restore import Goal
 from dbshield.backup.wal_restore import moment_of
 from dbshield.backup.wal_ship import wal_time
+from dbshield.cli import tampered
 from dbshield.cli.backup_keys import PlanOption
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
@@ -94,6 +95,8 @@ def restore_drill(
         with open_database(settings) as database, stoppable():
             with shown(quiet=json) as progress:
                 drilled = run_drill(settings, wish, database, clock=now, progress=progress)
+            found = drilled.snapshot
+            tampered.tell(drilled.covered, database, environment=found.environment, plan=found.plan, snapshot=found.id)
             number, reports = _recorded(settings, database, drilled)
     if json:
         answer(_tree(drilled, number, reports))
@@ -180,6 +183,7 @@ def _tree(drilled: Drilled, number: int, reports: tuple[Path, ...]) -> dict[str,
         "report": [str(path) for path in reports],
         "evidence": str(drilled.evidence) if drilled.evidence is not None else None,
         "signing_key": drilled.signature.key,
+        "covered": drilled.covered,
     }
 
 

@@ -33,6 +33,7 @@ EVENTS: dict[str, str] = {
     "guard-changed": "the guard was installed or removed",
     "audit-damaged": "the audit has a gap, or something that cannot be read",
     "backup-key": "a machine's key for signing backups is trusted from now on",
+    "backup-tampered": "somebody wrote over what was backed up, or hid it, and could not delete it",
     "backup-failed": "a backup failed",
     "backup-overdue": "a backup is overdue",
     "drill-failed": "a restore drill failed, or came to no verdict",

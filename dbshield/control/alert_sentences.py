@@ -38,6 +38,12 @@ class _Filled(dict[str, str]):
 SENTENCES: Final[Mapping[str, Callable[[Fields], Alert | None]]] = {
     # A run of the schedule that failed is told by the command and by the scheduler: both are one.
     "backup-failed": _said("backup-failed", "a backup of {environment} failed", "Look: dbshield backup list", subject="backup"),
+    "backup-tampered": _said(
+        "backup-tampered",
+        "somebody wrote over backups of {environment}, or hid them",
+        "Look: who may write at the destination; dbshield backup verify",
+        urgent=True,
+    ),
     "wal-failed": _said(
         "backup-failed", "the WAL of {environment} is not archived", "Look: dbshield doctor", subject="wal", urgent=True
     ),

@@ -23,6 +23,7 @@ class Kind:
 
 _SESSION: Final = "agent environment database session client application"
 _APPROVAL: Final = "environment agent database session approval digest state statement"
+_SERVED: Final = "host file state part before"
 _EMERGENCY: Final = "environment person emergency role acts_as"
 
 _ALL: Final = (
@@ -118,13 +119,19 @@ _ALL: Final = (
     Kind(name="thawed", meaning="it no longer does", fields="agent environment freeze reason"),
     Kind(
         name="policy-changed",
-        meaning="a reload changed what agents may do: each setting with its old and new value",
-        fields="environment changed",
+        meaning="what agents may do was changed: each setting with its old and new value; by a reload, or found at a start, with "
+        "where, and what was served last (`before`)",
+        fields=f"environment changed {_SERVED}",
     ),
     Kind(
         name="configuration-changed",
-        meaning="a reload changed other settings; numbers and switches with their old and new value, of texts only the name",
-        fields="changed",
+        meaning="other settings were changed, likewise; numbers and switches with their values, of texts only the name",
+        fields=f"changed {_SERVED}",
+    ),
+    Kind(
+        name="configuration-served",
+        meaning="a configuration file is served that was not before: what agents may do by it, for each environment",
+        fields="policies host file state part",
     ),
     # What brings the data back
     Kind(
@@ -140,6 +147,11 @@ _ALL: Final = (
         fields="person environment plan snapshot verdict problems rpo_seconds rto_seconds",
     ),
     Kind(name="restore", meaning="a snapshot was restored", fields="person environment snapshot target"),
+    Kind(
+        name="backup-tampered",
+        meaning="somebody wrote over a snapshot or its WAL, or hid it; Object Lock has kept what was written, and that was read",
+        fields="person environment plan snapshot error",
+    ),
     Kind(name="wal-failed", meaning="the WAL could not be archived, for longer than a moment", fields="environment plan error"),
     Kind(name="wal-gap", meaning="WAL is missing in the archive; a new snapshot is needed", fields="environment plan error"),
     # What the schedule does
