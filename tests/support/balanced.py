@@ -1,7 +1,8 @@
 """dbshield on two machines behind HAProxy: two proxies, two executors, two schedulers, one control PostgreSQL, agents that work.
 
-HAProxy runs with `deploy/haproxy/haproxy.cfg` as it is, but for addresses and ports. A part is killed as by a machine that loses
-power (SIGKILL), and started again by hand.
+HAProxy runs with `deploy/haproxy/haproxy.cfg` as it is, but for addresses and ports; it connects from 127.0.0.2, which the
+proxies know as the balancer's, and says who the client is. A part is killed as by a machine that loses power (SIGKILL), and
+started again by hand.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from support.servers import Server
 from support.waiting import until
 
 TEMPLATE = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
+BALANCER = "127.0.0.2"
 PAUSE = 0.01
 """Seconds between two statements of one agent, so that the load leaves the machine to the parts."""
 PATIENCE = 90.0
@@ -95,7 +97,8 @@ class Balanced:
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
         self.agents: list[Agent] = []
         for config, port in zip(company.configs, self.health, strict=True):
-            config.write_text(config.read_text() + f'[metrics]\nlisten = "127.0.0.1:{port}"\n' + SCHEDULE)
+            text = config.read_text().replace("[proxy]", f'[proxy]\nbalancers = ["{BALANCER}/32"]')
+            config.write_text(text + f'[metrics]\nlisten = "127.0.0.1:{port}"\n' + SCHEDULE)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -190,7 +193,7 @@ class Balanced:
     def _haproxy(self) -> Iterator[None]:
         text = TEMPLATE.read_text().replace("bind :6432", f"bind 127.0.0.1:{self.port}").replace("check port 9632", "check")
         for number, (port, health) in enumerate(zip(self.company.ports, self.health, strict=True), start=1):
-            text, count = re.subn(rf"10\.0\.0\.1{number}:6432", f"127.0.0.1:{port} port {health}", text)
+            text, count = re.subn(rf"10\.0\.0\.1{number}:6432", f"127.0.0.1:{port} port {health} source {BALANCER}", text)
             assert count == 1
         config = self.company.folder / "haproxy.cfg"
         config.write_text(text)

@@ -3,6 +3,7 @@ know. What a balancer, systemd and Kubernetes themselves say of them is asked wh
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 import subprocess
@@ -195,6 +196,15 @@ def test_the_balancer_of_the_composition_is_the_one_that_was_tried() -> None:
 
     tried, composed = said(DEPLOY / "haproxy" / "haproxy.cfg"), said(DEPLOY / "compose" / "haproxy.cfg")
     assert [line.replace("resolvers names init-addr none ", "") for line in composed if line not in RESOLVERS] == tried
+
+
+def test_the_balancer_of_the_composition_is_believed_where_it_is() -> None:
+    addresses = [each["ipv4_address"] for each in COMPOSE["services"]["balancer"]["networks"].values()]
+    assert list(load_config(DEPLOY / "compose" / "dbshield.toml").proxy.balancers) == addresses
+    for name, address in zip(COMPOSE["services"]["balancer"]["networks"], addresses, strict=True):
+        (subnet,) = COMPOSE["networks"][name]["ipam"]["config"]
+        assert ipaddress.ip_address(address) in ipaddress.ip_network(subnet["subnet"])
+    assert "send-proxy-v2" in (DEPLOY / "compose" / "haproxy.cfg").read_text()
 
 
 def test_the_page_shows_the_balancer_that_was_tried() -> None:
