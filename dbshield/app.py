@@ -16,17 +16,19 @@ from typing import Any, Final
 
 import structlog
 import uvloop
+from psycopg.conninfo import make_conninfo
 
 from dbshield.config import Config
 from dbshield.control.audit import AuditLog
 from dbshield.control.audit_shipping import Shipping
 from dbshield.control.budget import RowBudget
 from dbshield.control.changes import FreezeAudit
-from dbshield.control.directory import Directory
+from dbshield.control.directory import KEEPALIVE, Directory
 from dbshield.control.notes import Notes
 from dbshield.control.policies import policy_at
+from dbshield.control.served import PROXY, PURPOSE, Place, Served
 from dbshield.control.vault import Vault
-from dbshield.errors import DbshieldError, Refused
+from dbshield.errors import ConfigError, DbshieldError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
@@ -36,6 +38,7 @@ from dbshield.proxy.cancel import CancelKeys
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.listener import listen
 from dbshield.proxy.meter import Meter
+from dbshield.proxy.serving import Serving
 from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.supervisor import CANNOT_BEGIN, Supervisor
@@ -58,12 +61,21 @@ GC_THRESHOLDS: Final = (20_000, 50, 100)
 
 class Proxy:
     """The proxy of one machine: listening sockets, and workers that share them. `load` reads the configuration anew; `boards` are
-    where the workers show what they count, one each, or none."""
+    where the workers show what they count, one each, or none; `file` is what was read, for the audit."""
 
-    def __init__(self, config: Config, load: Callable[[], Config], control_dsn: str, boards: Sequence[Board] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        load: Callable[[], Config],
+        control_dsn: str,
+        boards: Sequence[Board] = (),
+        *,
+        file: Path | None = None,
+    ) -> None:
         self._config = config
         self._boards = boards
         self._load = load
+        self._file = file
         self._control_dsn = control_dsn
         self._log: Any = structlog.get_logger("dbshield.proxy")
 
@@ -79,24 +91,37 @@ class Proxy:
         _allow_descriptors(self._config.proxy.max_connections)
         # Until there is a loop that reloads, there is nothing older than the configuration just read.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        sockets = [listen(address) for address in self._config.proxy.addresses]
+        addresses = self._config.proxy.addresses
+        sockets = [listen(address) for address in addresses]
 
         def close() -> None:
             for sock in sockets:
                 sock.close()
 
         try:
-            for address in self._config.proxy.addresses:
+            for address in addresses:
                 self._log.info("listening", part="proxy", address=str(address), workers=self._config.proxy.workers)
             supervisor = Supervisor(
-                self._config.proxy.workers, lambda number: self._work(number, sockets, vault), self._log, on_stop=close
+                self._config.proxy.workers,
+                lambda number: self._work(number, sockets, vault),
+                self._log,
+                on_stop=close,
+                on_reload=self._read_again,
             )
             return supervisor.run()
         finally:
             close()
-            for address in self._config.proxy.addresses:
+            for address in addresses:
                 if address.is_socket:
                     Path(address.socket_path).unlink(missing_ok=True)
+
+    def _read_again(self) -> None:
+        """For workers that are started from now on: what the others reload, under the same conditions. They say why not."""
+        with contextlib.suppress(ConfigError):
+            config = self._load()
+            if config.proxy.tls_certificate and config.proxy.tls_key:
+                server_context(config.proxy.tls_certificate, config.proxy.tls_key)
+            self._config = config
 
     def _work(self, number: int, sockets: Sequence[socket.socket], vault: Vault) -> int:
         _warm_up()
@@ -138,6 +163,13 @@ class Proxy:
             cancel_keys=CancelKeys(number, config.state / "run"),
             approvals=WorkerApprovals(self._control_dsn),
             notes=Notes(self._control_dsn),
+            serving=Serving(
+                Served(Database(make_conninfo(self._control_dsn, **KEEPALIVE)), Place.here(self._file, config.state), PROXY),
+                audit,
+                self._log,
+                config,
+                vault.derive(PURPOSE),
+            ),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             meter=Meter(Counts(self._boards[number], pid=os.getpid()), shipping) if self._boards else Meter(),
             tracing=Tracing(config.tracing, statements=config.audit.statements != "none"),

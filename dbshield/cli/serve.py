@@ -19,7 +19,7 @@ from dbshield.cli.executor import executor_beside
 from dbshield.cli.monitor import monitor_beside
 from dbshield.cli.scheduler import scheduler_beside
 from dbshield.cluster.trial import ENVIRONMENT, trial_environment
-from dbshield.config import Config, load_config
+from dbshield.config import Config, find_config, load_config
 from dbshield.control.agents import Agents
 from dbshield.control.connection import control_dsn
 from dbshield.control.dsn import agent_dsn
@@ -50,7 +50,7 @@ def proxy(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     settings = _load(config, workers)
     _start_logging(settings)
     with control_dsn(settings) as dsn, watch_beside(settings, dsn), monitor_beside(settings, dsn) as boards:
-        raise typer.Exit(Proxy(settings, lambda: _load(config, workers), dsn, boards).run())
+        raise typer.Exit(Proxy(settings, lambda: _load(config, workers), dsn, boards, file=find_config(config)).run())
 
 
 def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
@@ -75,7 +75,7 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
             console_beside(complete, dsn),
             monitor_beside(complete, dsn) as boards,
         ):
-            raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn, boards).run())
+            raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn, boards, file=find_config(config)).run())
 
 
 def _load(config: Path | None, workers: int | None) -> Config:

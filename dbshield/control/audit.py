@@ -163,6 +163,11 @@ class AuditLog:
         text = hidden(json.dumps(fields, separators=(",", ":"), default=str))[1:]
         self._pending.append((now, f'Z","event":{_quoted(kind)}{"," if fields else ""}{text}\n', None))
 
+    def kept_elsewhere(self, line: str) -> None:
+        """A line for the file alone: somebody has brought it to the database in a transaction of their own."""
+        self._hand_over()
+        self._buffer += f"{line}\n".encode("ascii")
+
     def when_durable(self, told: Callable[[DbshieldError | None], None]) -> None:
         """Calls `told` when all that was recorded up to now is kept for good, or with the error where it cannot be."""
         if self._shipping is None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from dbshield.config import Config
-from dbshield.config.policy import PolicyConfig
 from dbshield.control.audit import AuditLog
 from dbshield.control.directory import Directory
+from dbshield.control.picture import Picture, policy_changes, setting_changes
 from dbshield.store.frozen import Freeze
 
 
@@ -39,59 +37,9 @@ class FreezeAudit:
                 self._audit.thawed(now, old)
 
 
-def audit_reload(audit: AuditLog, old: Config, new: Config, *, now: float) -> None:
-    """Writes down everything that a reload changes."""
-    audit_policies(audit, old, new, now=now)
-    if changed := setting_changes(old, new):
-        audit.event(now, "configuration-changed", changed=changed)
-
-
-def setting_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any] | None]:
-    """The settings that differ and are no policy, by their keys as in `proxy.login_failures`. Numbers and switches with their old
-    and new value, None where one is not there; of anything else only that it changed, since it may hold a password."""
-    before, after = _settings(old), _settings(new)
-    changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
-    return {key: _told(before.get(key), after.get(key)) for key in changed}
-
-
-def _told(before: Any, after: Any) -> tuple[Any, Any] | None:
-    plain = all(value is None or isinstance(value, int | float) for value in (before, after))
-    return (before, after) if plain else None
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    policies = {name: set(PolicyConfig.model_fields) for name in config.environments}
-    return dict(_leaves(config.model_dump(mode="json", exclude={"environments": policies}), ""))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def audit_policies(audit: AuditLog, old: Config, new: Config, *, now: float) -> None:
-    """Writes down what a reload changes of what agents may do."""
+def audit_reload(audit: AuditLog, old: Picture, new: Picture, *, now: float) -> None:
+    """Writes down everything that a reload changes: of what agents may do by environment, and of other settings."""
     for environment, changed in policy_changes(old, new).items():
         audit.policy_changed(now, environment=environment, changed=changed)
-
-
-def policy_changes(old: Config, new: Config) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """By environment, the settings of its policy that differ, each with its old and its new value; a value is None where the
-    environment is not there."""
-    changes: dict[str, dict[str, tuple[Any, Any]]] = {}
-    for environment in sorted({*old.environments, *new.environments}):
-        before, after = _policy(old, environment), _policy(new, environment)
-        changed = {
-            key: (before.get(key), after.get(key)) for key in PolicyConfig.model_fields if before.get(key) != after.get(key)
-        }
-        if changed:
-            changes[environment] = changed
-    return changes
-
-
-def _policy(config: Config, environment: str) -> dict[str, Any]:
-    found = config.environments.get(environment)
-    return found.model_dump(mode="json", include=set(PolicyConfig.model_fields)) if found is not None else {}
+    if others := setting_changes(old, new):
+        audit.event(now, "configuration-changed", changed=others)

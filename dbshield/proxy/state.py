@@ -22,6 +22,7 @@ from dbshield.proxy.catalogue import Watchers
 from dbshield.proxy.identity import Identities
 from dbshield.proxy.judges import Judges
 from dbshield.proxy.meter import Meter
+from dbshield.proxy.serving import Serving
 from dbshield.proxy.sessions import Sessions
 from dbshield.proxy.throttle import RefusedLines, Throttle
 from dbshield.proxy.tracing import Tracing
@@ -45,6 +46,7 @@ class WorkerState:
     cancel_keys: CancelKeys
     approvals: WorkerApprovals
     notes: Notes
+    serving: Serving
     log: Any
     meter: Meter = field(default_factory=Meter)
     tracing: Tracing = field(default_factory=lambda: Tracing(TracingConfig(), statements=False))

@@ -38,12 +38,22 @@ PR_SET_PDEATHSIG: Final = 1
 
 class Supervisor:
     """Runs `work(number)` in `workers` processes; `work` returns its exit code. `on_stop` is called when they are told to
-    stop, for what the workers inherited."""
+    stop, for what the workers inherited; `on_reload` when they are told to read the configuration again, so that a worker that
+    is started later begins with what the others have by then."""
 
-    def __init__(self, workers: int, work: Callable[[int], int], log: Any, *, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        workers: int,
+        work: Callable[[int], int],
+        log: Any,
+        *,
+        on_stop: Callable[[], None],
+        on_reload: Callable[[], None] = lambda: None,
+    ) -> None:
         self._workers = workers
         self._work = work
         self._on_stop = on_stop
+        self._on_reload = on_reload
         self._log = log
         self._running: dict[int, int] = {}
         self._due: dict[int, float] = {}
@@ -112,6 +122,8 @@ class Supervisor:
         for pid in self._running:
             # One that has ended is not buried yet, so its number belongs to nobody else.
             os.kill(pid, number)
+        if number == signal.SIGHUP:
+            self._on_reload()
 
     def _bury(self) -> None:
         """Those that have ended; the process may have children that are no workers."""

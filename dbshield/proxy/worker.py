@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dbshield.config import Config
-from dbshield.control.changes import audit_reload
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login, signals
 from dbshield.proxy.ending import end_untrusted
@@ -72,6 +71,7 @@ class Worker:
         await state.budget.start()
         await state.cancel_keys.start()
         await state.approvals.start()
+        await state.serving.flush()
         timers = [
             asyncio.create_task(_every(AUDIT_FLUSH, self._flush, state.log)),
             asyncio.create_task(_every(GIVE_BACK, self._give_back, state.log)),
@@ -138,7 +138,8 @@ class Worker:
             return
         if waiting := _waiting_for_a_start(state.config, config):
             state.log.warning("these settings change at the next start", keys=waiting)
-        audit_reload(state.audit, state.config, config, now=time.time())
+        state.serving.reloaded(config, time.time())
+        state.spawn(state.serving.flush())
         state.config, state.tls = config, tls
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent
@@ -163,6 +164,7 @@ class Worker:
         now = time.time()
         self._state.say_left_out(now)
         await self._state.notes.flush(now)
+        await self._state.serving.flush()
 
     async def _measure(self) -> None:
         self._state.meter.publish(self._state, draining=self._stopping.is_set())
@@ -197,6 +199,7 @@ class Worker:
         await state.budget.stop()
         state.say_left_out(time.time(), everything=True)
         await state.notes.flush(time.time(), everything=True)
+        await state.serving.flush()
         await state.directory.stop()
         await state.audit.stop()
         state.audit.close()

@@ -48,6 +48,10 @@ ROWS = {
         "insert into dbshield.schedule_jobs (name, kind, target, environment, scheduled_by, cron, zone, since)"
         " values ('guard-verify staging', 'guard-verify', 'staging', 'staging', 'main', '@daily', 'UTC', now())",
     ],
+    "0015": [
+        "insert into dbshield.served_configurations values ('one', '/etc/dbshield/dbshield.toml', '/var/lib/dbshield', 'proxy',"
+        " 'key', '{\"policies\":{},\"settings\":{}}', now())",
+    ],
 }
 """What a database has from a revision on, for every revision after it."""
 TABLES = "select tablename::text from pg_tables where schemaname = 'dbshield' and tablename <> 'alembic_version' order by 1"
@@ -132,7 +136,7 @@ def test_init_takes_the_tables_back_and_loses_nothing_unasked(control: str, tmp_
     assert init("--downgrade-to", REVISIONS[-2], "--json").returncode == 0
     assert init().returncode == 0
     with psycopg.connect(control) as conn:
-        for rows in (ROWS["0001"], ROWS["0005"], ROWS["0010"]):
+        for rows in (ROWS["0001"], ROWS["0005"], ROWS["0010"], ROWS["0015"]):
             for row in rows:
                 conn.execute(row.replace("{token}", "abcdefghijkl").replace("('staging'), ", "").encode())
     before = contents(control)
@@ -141,6 +145,7 @@ def test_init_takes_the_tables_back_and_loses_nothing_unasked(control: str, tmp_
     assert "1 rows of people" in refused.stderr
     assert "1 rows of schedule_jobs" in refused.stderr
     assert "rows of agents" not in refused.stderr
+    assert "served_configurations" not in refused.stderr, "the next start makes them again"
     assert contents(control) == before
     assert init("--downgrade-to", "0004", "--yes").returncode == 0
     assert "people" not in contents(control)

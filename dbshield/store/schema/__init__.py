@@ -12,6 +12,7 @@ from dbshield.store.schema.audit import audit, audit_head, audit_writers
 from dbshield.store.schema.base import ACCESS_LEVELS, CHANNEL, NAME_CHECK, REVISION, ROWS_CHANNEL, SCHEMA, metadata
 from dbshield.store.schema.console import console_attempts, console_sessions
 from dbshield.store.schema.schedule import schedule_jobs, schedule_runs
+from dbshield.store.schema.served import served_configurations
 from dbshield.store.schema.snapshots import backup_keys, drills, snapshots
 from dbshield.store.schema.undo import undo_points
 from dbshield.store.schema.wal import wal_archives
@@ -46,6 +47,7 @@ __all__ = [
     "people",
     "schedule_jobs",
     "schedule_runs",
+    "served_configurations",
     "snapshots",
     "token_uses",
     "tokens",

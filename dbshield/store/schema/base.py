@@ -10,7 +10,7 @@ CHANNEL = "dbshield"
 ROWS_CHANNEL = "dbshield_rows"
 """Where proxies tell each other the rows that agents changed (see `dbshield.control.budget`)."""
 
-REVISION = "0014"
+REVISION = "0015"
 """The newest migration. Proxies compare it without loading alembic; a test compares it with the migrations."""
 
 NAME_CHECK = "^[a-z][a-z0-9-]{0,30}$"

@@ -12,8 +12,9 @@ import pytest
 
 from dbshield.config import Config, EnvironmentConfig
 from dbshield.control.audit import AuditLog
-from dbshield.control.changes import FreezeAudit, audit_policies, audit_reload, policy_changes
+from dbshield.control.changes import FreezeAudit, audit_reload
 from dbshield.control.directory import Directory
+from dbshield.control.picture import picture_of
 from dbshield.control.vault import Vault
 from dbshield.store.frozen import Freeze
 
@@ -63,16 +64,16 @@ def test_a_reload_says_which_policies_it_changed(path: Path) -> None:
         production={"token_ttl_days": 2},
     )
     log = AuditLog(path)
-    audit_policies(log, old, new, now=NOW)
-    audit_policies(log, new, new, now=NOW)
+    audit_reload(log, picture_of(old, b"key"), picture_of(new, b"key"), now=NOW)
+    audit_reload(log, picture_of(new, b"key"), picture_of(new, b"key"), now=NOW)
     log.close()
-    gone, staging = lines(path)
+    gone, staging, others = lines(path)
     assert (gone["event"], gone["environment"], gone["changed"]["protected"]) == ("policy-changed", "gone", [["a.*"], None])
     assert list(staging["changed"]) == ["max_rows", "overrides"]
     assert staging["changed"]["max_rows"] == [10, 20]
     assert staging["changed"]["overrides"][1][0]["verdict"] == "deny"
+    assert (others["event"], others["changed"]["environments.staging.token_ttl_days"]) == ("configuration-changed", [30, 3])
     assert "hunter2" not in path.read_text(encoding="ascii")
-    assert policy_changes(new, new) == {}
 
 
 def test_a_reload_says_what_else_it_changed_and_no_secret(path: Path) -> None:
@@ -82,9 +83,9 @@ def test_a_reload_says_what_else_it_changed_and_no_secret(path: Path) -> None:
         return Config.model_validate({"environments": {"staging": environment}, **more})
 
     log = AuditLog(path)
-    old = config("hunter2", 2)
-    audit_reload(log, old, old, now=NOW)
-    audit_reload(log, old, config("hunter3", 1, proxy={"login_failures": 5}), now=NOW)
+    old, new = config("hunter2", 2), config("hunter3", 1, proxy={"login_failures": 5})
+    audit_reload(log, picture_of(old, b"key"), picture_of(old, b"key"), now=NOW)
+    audit_reload(log, picture_of(old, b"key"), picture_of(new, b"key"), now=NOW)
     log.close()
     policy, settings = lines(path)
     assert (policy["event"], policy["changed"]) == ("policy-changed", {"max_rows": [2, 1]})
