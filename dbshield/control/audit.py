@@ -267,6 +267,7 @@ class AuditLog:
         lines: list[str] = []
         add = lines.append
         rendered = self._rendered.get
+        last, tail = None, ""
         begin, stamp = self._second, self._stamp
         end = begin + 1 if stamp else begin
         for now, head, judgement in events:
@@ -278,9 +279,11 @@ class AuditLog:
             if judgement is None:
                 add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}")
                 continue
-            # By identity, which hashes nothing; the judgement is kept with it, so that no other takes its place in memory.
-            entry = rendered(id(judgement))
-            tail = entry[1] if entry is not None else self._render_judgement(judgement)
+            if judgement is not last:
+                # By identity, which hashes nothing; the judgement is kept with it, so that no other takes its place in memory.
+                entry = rendered(id(judgement))
+                tail = entry[1] if entry is not None else self._render_judgement(judgement)
+                last = judgement
             add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}{tail}")
         # A batch that a write waits for comes many times a second.
         self._second, self._stamp = begin, stamp
@@ -326,21 +329,36 @@ def runs(events: Sequence[Event], lines: Sequence[str]) -> list[str]:
     its own in between, they become one line: it has the first one's time, `repeats`, how many they are, and `until`, the last
     one's time. So a loop of a thousand reads costs the database one row; what may write, or was stopped, is a row each."""
     kept: list[str] = []
-    newest: dict[str, tuple[Judgement, int]] = {}
-    counts: dict[int, tuple[int, str]] = {}
+    newest: dict[str, _Run] = {}
+    repeated: list[_Run] = []
     for (_, head, judgement), line in zip(events, lines, strict=True):
-        if judgement is not None and not judgement.writes and type(judgement.verdict) is Allow:
-            before = newest.get(head)
-            if before is not None and before[0] is judgement:
-                counts[before[1]] = (counts[before[1]][0] + 1 if before[1] in counts else 2, line)
+        run = newest.get(head)
+        if run is not None:
+            if run.judgement is judgement:
+                if run.count == 1:
+                    repeated.append(run)
+                run.count += 1
+                run.last = line
                 continue
-            newest[head] = (judgement, len(kept))
-        else:
-            newest.pop(head, None)
+            del newest[head]
+        if judgement is not None and not judgement.writes and type(judgement.verdict) is Allow:
+            newest[head] = _Run(judgement, len(kept))
         kept.append(line[:-1])
-    for place, (count, last) in counts.items():
-        kept[place] = f'{kept[place][:-1]},"repeats":{count},"until":"{last[STAMP]}"}}'
+    for run in repeated:
+        kept[run.place] = f'{kept[run.place][:-1]},"repeats":{run.count},"until":"{run.last[STAMP]}"}}'
     return kept
+
+
+class _Run:
+    """A statement of a session that only reads, and its repetitions."""
+
+    __slots__ = ("count", "judgement", "last", "place")
+
+    def __init__(self, judgement: Judgement, place: int) -> None:
+        self.judgement = judgement
+        self.place = place
+        self.count = 1
+        self.last = ""
 
 
 def connection_fields(*, agent: str, environment: str, database: str, session: int, client: str, application_name: str) -> str:

@@ -9,8 +9,8 @@ withheld, and the client is not read from, so what it sends behind them comes be
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
+from time import time
 from typing import Protocol
 
 from dbshield.errors import DbshieldError, Refused
@@ -149,7 +149,7 @@ class Pair:
 
     def tell_outcomes(self) -> None:
         """Pass on what came of counted statements."""
-        now = time.time()
+        now = time()
         for outcome in self.relay.outcomes:
             if isinstance(outcome, Judgement):
                 self.record(now, outcome)
@@ -275,17 +275,18 @@ class ClientEnd(asyncio.Protocol):
         writes = False
         try:
             forward = self._from_client(data)
-            if self._judged:
-                now = time.time()
-                for judgement in self._judged:
+            judged = self._judged
+            if judged:
+                now = time()
+                for judgement in judged:
                     self._record(now, judgement)
                     if judgement.writes and type(judgement.verdict) in PASSES:
                         writes = True
-                self._judged.clear()
+                judged.clear()
         except DbshieldError as error:
             # What was judged before the message that ends the session was attempted all the same.
             for judgement in self._judged:
-                self._record(time.time(), judgement)
+                self._record(time(), judgement)
             self._judged.clear()
             pair.end(error.message, error, sqlstate=getattr(error, "sqlstate", INTERNAL))
             return

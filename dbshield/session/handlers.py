@@ -17,13 +17,15 @@ from dbshield.model import Allow, Limit
 from dbshield.session.names import NAME_BYTES
 from dbshield.sqltext.postgres_session import OWN_STATEMENTS
 from dbshield.wire.backend import ParameterStatus
-from dbshield.wire.frontend import FunctionCall, Sync
+from dbshield.wire.frontend import Describe, Execute, FunctionCall, Sync, Target
 
 if TYPE_CHECKING:
     from dbshield.session.relay import Relay
 
 HEADER: Final = 5
 """A type byte and a length of four."""
+LENGTH: Final = 4
+"""The least length of a message: its own four bytes count."""
 IDLE: Final = ord("I")
 """The status in a ReadyForQuery outside of a transaction."""
 
@@ -90,7 +92,10 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     """A Bind is what makes one execution of a statement, so it is what the audit counts."""
-    portal_end = data.find(0, pos + HEADER, end)
+    portal_end = pos + HEADER
+    # Nearly every portal has no name, and a look at one byte costs a fifth of a search.
+    if portal_end >= end or data[portal_end]:
+        portal_end = data.find(0, portal_end, end)
     name_end = data.find(0, portal_end + 1, end) if portal_end >= 0 else -1
     if name_end < 0:
         raise ProtocolError("a string in a Bind has no end")
@@ -123,8 +128,9 @@ def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 def sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay._unsynced = False
-    if relay._statements.fresh or relay._statements.bound:
-        relay._statements.settle()
+    names = relay._statements
+    if names.fresh or names.bound:
+        names.settle()
     relay._cycles.append(SYNC)
     return None
 
@@ -266,3 +272,9 @@ SERVER: Final = _table(
     **dict.fromkeys(("_1", "_2", "_3", "A", "C", "D", "H", "I", "N", "T", "V", "c", "d", "n", "s", "t")),
 )
 _SYNC_MESSAGE: Final = Sync().encode()
+
+BIND: Final = ord("B")
+_DESCRIBE: Final = Describe(target=Target.PORTAL).encode()
+_EXECUTE: Final = Execute().encode()
+EXECUTIONS: Final = frozenset({_EXECUTE + _SYNC_MESSAGE, _DESCRIBE + _EXECUTE + _SYNC_MESSAGE})
+"""What drivers send behind a Bind, libpq the longer one. Known as a whole, it need not be read message by message."""

@@ -28,7 +28,7 @@ from dbshield.session import counted, held, held_cycle, unfinished
 from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE
 from dbshield.session.counted_state import Counting, Phase
 from dbshield.session.counting import UNTOLD, Limits, RowCounter
-from dbshield.session.handlers import CLIENT, DISCARDING, HEADER, IDLE, OWN, SERVER
+from dbshield.session.handlers import BIND, CLIENT, DISCARDING, EXECUTIONS, HEADER, IDLE, LENGTH, OWN, SERVER, sync
 from dbshield.session.held import HeldStatement, Holding, Prepared
 from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
@@ -188,7 +188,7 @@ class Relay:
         while pos <= last:
             kind, length = head_at(data, pos)
             end = pos + 1 + length
-            if end > size or length < 4:
+            if end > size or length < LENGTH:
                 return unfinished.from_client(self, data, pos, start, out)
             handler = handlers[kind]
             if handler is not None:
@@ -202,6 +202,9 @@ class Relay:
                         held.keep(self, self.holding, data[end:])
                         return b"".join(out)
                     handlers = DISCARDING if self._discarding else self._client_handlers
+                elif kind == BIND and handlers is CLIENT and data[end:] in EXECUTIONS:
+                    sync(self, data, size - HEADER, size)
+                    end = size
             pos = end
         if pos == size:
             if not out and not start:
@@ -231,7 +234,7 @@ class Relay:
         while pos <= last:
             kind, length = head_at(data, pos)
             end = pos + 1 + length
-            if end > size or length < 4:
+            if end > size or length < LENGTH:
                 return unfinished.from_server(self, data, pos, start, out)
             handler = handlers[kind]
             if handler is not None:

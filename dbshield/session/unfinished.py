@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError
 from dbshield.session import held_cycle
-from dbshield.session.handlers import HEADER, QUERY, bind
+from dbshield.session.handlers import HEADER, LENGTH, QUERY, bind
 
 if TYPE_CHECKING:
     from dbshield.session.relay import Relay
@@ -49,7 +49,7 @@ def from_client(relay: Relay, data: bytes, pos: int, start: int, out: list[bytes
     kind, length = head_at(data, pos)
     total = length + 1
     limit = relay._max_message if kind in _LARGE else SMALL_MESSAGE
-    if not 4 <= length <= limit:
+    if not LENGTH <= length <= limit:
         raise ProtocolError(f"invalid message length {length} in a message of type {chr(kind)!r}")
     have = len(data) - pos
     streams, drops = kind == _COPY_DATA, False
@@ -91,7 +91,7 @@ def from_server(relay: Relay, data: bytes, pos: int, start: int, out: list[bytes
     """Hold what the session must understand, stream all else."""
     kind, length = head_at(data, pos)
     total = length + 1
-    if length < 4:
+    if length < LENGTH:
         raise ProtocolError(f"the server sent an invalid message length {length}")
     if relay._server_handlers[kind] is None or (kind in _WHOLE and total > ANSWER_HELD):
         relay._server_rest = total - (len(data) - pos)

@@ -45,6 +45,25 @@ STAND_IN = Query(query=f"{MARKER}_1".encode())
 STAND_IN_PARSE = Parse(name=f"{MARKER}_1".encode(), query=f"{MARKER}_1".encode())
 
 
+@pytest.mark.parametrize("described", [(), (Describe(target=Target.PORTAL),)])
+@pytest.mark.parametrize("before", [(), (Parse(query=SELECT),)])
+def test_a_whole_execution_in_one_chunk(before: tuple[Parse, ...], described: tuple[Describe, ...]) -> None:
+    """Known by its bytes, it leaves the session as it does message by message."""
+    messages = [*before, Bind(), *described, Execute(), Sync()]
+    whole, single = Conversation(), Conversation()
+    for talk in (whole, single):
+        talk.client(Parse(query=SELECT), Sync())
+        talk.server(IDLE)
+    data = b"".join(message.encode() for message in messages)
+    assert whole.relay.from_client(data) is data
+    assert b"".join(single.relay.from_client(message.encode()) for message in messages) == data
+    for talk in (whole, single):
+        assert [judgement.normal for judgement in talk.relay.judged] == ["select $1"]
+        assert talk.relay.busy
+        talk.server(SELECTED, IDLE)
+        assert talk.relay.idle
+
+
 class TestLongMessages:
     def test_a_long_bind_streams_and_is_counted_once(self) -> None:
         """Trap 8: over 64 KB."""
@@ -117,6 +136,12 @@ class TestViolations:
     def test_a_parse_without_an_end(self, body: bytes) -> None:
         with pytest.raises(ProtocolError):
             Conversation().relay.from_client(b"P" + (4 + len(body)).to_bytes(4, "big") + body)
+
+    @pytest.mark.parametrize("body", [b"", b"\0", b"portal", b"portal\0", b"\0name", b"portal\0name"])
+    @pytest.mark.parametrize("behind", [b"", Execute().encode() + Sync().encode()])
+    def test_a_bind_without_an_end(self, body: bytes, behind: bytes) -> None:
+        with pytest.raises(ProtocolError, match="a string in a Bind has no end"):
+            Conversation().relay.from_client(b"B" + (len(body) + 4).to_bytes(4, "big") + body + behind)
 
     def test_a_string_may_not_end_in_the_next_message(self) -> None:
         with pytest.raises(ProtocolError):
