@@ -6,11 +6,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from dbshield.config import Config
 from dbshield.errors import DbshieldError
 from dbshield.proxy.signals import hear
 from dbshield.proxy.supervisor import end_with_parent
@@ -35,8 +36,8 @@ def told_by_signals() -> Told:
 
 
 @contextlib.contextmanager
-def beside(name: str, work: Callable[[Told], None], *, again: float = 0) -> Iterator[None]:
-    """Does `work` in a process of its own while the block runs; it ends with this process, however that ends.
+def beside(name: str, work: Callable[[Told], None], *, again: float = 0) -> Iterator[int]:
+    """Does `work` in a process of its own while the block runs: its number. It ends with this process, however that ends.
 
     With `again`, a bug in it is met with another attempt after so many seconds, since it would be missed too late.
     """
@@ -49,12 +50,26 @@ def beside(name: str, work: Callable[[Told], None], *, again: float = 0) -> Iter
             # Whatever happens, nothing of what the parent does next is done here as well.
             os._exit(code)
     try:
-        yield
+        yield pid
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
+
+
+def passing_on(load: Callable[[], Config], children: Sequence[int | None]) -> Callable[[], Config]:
+    """`load` for who hears SIGHUP: it tells these processes too, which read the configuration by themselves."""
+
+    def told() -> Config:
+        for pid in children:
+            if pid is not None:
+                # One that has ended is not buried before its block ends, so its number belongs to nobody else.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
+        return load()
+
+    return told
 
 
 def _child(name: str, work: Callable[[Told], None], again: float) -> int:

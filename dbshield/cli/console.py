@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import structlog
 import typer
 
-from dbshield.cli.beside import beside, told_by_signals
+from dbshield.cli.beside import Told, beside, told_by_signals
 from dbshield.config import Config, load_config
-from dbshield.config.console import ConsoleConfig
+from dbshield.console.certificate import check_certificate
 from dbshield.control.connection import control_dsn
 from dbshield.control.logs import configure_logging
 from dbshield.control.vault import Vault
@@ -32,13 +30,15 @@ BACKLOG: Final = 128
 def console(config: ConfigOption = None) -> None:
     """Run the console: what happens, held statements, agents, the audit, backups, the policy. People sign in with a password.
 
+    SIGHUP reads the configuration and the certificate again.
+
     Example: dbshield console --config /etc/dbshield/dbshield.toml
     """
     settings = load_config(config)
     configure_logging(level=settings.log.level, format=settings.log.format)
     told = told_by_signals()
     with control_dsn(settings) as dsn, bound(settings) as sock:
-        serve(settings, dsn, sock, told.stop)
+        serve(settings, lambda: load_config(config), dsn, sock, told)
 
 
 def bound(settings: Config) -> socket.socket:
@@ -46,7 +46,7 @@ def bound(settings: Config) -> socket.socket:
     where = settings.console.where
     if where is None:
         raise ConfigError("[console] listen is empty", hint="Say where people open it, as in 127.0.0.1:7433.")
-    _check_certificate(settings.console)
+    check_certificate(settings.console)
     with contextlib.ExitStack() as undone:
         try:
             family, kind, proto, _, address = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
@@ -63,8 +63,9 @@ def bound(settings: Config) -> socket.socket:
     return sock
 
 
-def serve(settings: Config, dsn: str, sock: socket.socket, stop: threading.Event) -> None:
-    """Answers until `stop` is set. StoreError where the tables are another version's."""
+def serve(settings: Config, load: Callable[[], Config], dsn: str, sock: socket.socket, told: Told) -> None:
+    """Answers until it is told to stop; `load` reads the configuration again. StoreError where the tables are another
+    version's."""
     # Half a second of imports that `dbshield proxy` does not need.
     from dbshield.console.frame import Parts  # noqa: PLC0415
     from dbshield.console.server import run  # noqa: PLC0415
@@ -76,16 +77,17 @@ def serve(settings: Config, dsn: str, sock: socket.socket, stop: threading.Event
         log: Any = structlog.get_logger("dbshield.console")
         address = settings.console.address or next(iter(settings.console.origins.values()))
         log.info("listening", part="console", address=address)
-        run(parts, sock, stop)
+        run(parts, sock, told.stop, told.reload, load)
     finally:
         database.close()
 
 
 @contextlib.contextmanager
-def console_beside(settings: Config, dsn: str) -> Iterator[None]:
-    """A console in a process of its own while the block runs, unless none is wanted. It ends with this process."""
+def console_beside(settings: Config, load: Callable[[], Config], dsn: str) -> Iterator[int | None]:
+    """A console in a process of its own while the block runs, unless none is wanted: its number. It ends with this process;
+    `load` reads the configuration again when SIGHUP comes to it."""
     if not settings.console.listen:
-        yield
+        yield None
         return
     try:
         sock = bound(settings)
@@ -95,23 +97,9 @@ def console_beside(settings: Config, dsn: str) -> Iterator[None]:
         # Nobody asked for a console there: what protects the databases does not wait for it.
         log: Any = structlog.get_logger("dbshield.console")
         log.warning("the console does not run", why=error.message, hint="Say another [console] listen, or an empty one.")
-        yield
+        yield None
         return
-    with sock, beside("console", lambda told: serve(settings, dsn, sock, told.stop), again=AGAIN):
+    with sock, beside("console", lambda told: serve(settings, load, dsn, sock, told), again=AGAIN) as process:
         # Where the console's own process is gone nobody shall wait for an answer.
         sock.close()
-        yield
-
-
-def _check_certificate(console: ConsoleConfig) -> None:
-    """Before anybody waits for an answer. ConfigError where certificate and key cannot be used."""
-    if console.tls_certificate is None:
-        return
-    try:
-        # With a password of our own, since OpenSSL would ask the terminal for one.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(console.tls_certificate, console.tls_key, password="")
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"[console] tls_certificate {console.tls_certificate} and tls_key {console.tls_key} cannot be used: {error}",
-            hint="Both must be PEM files that dbshield may read, and belong together.",
-        ) from error
+        yield process

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dbshield.app import Proxy
 from dbshield.cli.alert import watch_beside
+from dbshield.cli.beside import passing_on
 from dbshield.cli.console import console_beside
 from dbshield.cli.executor import executor_beside
 from dbshield.cli.monitor import monitor_beside
@@ -68,14 +69,15 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
     with _environments(settings) as complete, control_dsn(complete) as dsn:
         make_tables(complete, dsn)
         _greet(complete, dsn)
+        load = _reload(config, workers, complete)
         with (
             executor_beside(complete, dsn),
             watch_beside(complete, dsn),
             scheduler_beside(settings, config, dsn),
-            console_beside(complete, dsn),
+            console_beside(complete, load, dsn) as console,
             monitor_beside(complete, dsn) as boards,
         ):
-            raise typer.Exit(Proxy(complete, _reload(config, workers, complete), dsn, boards, file=find_config(config)).run())
+            raise typer.Exit(Proxy(complete, passing_on(load, [console]), dsn, boards, file=find_config(config)).run())
 
 
 def _load(config: Path | None, workers: int | None) -> Config:

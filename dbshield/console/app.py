@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from dbshield.console.frame import FOLDER, Parts, render
+from dbshield.console.frame import FOLDER, Parts, parts_in, render
 from dbshield.console.live import Live
 from dbshield.console.pages import PAGES
 from dbshield.console.pages.rules import ROUTES as RULES
@@ -27,6 +27,11 @@ from dbshield.errors import DbshieldError, Refused, StoreError
 
 def build(parts: Parts) -> Starlette:
     """The application for these parts."""
+
+    def origins() -> Mapping[str, str]:
+        # As the configuration is when they are asked for: a reload may have come.
+        return parts_in(app).config.console.origins
+
     app = Starlette(
         routes=[
             *ROUTES,
@@ -35,8 +40,8 @@ def build(parts: Parts) -> Starlette:
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ],
         middleware=[
-            Middleware(Gate, origins=parts.config.console.origins),
-            Middleware(SignedIn, parts=parts),
+            Middleware(Gate, origins=origins),
+            Middleware(SignedIn),
         ],
         lifespan=_lifespan,
         exception_handlers={DbshieldError: _failed, HTTPException: _not_there, Exception: _bug},

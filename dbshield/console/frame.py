@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
@@ -66,10 +67,15 @@ class Page:
     routes: Sequence[BaseRoute]
 
 
-def parts_of(request: Request) -> Parts:
-    found = request.app.state.parts
+def parts_in(app: Starlette) -> Parts:
+    """Those of an application, with the configuration as it is now."""
+    found = app.state.parts
     assert isinstance(found, Parts)
     return found
+
+
+def parts_of(request: Request) -> Parts:
+    return parts_in(request.app)
 
 
 def person_of(request: Request) -> Person | None:

@@ -61,18 +61,17 @@ class Health:
 class Glance:
     """Looks at everything, once for all who ask at about the same time."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._looked = float("-inf")
         self._seen: Health | None = None
 
-    async def look(self) -> Health:
+    async def look(self, parts: Parts) -> Health:
         """StoreError where the control database is away."""
         async with self._lock:
             if self._seen is None or time.monotonic() - self._looked > FRESH:
-                proxy = await answers(self._parts.config)
-                self._seen = await run_in_threadpool(_look, self._parts, proxy)
+                proxy = await answers(parts.config)
+                self._seen = await run_in_threadpool(_look, parts, proxy)
                 self._looked = time.monotonic()
             return self._seen
 

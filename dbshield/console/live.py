@@ -7,6 +7,7 @@ Laws:
 - A stream sends what a part of a page looks like now, and again when it looks different: a browser that reconnects has missed
   nothing.
 - A stream ends soon after its session did, and keeps no session alive.
+- Nobody takes the streams of all: one person has a share of them.
 - No event loop waits for the database.
 """
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -22,7 +24,9 @@ import structlog
 from psycopg import sql
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from dbshield.console.frame import person_of
 from dbshield.errors import DbshieldError
 from dbshield.store.schema import APPROVALS_CHANNEL, CHANNEL
 
@@ -37,6 +41,8 @@ RETRY: Final = 1.0
 SILENCE: Final = 15.0
 """Seconds after which something is sent in any case: middleboxes forget quiet connections after thirty or more."""
 STREAMS_MOST: Final = 300
+STREAMS_PER_PERSON: Final = 20
+"""Open pages of one person, in all their browsers: one more does not follow what happens until another is closed."""
 
 OVER: Final = (
     '<div class="notice warn" role="alert"><p><b>Your session is over.</b> <a href="">Sign in again</a> to go on.</p></div>'
@@ -52,6 +58,7 @@ class Live:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._waiting: set[asyncio.Event] = set()
+        self._open = Counter[str]()
         self._ended = False
         self._log: Any = structlog.get_logger("dbshield.console")
 
@@ -82,11 +89,26 @@ class Live:
     async def follow(
         self, request: Request, parts: Mapping[str, Look], *, valid: Callable[[], Awaitable[bool]], every: float | None = None
     ) -> Response:
-        """A stream of these parts, by the name of their event. With `every` they are looked at each so many seconds as well."""
-        if len(self._waiting) >= STREAMS_MOST:
-            return Response(status_code=503, headers={"Retry-After": "30"})
-        headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(parts, valid, every), media_type="text/event-stream", headers=headers)
+        """A stream of these parts, by the name of their event. With `every` they are looked at each so many seconds as well.
+        Where there are too many streams of one person, or of all, the answer is 429 or 503."""
+        person = person_of(request)
+        return _Stream(self, person.name if person is not None else "", self._events(parts, valid, every))
+
+    @contextlib.contextmanager
+    def place(self, person: str) -> Iterator[int]:
+        """One more stream of this person's while the block runs: 0, or the status that refuses it."""
+        if self._open[person] >= STREAMS_PER_PERSON:
+            yield 429
+        elif self._open.total() >= STREAMS_MOST:
+            yield 503
+        else:
+            self._open[person] += 1
+            try:
+                yield 0
+            finally:
+                self._open[person] -= 1
+                if not self._open[person]:
+                    del self._open[person]
 
     async def _events(
         self, parts: Mapping[str, Look], valid: Callable[[], Awaitable[bool]], every: float | None
@@ -137,6 +159,22 @@ class Live:
     def _tell(self) -> None:
         for each in self._waiting:
             each.set()
+
+
+class _Stream(StreamingResponse):
+    """Counted from before its first byte until its connection is over, however that ends."""
+
+    def __init__(self, live: Live, person: str, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._live = live
+        self._person = person
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._live.place(self._person) as refused:
+            if refused:
+                await Response(status_code=refused, headers={"Retry-After": "30"})(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
 
 
 def event(name: str, text: str) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -65,10 +65,10 @@ def csrf_token(cookie: str) -> str:
 
 
 class Gate:
-    """ASGI middleware. `origins` are the console's own sites by the Host header of their requests; the origin of a request that
+    """ASGI middleware. `origins` tells the console's own sites by the Host header of their requests; the origin of a request that
     was let in is in `scope["state"]["origin"]`, its cookie in `["cookie"]`, empty where it has none."""
 
-    def __init__(self, app: ASGIApp, *, origins: Mapping[str, str]) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Callable[[], Mapping[str, str]]) -> None:
         self._app = app
         self._origins = origins
 
@@ -79,7 +79,7 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        origin = self._origins.get(headers.get("host", "").lower())
+        origin = self._origins().get(headers.get("host", "").lower())
         send = _with_headers(scope, send, secure=origin is not None and origin.startswith("https:"))
         if origin is None:
             text = "This is not an address of this console; [console] address in dbshield.toml says which is.\n"

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from dbshield.config.console import ConsoleConfig
 from dbshield.console.app import build
 from dbshield.console.frame import Parts
-from dbshield.console.live import Live
+from dbshield.console.reloading import Load, reload
 
 GRACE: Final = 5
 """Seconds that answers under way get when the console ends; pages that follow what happens end at once."""
@@ -22,10 +22,10 @@ CONNECTIONS: Final = 500
 """At once: each open page that follows what happens is one."""
 
 
-def run(parts: Parts, sock: socket.socket, stop: threading.Event) -> None:
-    """Answers until `stop` is set."""
+def run(parts: Parts, sock: socket.socket, stop: threading.Event, reload: threading.Event, load: Load) -> None:
+    """Answers until `stop` is set; each time that `reload` is, `load` reads the configuration again."""
     app = build(parts)
-    _Server(settings(parts.config.console, app), app.state.live, stop).run(sockets=[sock])
+    _Server(settings(parts.config.console, app), app, stop, reload, load).run(sockets=[sock])
 
 
 def settings(console: ConsoleConfig, app: Starlette) -> uvicorn.Config:
@@ -48,12 +48,16 @@ def settings(console: ConsoleConfig, app: Starlette) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Told to end by an event instead of signals, which somebody else hears."""
+    """Told by events instead of signals, which somebody else hears."""
 
-    def __init__(self, config: uvicorn.Config, live: Live, stop: threading.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Starlette, stop: threading.Event, reload: threading.Event, load: Load
+    ) -> None:
         super().__init__(config)
-        self._live = live
+        self._app = app
         self._stop = stop
+        self._reload = reload
+        self._load = load
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -63,5 +67,8 @@ class _Server(uvicorn.Server):
         if self._stop.is_set():
             self.should_exit = True
             # Else they would be waited for.
-            self._live.end()
+            self._app.state.live.end()
+        elif self._reload.is_set():
+            self._reload.clear()
+            reload(self._app, self._load, self.config.ssl)
         return await super().on_tick(counter)

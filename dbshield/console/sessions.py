@@ -37,11 +37,10 @@ def live_of(request: Request) -> Live:
 
 def still_valid(request: Request) -> Callable[[], Awaitable[bool]]:
     """Whether the session of a request still is one. To ask is nobody's click."""
-    parts = parts_of(request)
-    sessions, cookie = signing_in(parts), request.state.cookie
+    cookie = request.state.cookie
 
     async def valid() -> bool:
-        return await run_in_threadpool(sessions.find, cookie, now=parts.clock(), active=False) is not None
+        return await _find(parts_of(request), cookie, active=False) is not None
 
     return valid
 
@@ -49,10 +48,8 @@ def still_valid(request: Request) -> Callable[[], Awaitable[bool]]:
 class SignedIn:
     """ASGI middleware behind the gate: `scope["state"]["person"]` is a Person, or nothing."""
 
-    def __init__(self, app: ASGIApp, *, parts: Parts) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._parts = parts
-        self._sessions = signing_in(parts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(STATIC):
@@ -64,15 +61,16 @@ class SignedIn:
         # A page that follows what happens by itself is nobody's click.
         active = "text/event-stream" not in request.headers.get("accept", "")
         try:
-            state["person"] = await self.find(state["cookie"], active=active)
+            state["person"] = await _find(parts_of(request), state["cookie"], active=active)
         except DbshieldError as error:
             answer = await render(request, "error.html", {"message": error.message, "hint": error.hint}, status=503)
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    async def find(self, cookie: str, *, active: bool) -> Person | None:
-        if not cookie:
-            return None
-        found = await run_in_threadpool(self._sessions.find, cookie, now=self._parts.clock(), active=active)
-        return Person(name=found.person, role=found.role) if found is not None else None
+
+async def _find(parts: Parts, cookie: str, *, active: bool) -> Person | None:
+    if not cookie:
+        return None
+    found = await run_in_threadpool(signing_in(parts).find, cookie, now=parts.clock(), active=active)
+    return Person(name=found.person, role=found.role) if found is not None else None

@@ -232,6 +232,35 @@ def test_a_certificate_that_is_none_is_an_answer(site: Site) -> None:
     assert "cannot be used" in site.run("console", fails=True, **files)
 
 
+def test_sighup_reads_the_configuration_again(site: Site, client: httpx.Client) -> None:
+    """With a session that stands, and a file that is wrong on the way."""
+    before = site.config.read_text()
+
+    def reloaded(text: str, said: str) -> None:
+        count = site.log.read_text().count(said)
+        site.config.write_text(text)
+        assert site.process is not None
+        site.process.send_signal(signal.SIGHUP)
+        assert until(lambda: site.log.read_text().count(said) > count, deadline=PATIENCE), site.log.read_text()
+
+    try:
+        assert "canary" not in client.get("/policy").text
+        more = before.replace("[console]\n", '[console]\naddress = "http://shield.example.com"\n')
+        more += '[environments.canary]\nupstream = "postgresql://app@db.example.com/shop?sslmode=verify-full"\n'
+        reloaded(more, "configuration reloaded")
+        assert "canary" in client.get("/policy").text
+        named = httpx.get(f"{site.base}/sign-in", headers={"host": "shield.example.com"}, timeout=PATIENCE)
+        assert named.status_code == 200
+        reloaded(more + "[nonsense\n", "the configuration was not reloaded")
+        assert "canary" in client.get("/policy").text
+        reloaded(before.replace(f":{site.port}", ":7999"), "these settings change at the next start")
+        page = client.get("/policy")
+        assert page.status_code == 200
+        assert "canary" not in page.text
+    finally:
+        reloaded(before, "configuration reloaded")
+
+
 def test_people_are_made_by_commands(site: Site) -> None:
     listed = json.loads(site.run("user", "list", "--json"))
     assert [(one["person"], one["role"], one["password"]) for one in listed] == [("ann", "admin", True)]

@@ -129,10 +129,10 @@ async def _freeze_form(
 async def _glance(request: Request) -> dict[str, Any]:
     parts = parts_of(request)
     if not hasattr(request.app.state, "glance"):
-        request.app.state.glance = Glance(parts)
+        request.app.state.glance = Glance()
     now = parts.clock()
     waiting = await run_in_threadpool(Approvals(parts.database).list_, now=now, states=(State.WAITING,))
-    return {"health": await request.app.state.glance.look(), "held": waiting[:HELD_SHOWN], "waiting": len(waiting)}
+    return {"health": await request.app.state.glance.look(parts), "held": waiting[:HELD_SHOWN], "waiting": len(waiting)}
 
 
 def _feed(request: Request) -> Feed:

@@ -57,7 +57,7 @@ def ask(method: str, headers: dict[str, str | None], chunks: list[bytes], path: 
 
     given = [(name.encode(), text.encode()) for name, text in headers.items() if text is not None]
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "query_string": query, "headers": given}
-    asyncio.run(Gate(application, origins=ORIGINS)(scope, receive, send))
+    asyncio.run(Gate(application, origins=lambda: ORIGINS)(scope, receive, send))
     return answer
 
 
