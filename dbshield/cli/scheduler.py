@@ -81,10 +81,11 @@ def _told(config: Path | None, dsn: str) -> Config:
 
 
 @contextlib.contextmanager
-def scheduler_beside(settings: Config, config: Path | None, dsn: str) -> Iterator[None]:
-    """A scheduler in a process of its own while the block runs, where anything is scheduled. It ends with this process."""
+def scheduler_beside(settings: Config, config: Path | None, dsn: str) -> Iterator[int | None]:
+    """A scheduler in a process of its own while the block runs, where anything is scheduled: its number. It ends with this
+    process."""
     if not jobs_of(settings):
-        yield
+        yield None
         return
-    with beside("scheduler", lambda told: serve(config, dsn, told.stop, told.reload), again=AGAIN):
-        yield
+    with beside("scheduler", lambda told: serve(config, dsn, told.stop, told.reload), again=AGAIN) as process:
+        yield process

@@ -73,11 +73,11 @@ def up(config: ConfigOption = None, workers: WorkersOption = None) -> None:
         with (
             executor_beside(complete, dsn),
             watch_beside(complete, dsn),
-            scheduler_beside(settings, config, dsn),
+            scheduler_beside(settings, config, dsn) as scheduler,
             console_beside(complete, load, dsn) as console,
             monitor_beside(complete, dsn) as boards,
         ):
-            raise typer.Exit(Proxy(complete, passing_on(load, [console]), dsn, boards, file=find_config(config)).run())
+            raise typer.Exit(Proxy(complete, passing_on(load, [console, scheduler]), dsn, boards, file=find_config(config)).run())
 
 
 def _load(config: Path | None, workers: int | None) -> Config:

@@ -75,6 +75,11 @@ def test_the_string_works_a_second_start_too_and_nothing_is_left(place: Path) ->
                 conn.execute("update orders set customer = 'kept' where id = 7")
             assert until(lambda: opens(console)), path.read_text()
             tokens.append(str(conninfo_to_dict(dsn)["password"]))
+            if number == 1:
+                process.send_signal(signal.SIGHUP)
+                # By the proxy, and by the console, which has no number that anybody knows.
+                assert until(lambda: path.read_text().count("configuration reloaded") == 2), path.read_text()  # noqa: B023
+                assert gets_in(dsn), "the trial's database, which stands in no file, is there still"
             assert left(place)
             assert [line for line in left(place) if any(token in line for token in tokens)] == []
             process.send_signal(signal.SIGTERM)
