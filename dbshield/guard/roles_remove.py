@@ -37,6 +37,7 @@ _OWNED: Final = """
         -- Default privileges go with the role's rights.
         and s.classid <> 'pg_catalog.pg_default_acl'::pg_catalog.regclass
     order by 1, 2"""
+_TERMINATE: Final = "select pid, pg_terminate_backend(pid, %s) from pg_stat_activity where usename = %s"
 _PREPARED: Final = "select database::text, gid from pg_catalog.pg_prepared_xacts where owner = %s order by 1, 2"
 
 
@@ -108,11 +109,30 @@ def _refuse_owned(connections: Sequence[Connection], role: str, heir: str | None
         )
 
 
+@contextmanager
+def _member(conn: Connection, role: str) -> Iterator[None]:
+    """In the caller's transaction: some of what is done to a role only a member may, without a superuser's rights."""
+    name = sql.Identifier(role)
+    how = sql.SQL(" with inherit true" if conn.info.server_version // 10_000 >= INHERIT_SINCE else "")
+    conn.execute(sql.SQL("grant {} to current_user{}").format(name, how))
+    yield
+    conn.execute(sql.SQL("revoke {} from current_user").format(name))
+
+
 def end_sessions(conn: Connection, role: str) -> int:
     """Ends the role's sessions and waits for each; how many there were. Raises Refused where one did not end."""
-    found = conn.execute(
-        "select pid, pg_terminate_backend(pid, %s) from pg_stat_activity where usename = %s", [TERMINATE_MS, role]
-    ).fetchall()
+    try:
+        with conn.transaction():
+            found = conn.execute(_TERMINATE, [TERMINATE_MS, role]).fetchall()
+    except errors.InsufficientPrivilege:
+        try:
+            with conn.transaction(), _member(conn, role):
+                found = conn.execute(_TERMINATE, [TERMINATE_MS, role]).fetchall()
+        except errors.InsufficientPrivilege as error:
+            why = error.diag.message_primary
+            raise Refused(
+                f"the sessions of {role} were not ended: {why}", hint="Let a superuser end them, and try again."
+            ) from error
     row = conn.execute("select count(*) from pg_stat_activity where usename = %s", [role]).fetchone()
     if row and row[0]:
         raise Refused(f"{row[0]} sessions of {role} have not ended", hint="See what they wait for, and try again.")
@@ -127,11 +147,8 @@ def empty(conn: Connection, role: str, heir: str | None) -> None:
     _refuse_owned([conn], role, None)
     statement = sql.SQL("drop owned by {}").format(name)
     if allowed(conn, statement) is not None:
-        # Without a superuser's rights only a member may.
-        how = sql.SQL(" with inherit true" if conn.info.server_version // 10_000 >= INHERIT_SINCE else "")
-        conn.execute(sql.SQL("grant {} to current_user{}").format(name, how))
-        conn.execute(statement)
-        conn.execute(sql.SQL("revoke {} from current_user").format(name))
+        with _member(conn, role):
+            conn.execute(statement)
     if conn.execute("select to_regclass('dbshield.limits')").fetchone() != (None,):
         with suppress(errors.InsufficientPrivilege), conn.transaction():
             conn.execute("delete from dbshield.limits where role_name = %s", [role])

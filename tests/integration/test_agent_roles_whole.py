@@ -304,10 +304,13 @@ def test_a_plain_owner_does_what_it_may_and_is_told_the_rest(bare: Server) -> No
             assert value(admin, "select pg_has_role(%s, 'dbshield_agents', 'member')", spec.role)
         with roles.renew([plain], spec, "another"):
             pass
-        login(bare, spec.role, DATABASE, "another").close()
+        session = login(bare, spec.role, DATABASE, "another")
         with roles_remove.remove([plain], spec.role, spec.agent_id) as done:
             pass
-        assert done.dropped
+        assert (done.dropped, done.sessions) == (True, 1)
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("select 1")
+        session.close()
 
 
 def test_who_may_not_make_an_agent_is_refused(bare: Server) -> None:
