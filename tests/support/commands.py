@@ -126,6 +126,7 @@ def serve(descriptor: int) -> None:
 
     for command in COMMANDS:
         importlib.import_module(command.module)
+    importlib.import_module("alembic.command")  # which a command imports when it migrates
     # What is there now is looked through by no collection of a fork's, which would make it a copy of its own.
     gc.collect()
     gc.freeze()
