@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from dbshield.config.address import ListenAddress
-from dbshield.config.base import Section
+from dbshield.config.base import Section, Texts
 
 
 class MetricsConfig(Section):
@@ -18,6 +18,9 @@ class MetricsConfig(Section):
         default="", description="host:port of /metrics, /healthz and /readyz, as in 127.0.0.1:9632; empty: not told to anybody"
     )
     allow_remote: bool = Field(default=False, description="listen beyond this machine, for whoever reaches the address")
+    names: Texts = Field(
+        default=(), description="host names by which it is asked, as in Prometheus' targets; by an address it always may be"
+    )
 
     @field_validator("listen")
     @classmethod
@@ -25,6 +28,14 @@ class MetricsConfig(Section):
         if listen and ListenAddress.parse(listen).is_socket:
             raise ValueError(f'"{listen}" is a Unix socket, which no Prometheus reads; write host:port')
         return listen
+
+    @field_validator("names")
+    @classmethod
+    def _hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not name.isascii() or any(sign in name for sign in ":/[]*@ "):
+                raise ValueError(f'names has "{name}", which is no name of a host; write it without scheme and port')
+        return tuple(name.lower().rstrip(".") for name in names)
 
     @model_validator(mode="after")
     def _near(self) -> Self:

@@ -17,6 +17,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +25,7 @@ from starlette.routing import Route
 import dbshield
 from dbshield.config import Config
 from dbshield.monitoring import upstreams
+from dbshield.monitoring.asked import AskedByName
 from dbshield.monitoring.exposition import exposed
 from dbshield.monitoring.facts import facts
 from dbshield.monitoring.fresh import Fresh
@@ -100,8 +102,8 @@ class Monitor:
         ]
 
 
-def build(monitor: Monitor) -> Starlette:
-    """The application. Its answers are for machines, and for nobody's cache."""
+def build(monitor: Monitor, names: Sequence[str] = ()) -> Starlette:
+    """The application, for who asks by an address or one of these names. Its answers are for machines, and for nobody's cache."""
 
     async def metrics(request: Request) -> Response:
         text, media_type = await run_in_threadpool(monitor.metrics, request.headers.get("accept", ""))
@@ -112,7 +114,8 @@ def build(monitor: Monitor) -> Starlette:
             Route("/metrics", metrics, methods=["GET"]),
             Route("/healthz", monitor.healthz, methods=["GET"]),
             Route("/readyz", monitor.readyz, methods=["GET"]),
-        ]
+        ],
+        middleware=[Middleware(AskedByName, names=names)],
     )
 
 
@@ -120,7 +123,7 @@ def serve(config: Config, dsn: str, boards: Sequence[Board], sock: socket.socket
     """Answers on a socket until `stop` is set."""
     database = Database(dsn)
     try:
-        application = build(Monitor(config, database, boards))
+        application = build(Monitor(config, database, boards), config.metrics.names)
         settings = uvicorn.Config(
             application, log_config=None, access_log=False, lifespan="off", server_header=False, limit_concurrency=AT_ONCE
         )

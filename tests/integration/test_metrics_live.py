@@ -257,6 +257,16 @@ def test_every_metric_is_told_and_nothing_else(endpoint: Endpoint) -> None:
             assert set(sample.labels) - {"le"} == set(metric.labels), sample
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+def test_a_name_that_somebody_points_here_is_told_nothing(endpoint: Endpoint, path: str) -> None:
+    request = urllib.request.Request(endpoint.url + path, headers={"Host": "rebound.example"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    with caught.value as answer:
+        assert answer.code == 421
+        assert ENVIRONMENT not in answer.read().decode()
+
+
 def test_top_says_what_happens(shield: Shield, endpoint: Endpoint) -> None:
     with shield.connect() as session:
         session.execute("select 1")
