@@ -2,6 +2,8 @@
 
 - What starts servers is not believed when it says that all is well: with a hole in the WAL it says so too (tried). There is
   always a target, recovery pauses there, and only that state, asked of the server, counts as reached.
+- Where the WAL asks for settings that are as high as the original's, the server is started again with them, and goes on
+  (`recovery_settings.py`).
 - The settings of the server that it was are put aside while it recovers: its archive, its certificates and its workers are the
   original's. What is kept is put back in the end (`Standing.tidy`).
 
@@ -11,7 +13,9 @@ Source: PostgreSQL manual, "Recovering Using a Continuous Archive Backup", "Reco
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -20,23 +24,16 @@ from dbshield.backup import wal_restore
 from dbshield.backup.checks import Check, Outcome
 from dbshield.backup.damage import Damaged
 from dbshield.backup.record import Record
+from dbshield.backup.recovery_settings import LABELS, raised, require_given, too_low, wanted, words
 from dbshield.backup.restore import QUIET, Order, Standing
 from dbshield.backup.restore_base import lay
 from dbshield.cluster import Cluster
 from dbshield.cluster.account import Account
-from dbshield.errors import BackupError, ClusterError
+from dbshield.errors import BackupError, ClusterError, DbshieldError
 
 PUT_ASIDE = ("postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
 """Files of the data folder that a throwaway server must not read, or that dbshield writes itself."""
 NOT_OURS = ("standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts")
-AT_LEAST = (
-    "max_connections",
-    "max_locks_per_transaction",
-    "max_prepared_transactions",
-    "max_wal_senders",
-    "max_worker_processes",
-)
-"""Settings that recovery wants to be as high as the source's were (PostgreSQL manual, "Hot Standby")."""
 TOO_SHORT = "recovery ended before configured recovery target was reached"
 NO_CHECKPOINT = "could not locate required checkpoint record"
 START_SECONDS = 3600.0
@@ -69,10 +66,51 @@ class PhysicalRestorer:
                 wal_restore.fetch(order, route, wal, account)
         kept = _put_aside(order, data)
         target = str(order.goal) or base.target
+        settings = {**_settings(order, wal), **wal_restore.target(order.goal, base, route)}
+        done = _recovered(order, account, settings, target)
+        more = f"; with {words(done.raised)}" if done.raised else ""
+        replayed = Check(
+            name="replay",
+            outcome=Outcome.PASSED,
+            measure=f"to {done.reached}, before {target}{more}",
+            seconds=order.laps.seconds["restore"],
+        )
+        return Standing(
+            cluster=done.cluster,
+            checks=(verified, replayed),
+            reached=done.newest if order.goal else "",
+            archived_until=route.newest.marked_at if route is not None else "",
+            tidy=lambda: _put_back(data, kept, account),
+        )
+
+    def fetched(self, order: Order, account: Account) -> tuple[Path, Path, Check]:
+        """The data folder, the folder of its WAL, and the check that every file in it is what was backed up."""
+        laid = lay(order, account)
+        return laid.data, laid.wal, laid.check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recovered:
+    """A server that has replayed to its target and was promoted. `newest` is the time of the newest transaction in it, `raised`
+    what it has more of than the original had when the snapshot was made."""
+
+    cluster: Cluster
+    reached: str
+    newest: str
+    raised: Mapping[str, int]
+
+
+def _recovered(order: Order, account: Account, settings: Mapping[str, str], target: str) -> _Recovered:
+    """Start a server on the data folder, as often as its WAL asks for more. Raises Damaged, BackupError, ClusterError."""
+    known = dict(settings)
+    needed = wanted(order.cluster / "data", order.binaries, account)
+    while True:
+        require_given(needed, order.settings)
+        known = {**raised(known, needed), **order.settings}
         cluster = Cluster(
             order.cluster,
             binaries=order.binaries,
-            settings={**_settings(order, wal), **wal_restore.target(order.goal, base, route), **order.settings},
+            settings=known,
             superuser=_superuser(order.record),
             start_timeout=START_SECONDS,
         )
@@ -82,40 +120,45 @@ class PhysicalRestorer:
                 cluster.start(tethered=True, throwaway=True)
             with order.laps.phase("restore"):
                 order.progress.step("replay", None)
-                reached, newest = _replay(cluster, target)
+                lacks = partial(_lacks, order, account, known)
+                reached, newest = _replay(cluster, target, lacks)
                 _promote(cluster)
         except (ClusterError, psycopg.Error) as error:
             cluster.stop("immediate")
-            if TOO_SHORT in _said(cluster):
-                raise Damaged(f"the WAL of the snapshot ends before {target}", hint="Use another snapshot.") from error
-            if NO_CHECKPOINT in _said(cluster):
-                raise Damaged(
-                    "the WAL of the snapshot has no checkpoint that recovery could begin at", hint="Use another snapshot."
-                ) from error
-            if wal_restore.TOO_EARLY in _said(cluster):
-                raise BackupError(
-                    f"the snapshot {order.reader.manifest.snapshot} ends after {target}",
-                    hint="Name an older one.",
-                ) from error
-            raise ClusterError(f"recovery did not end: {error}", hint=f"Look at {cluster.log}.") from error
+            # Each time there is more of something, so it ends.
+            needed = _lacks(order, account, known)
+            if not needed:
+                raise _problem(order, cluster, target, known, error) from error
         except BaseException:
             cluster.stop("immediate")
             raise
-        replayed = Check(
-            name="replay", outcome=Outcome.PASSED, measure=f"to {reached}, before {target}", seconds=order.laps.seconds["restore"]
-        )
-        return Standing(
-            cluster=cluster,
-            checks=(verified, replayed),
-            reached=newest if order.goal else "",
-            archived_until=route.newest.marked_at if route is not None else "",
-            tidy=lambda: _put_back(data, kept, account),
-        )
+        else:
+            return _Recovered(
+                cluster=cluster, reached=reached, newest=newest, raised=too_low(_numbers(known), order.record.settings)
+            )
 
-    def fetched(self, order: Order, account: Account) -> tuple[Path, Path, Check]:
-        """The data folder, the folder of its WAL, and the check that every file in it is what was backed up."""
-        laid = lay(order, account)
-        return laid.data, laid.wal, laid.check
+
+def _lacks(order: Order, account: Account, settings: Mapping[str, str]) -> Mapping[str, int]:
+    """What the WAL that was replayed so far asks for more of."""
+    return too_low(wanted(order.cluster / "data", order.binaries, account), settings)
+
+
+def _problem(order: Order, cluster: Cluster, target: str, known: Mapping[str, str], error: Exception) -> DbshieldError:
+    """Who is to blame when recovery did not end, by what the server said."""
+    said = _said(cluster)
+    if TOO_SHORT in said:
+        return Damaged(f"the WAL of the snapshot ends before {target}", hint="Use another snapshot.")
+    if NO_CHECKPOINT in said:
+        return Damaged("the WAL of the snapshot has no checkpoint that recovery could begin at", hint="Use another snapshot.")
+    if wal_restore.TOO_EARLY in said:
+        return BackupError(f"the snapshot {order.reader.manifest.snapshot} ends after {target}", hint="Name an older one.")
+    more = too_low(_numbers(known), order.record.settings)
+    needs = f" It needs {words(more)}, which this machine may not have room for." if more else ""
+    return ClusterError(f"recovery did not end: {error}", hint=f"Look at {cluster.log}.{needs}")
+
+
+def _numbers(settings: Mapping[str, str]) -> Mapping[str, int]:
+    return {name: int(settings[name]) for name in LABELS if name in settings}
 
 
 def _account(order: Order) -> Account:
@@ -151,7 +194,7 @@ def _put_back(data: Path, kept: Path, account: Account) -> None:
 
 
 def _settings(order: Order, wal: Path) -> Mapping[str, str]:
-    at_least = {name: order.record.settings[name] for name in AT_LEAST if name in order.record.settings}
+    at_least = {name: order.record.settings[name] for name in LABELS if name in order.record.settings}
     folder = str(wal).replace("%", "%%").replace("'", "'\\''")
     return {
         **QUIET,
@@ -171,9 +214,10 @@ def _superuser(kept: Record) -> str:
     return "postgres" if "postgres" in names or not names else names[0]
 
 
-def _replay(cluster: Cluster, target: str) -> tuple[str, str]:
+def _replay(cluster: Cluster, target: str, lacks: Callable[[], Mapping[str, int]]) -> tuple[str, str]:
     """Wait until recovery has paused at its target; the LSN that it has replayed to, and the time of the newest transaction in it
-    (RFC 3339), if there is one. Raises ClusterError, psycopg.Error."""
+    (RFC 3339), if there is one. Raises psycopg.Error, ClusterError; that as well where it has paused for want of what it `lacks`.
+    """
     with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
         last, since = "", time.monotonic()
         while True:
@@ -182,6 +226,8 @@ def _replay(cluster: Cluster, target: str) -> tuple[str, str]:
                 # Nobody may end recovery but us: it means that there was no target.
                 raise ClusterError("the server left recovery by itself", hint=f"Look at {cluster.log}.")
             if paused:
+                if needed := lacks():
+                    raise ClusterError(f"recovery needs {words(needed)}")
                 return str(reached), newest.isoformat() if newest is not None else ""
             if reached != last:
                 last, since = reached, time.monotonic()

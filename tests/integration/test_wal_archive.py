@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -219,6 +220,39 @@ def test_a_volume_that_is_deleted_under_load_comes_back(major: int, server18: Se
         said = backups.run("restore", "--at", late.isoformat(), "--to-folder", str(ground / "no")).stderr
         assert f"the WAL archive has no {missing.name}" in said
         assert not [path.name for path in ground.iterdir() if not path.name.startswith("home-")]
+
+
+@pytest.mark.parametrize("major", [15, pytest.param(18, marks=pytest.mark.long)], ids=lambda major: f"pg{major}")
+def test_a_restore_goes_past_settings_that_were_raised(major: int, server18: Server, tmp_path: Path, ground: Path) -> None:
+    """Recovery pauses where the WAL comes from a server that had more of something; it is given as much, and goes on."""
+    with planned(major, server18, tmp_path / "shield") as backups, ExitStack() as stack:
+        shipped = ("backup", "wal", "--until-shipped")
+        backups.cli(*shipped)
+        backups.backup()
+        own = backups.server.cluster
+        for changed in ({"max_connections": "130"}, {"max_connections": "160", "max_prepared_transactions": "7"}):
+            backups.server.cluster.stop("fast")
+            raised = Cluster(own.folder, binaries=own.binaries, settings={**WITH_WAL, **changed})
+            backups.server = replace(backups.server, cluster=raised)
+            stack.callback(raised.stop, "immediate")
+            raised.start(tethered=True)
+            with backups.server.connect(NAME) as connection:
+                connection.execute("insert into acked select count(*) + 1 from acked")
+                late = clock(connection)
+        backups.write_config()
+        backups.cli(*shipped)
+        words = ("restore", "--at", late.isoformat())
+        # Who asks for less is told how much it takes, before and on the way.
+        for asked, needed in (("60", "100"), ("120", "130")):
+            said = backups.run(*words, "--to-folder", str(ground / "no"), "--setting", f"max_connections={asked}")
+            assert said.returncode == 2
+            assert f"recovery needs max_connections = {needed}" in said.stderr
+            assert f"--setting max_connections={asked} is lower" in said.stderr
+            assert f"write --setting max_connections={needed}" in said.stderr
+        assert not (ground / "no").exists()
+        backups.cli(*words, "--to-folder", str(ground / "at"))
+        with standing(backups, ground / "at", ground) as restored:
+            assert restored.execute("select count(*) from acked").fetchone() == (2,)
 
 
 def run_too_large(backups: Backups, statement: str) -> str:
