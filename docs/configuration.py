@@ -73,7 +73,7 @@ What is said here replaces the environment's numbers and mode, and adds to its l
 
 BACKUP = """\
 One plan of backups: what, by which engine, to where. What weakens a backup has to be said by name: `encryption = "none"`,
-`same_device = "allowed"`, `same_account = "allowed"` (docs/decisions/0030-backup-repository.md).
+`same_device = "allowed"`, `same_account = "allowed"`, `same_credentials = "allowed"` (docs/decisions/0030-backup-repository.md).
 """
 
 ALERTS = f"""\

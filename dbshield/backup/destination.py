@@ -5,6 +5,7 @@ What can be checked from here, and is:
 - A folder that the account of the database server may write in, or a folder above it: who becomes superuser there runs programs.
 - A folder inside dbshield's own state folder, which the proxy's account owns.
 - A server on this machine that does not tell where its data lies: that is refused as well, since nobody can know.
+- A store in S3 whose credentials a proxy of this machine has too (`store_identity.py`).
 
 What cannot be checked, and is said in docs/how-to/backups.md: what the credentials of an object store may do and who else has
 them; which disk lies behind a network file system.
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import psycopg
 
+from dbshield.backup import store_identity
 from dbshield.backup.source import Connection
 from dbshield.config import BackupConfig, conninfo
 from dbshield.errors import Refused
@@ -48,9 +50,10 @@ class Mount:
 
 
 def check(plan: BackupConfig, state: Path, server: Upstream, connection: Connection) -> None:
-    """Raises Refused where the destination lies too near, unless the plan says so by name. Stores are not looked at."""
+    """Raises Refused where the destination lies too near, unless the plan says so by name. ConfigError for credentials_file."""
     folder = plan.folder
     if folder is None:
+        require_own_credentials(plan, state)
         return
     standing = _standing(folder)
     if plan.same_device == "refused":
@@ -69,6 +72,20 @@ def check(plan: BackupConfig, state: Path, server: Upstream, connection: Connect
                 sqlstate=NOT_SAFE,
                 hint='Give the folder to another account; or say same_account = "allowed".',
             )
+
+
+def require_own_credentials(plan: BackupConfig, state: Path) -> None:
+    """Raises Refused where a proxy of this machine has those of a store in S3, unless the plan says so by name."""
+    if plan.same_credentials == "allowed" or not plan.destination.startswith("s3:"):
+        return
+    where = store_identity.shared_with(plan, state)
+    if where:
+        raise Refused(
+            f"the credentials for {plan.destination} are {where}",
+            sqlstate=NOT_SAFE,
+            hint="Give backups a key of their own in credentials_file, which no proxy or agent has; or say"
+            ' same_credentials = "allowed", and who takes over the one gets at the other.',
+        )
 
 
 def _standing(folder: Path) -> Path:

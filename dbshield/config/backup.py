@@ -1,8 +1,8 @@
 """[backup.NAME]: what is backed up, by which engine, where it goes, and for whom it is sealed.
 
 The destination must survive what destroys the database, so what weakens that has to be said by name: `encryption = "none"`,
-`same_device = "allowed"`, `same_account = "allowed"`. Credentials of object stores come from the environment variables that
-their own tools read, or from `credentials_file`; they never stand in a URL.
+`same_device = "allowed"`, `same_account = "allowed"`, `same_credentials = "allowed"`. Credentials of object stores come from the
+environment variables that their own tools read, or from `credentials_file`; they never stand in a URL.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig,
     same_account: Literal["refused", "allowed"] = Field(
         default="refused", description="allowed: the account of the protected server may write in the destination"
     )
+    same_credentials: Literal["refused", "allowed"] = Field(
+        default="refused", description="allowed: a proxy of this machine may have the credentials that write to s3:// here"
+    )
     jobs: int = Field(
         default=2, ge=1, le=64, description="tables dumped and fingerprinted at once; threads that compress a base backup"
     )
@@ -158,5 +161,7 @@ class BackupConfig(PgBackRestConfig, RetentionConfig, PlanSchedule, DrillConfig,
             yield "same_device is allowed: what destroys the database's disk may destroy its backups"
         if self.same_account == "allowed":
             yield "same_account is allowed: who gets at the database server's account may delete its backups"
+        if self.same_credentials == "allowed":
+            yield "same_credentials is allowed: who takes over a proxy may write over its backups"
         if self.source and conninfo.password(self.source) is not None:
             yield "source holds a password in clear; use password_file or password_env"

@@ -206,7 +206,8 @@ def test_a_plan_is_named_or_the_only_one(tmp_path: Path) -> None:
     environments = {"live": {"upstream": "host=/run user=a dbname=b"}}
     one = Config.model_validate({"environments": environments, "backup": {"live": PLAN}})
     assert plan_named(one, None) == ("live", one.backup["live"])
-    weak = PLAN | {"environment": "live", "same_device": "allowed", "same_account": "allowed"}
+    allowed = dict.fromkeys(("same_device", "same_account", "same_credentials"), "allowed")
+    weak = PLAN | {"environment": "live"} | allowed
     two = Config.model_validate({"environments": environments, "backup": {"live": PLAN, "weekly": weak}})
     for name, message in ((None, "several plans"), ("other", 'no plan of backups "other"')):
         with pytest.raises(ConfigError, match=message):
@@ -216,4 +217,4 @@ def test_a_plan_is_named_or_the_only_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="backs up the environment other, which is not configured"):
         Config.model_validate({"environments": environments, "backup": {"other": PLAN}})
     remarks = " ".join(two.remarks())
-    assert all(f"[backup.weekly] {word}" in remarks for word in ("encryption is none", "same_device", "same_account"))
+    assert all(f"[backup.weekly] {word}" in remarks for word in ("encryption is none", *allowed))
