@@ -92,19 +92,70 @@ as $$
 $$;
 revoke all on function dbshield.facts() from public;
 
--- The functions that other people's statements run because a default, a CHECK or a policy calls them, and that may write. An agent
--- attaches none; those of extensions (uuid_generate_v4) may stay what they are.
+-- The functions that other people's statements run because a default, a CHECK, a policy or ANALYZE calls them: those that may write,
+-- and those of agents, whatever they say of themselves, on what is not the agent's own. An agent attaches none; those of extensions
+-- (uuid_generate_v4) may stay what they are.
 create or replace function dbshield.attached() returns setof text
     language sql stable security definer
     set search_path = pg_catalog, pg_temp
 as $$
     select format('%s calling %s', pg_describe_object(d.classid, d.objid, d.objsubid), p.oid::regprocedure)
     from pg_depend as d join pg_proc as p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
-    where p.oid >= 16384 and p.provolatile = 'v'
-        and d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass)
+    where p.oid >= 16384
+        and d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass, 'pg_statistic_ext'::regclass)
         and not exists (select from pg_depend as e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')
+        and (p.provolatile = 'v' or exists (
+            select from pg_roles as o
+            where o.oid = p.proowner and not o.rolsuper and pg_has_role(o.oid, to_regrole('dbshield_agents'), 'member')
+                and o.oid is distinct from (case d.classid
+                    when 'pg_attrdef'::regclass
+                        then (select r.relowner from pg_attrdef as a join pg_class as r on r.oid = a.adrelid where a.oid = d.objid)
+                    when 'pg_policy'::regclass
+                        then (select r.relowner from pg_policy as y join pg_class as r on r.oid = y.polrelid where y.oid = d.objid)
+                    when 'pg_statistic_ext'::regclass
+                        then (select r.relowner from pg_statistic_ext as x join pg_class as r on r.oid = x.stxrelid where x.oid = d.objid)
+                    else (
+                        select coalesce(r.relowner, t.typowner)
+                        from pg_constraint as c left join pg_class as r on r.oid = c.conrelid left join pg_type as t on t.oid = c.contypid
+                        where c.oid = d.objid
+                    )
+                end)
+        ))
 $$;
 revoke all on function dbshield.attached() from public;
+
+-- What was put on tables that were there, and that changes what the statements of others find, or takes rows with them: row
+-- security, and a foreign key with a CASCADE, SET NULL or SET DEFAULT that removes or blanks what stands in a column of before.
+-- On tables of the agent's own, and on columns that came with the statement, it takes nothing from anybody.
+create or replace function dbshield.imposed() returns setof text
+    language sql stable security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+    with was as materialized (
+        select unnest(facts) as fact from dbshield.changing where backend = pg_backend_pid()
+    ),
+    theirs as materialized (
+        select c.*, c.oid::regclass::text as name from pg_class as c
+        where c.oid >= 16384 and c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't'
+            and c.relowner is distinct from to_regrole(quote_ident(session_user))
+    )
+    select format('%s on %s', word, name)
+    from theirs, lateral (values
+        ('row security', relrowsecurity), ('forced row security', relforcerowsecurity)
+    ) as flag (word, is_set)
+    where is_set and not exists (select from was where fact = format('%s of %s', word, name))
+        and exists (select from was where starts_with(fact, format('relation %s: ', name)))
+    union all
+    select format('a foreign key on %s that takes rows with those of %s', t.name, c.confrelid::regclass)
+    from pg_constraint as c join theirs as t on t.oid = c.conrelid
+    where c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.confupdtype in ('n', 'd'))
+        and not exists (select from was where starts_with(fact, format('constraint %s of %s -: ', c.conname, t.name)))
+        and exists (
+            select from pg_attribute as a join was on starts_with(was.fact, format('column %s.%s: ', t.name, a.attname))
+            where a.attrelid = c.conrelid and a.attnum = any (c.conkey)
+        )
+$$;
+revoke all on function dbshield.imposed() from public;
 
 -- The tags that can take something away beside what they add.
 create or replace function dbshield.is_compared(tag text) returns boolean
@@ -113,7 +164,7 @@ create or replace function dbshield.is_compared(tag text) returns boolean
 as $$
     select tag in (
         'CREATE TABLE', 'CREATE DOMAIN', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE VIEW', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE SCHEMA',
-        'CREATE EXTENSION', 'CREATE POLICY', 'REFRESH MATERIALIZED VIEW'
+        'CREATE EXTENSION', 'CREATE POLICY', 'CREATE STATISTICS', 'REFRESH MATERIALIZED VIEW'
     )
 $$;
 revoke all on function dbshield.is_compared(text) from public;
@@ -133,7 +184,7 @@ begin
     if not dbshield.is_compared(tg_tag) and tg_tag not in (
         -- These only add.
         'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE MATERIALIZED VIEW', 'CREATE SEQUENCE', 'CREATE TYPE',
-        'CREATE STATISTICS', 'COMMENT',
+        'COMMENT',
         -- Judged by what goes: sql_drop lets temporary objects go.
         'DROP TABLE', 'DROP VIEW', 'DROP SEQUENCE', 'DROP FUNCTION', 'DROP PROCEDURE', 'DROP TYPE', 'DROP DOMAIN'
     ) then
@@ -188,8 +239,13 @@ begin
     ) as new;
     if lost is not null then
         perform dbshield.refuse(
-            format('attach a function that may write: %s', lost), 'Use a function that is stable or immutable, or ask a human.'
+            format('attach a function that may write: %s', lost),
+            'Use a function of somebody else that is stable or immutable, or ask a human.'
         );
+    end if;
+    select min(what) into lost from dbshield.imposed() as what;
+    if lost is not null then
+        perform dbshield.refuse(format('put %s', lost), 'It changes what statements of others find or remove: ask a human.');
     end if;
     for made in select * from pg_event_trigger_ddl_commands() loop
         if made.object_type = 'extension' and not exists (

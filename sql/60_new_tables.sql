@@ -17,7 +17,7 @@ begin
     for made in
         select distinct command.objid::regclass
         from pg_event_trigger_ddl_commands() as command
-        where command.classid = 'pg_class'::regclass and command.object_type = 'table' and not command.in_extension
+        where command.classid = 'pg_class'::regclass and command.object_type in ('table', 'foreign table') and not command.in_extension
             and exists (select from dbshield.unguarded(command.objid))
     loop
         perform dbshield.guard_table(made);

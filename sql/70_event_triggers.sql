@@ -18,6 +18,9 @@ alter event trigger dbshield_rewritten enable always;
 
 drop event trigger if exists dbshield_new_tables;
 create event trigger dbshield_new_tables on ddl_command_end
-    when tag in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE FUNCTION', 'CREATE PROCEDURE')
+    when tag in (
+        'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE FUNCTION', 'CREATE PROCEDURE',
+        'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA'
+    )
     execute function dbshield.guard_new_tables();
 alter event trigger dbshield_new_tables enable always;

@@ -113,11 +113,6 @@ DANGERS: Final = (
         " where e.privilege_type = 'UPDATE' and (e.grantee = 0 or pg_catalog.pg_has_role(a.oid, e.grantee, 'member'))))",
     ),
     Danger(name="VACUUM FULL, CLUSTER, REINDEX", who=f"{_OWNS_RELATION} or {_MAINTAINS}"),
-    Danger(
-        name="writing a foreign table",
-        who="exists (select from pg_catalog.pg_class c where c.relkind = 'f' and"
-        " pg_catalog.has_table_privilege(a.oid, c.oid, 'update, delete, truncate'))",
-    ),
 )
 
 

@@ -12,10 +12,12 @@ from typing import Final
 
 from dbshield.store.resources import data_folder
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of what is installed, higher with every change of it; a database that has a higher one was installed by a newer dbshield.
 
-1: the triggers' condition named the group of agents by its number. 2: by its name."""
+1: the triggers' condition named the group of agents by its number. 2: by its name. 3: foreign tables
+are guarded, and what others' statements run into (row security, foreign keys that take rows with them, an agent's own functions)
+is not put on tables that were there."""
 
 OLDEST: Final = 15
 """The oldest server: pg_stat_force_next_flush, on which the row guard rests, came with 15."""

@@ -31,7 +31,7 @@ _FUNCTION: Final = re.compile(
 UNGUARDED: Final = """
     select c.oid::pg_catalog.regclass::text
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and c.relpersistence <> 't' and n.nspname not in ('dbshield', 'information_schema')
+    where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and n.nspname not in ('dbshield', 'information_schema')
         and n.nspname !~ '^pg_' and exists (select from dbshield.protected where schema_name in ('*', n.nspname))
         and (
             select count(*) from pg_catalog.pg_trigger t
@@ -44,7 +44,7 @@ UNGUARDED: Final = """
                     ('dbshield_rows', pg_catalog.to_regprocedure('dbshield.count_rows()'), 24),
                     ('dbshield_truncate', pg_catalog.to_regprocedure('dbshield.refuse_truncate()'), 34)
                 )
-        ) < 2
+        ) < case when c.relkind = 'f' and pg_catalog.current_setting('server_version_num')::integer < 160000 then 1 else 2 end
     order by c.oid"""
 """What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it. It wants `PINNED`: what the
 condition of a trigger calls is printed without its schema where that is the first in the path."""

@@ -29,3 +29,23 @@ truncate shop.events;
 reset session authorization;
 -- A superuser is in every group, and no agent.
 delete from archive.orders_2025;
+-- The rows of a foreign table, by itself or as a part of another one, are counted by nobody.
+create extension postgres_fdw;
+do $$ begin
+    execute format('create server here foreign data wrapper postgres_fdw options (host %L, port %L, dbname %L)',
+        split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_database());
+end $$;
+create user mapping for public server here options (user 'postgres', password_required 'false');
+create foreign table archive.far (order_id integer, line integer) server here options (schema_name 'shop', table_name 'order_items');
+create table archive.far_parts (order_id integer, line integer) partition by range (order_id);
+create foreign table archive.far_part partition of archive.far_parts for values from (1) to (9000)
+    server here options (schema_name 'shop', table_name 'order_items');
+grant all on archive.far, archive.far_parts to agent_write;
+set session authorization agent_write;
+select count(*) > 0 as reads from archive.far;
+delete from archive.far where order_id = 6000;
+delete from archive.far_parts where order_id = 6000;
+reset session authorization;
+set session authorization app_owner;
+select count(*) as lines from shop.order_items where order_id = 6000;
+reset session authorization;

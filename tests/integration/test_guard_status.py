@@ -32,7 +32,6 @@ UNSEEN = {
     "setval on a sequence": PRIVILEGE,
     "large objects": PRIVILEGE,
     "VACUUM FULL, CLUSTER, REINDEX": PRIVILEGE,
-    "writing a foreign table": PRIVILEGE,
     OWN_AFFAIRS: NOTHING,
 }
 """What event triggers never see (PostgreSQL manual, "Event Trigger Firing Matrix"), and what closes it for an agent that owns
@@ -54,8 +53,6 @@ OPENED = {
     "select lo_create(4242); grant update on large object 4242 to public": "large objects",
     "alter table shop.settings owner to agent_write": "VACUUM FULL, CLUSTER, REINDEX",
     "create role rds_superuser; grant rds_superuser to agent_write": "event triggers themselves",
-    "create foreign data wrapper f; create server s foreign data wrapper f; create foreign table shop.far (id int) server s;"
-    " grant delete on shop.far to agent_write": "writing a foreign table",
 }
 SINCE_17 = {
     "grant maintain on shop.orders to agent_write": "VACUUM FULL, CLUSTER, REINDEX",
