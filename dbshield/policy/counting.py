@@ -1,7 +1,8 @@
 """Which statements change rows that the session must count, and what an observing policy still stops.
 
-Whatever may change rows that exist, by whatever road, is counted; what only inserts is counted where tables are protected,
-because the count is also what tells that a protected table was reached by a hidden road.
+Whatever may change rows that exist, by whatever road, is counted; what only inserts is counted where a trigger, a rule or a
+default runs with it, and where tables are protected, because the count is also what tells that a protected table was reached by a
+hidden road.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Given:
             case Operation.UPDATE | Operation.DELETE:
                 return True
             case Operation.INSERT:
-                return self._inserts
+                return self._inserts or self._functions.fires(effect.name.name)
             case Operation.EXECUTE:
                 if effect.kind is ObjectKind.STATEMENT:
                     return self._prepared and effect.detail not in {DEALLOCATES, DEALLOCATES_ALL, PREPARES}

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from dbshield.model import Effect, ObjectKind, ObjectName, Operation
+from dbshield.policy.firing import FIRING, FIRING_QUERY
 from dbshield.policy.settings import TAKEN_QUERY
 from dbshield.sqltext.bodies import READ
 
@@ -39,16 +40,23 @@ left join (
         select c.castfunc, t.typname::pg_catalog.text operator(pg_catalog.||) '::'
         from pg_catalog.pg_cast c
         join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) any (array[c.castsource, c.casttarget])
+        union
+        select d.refobjid, t.typname::pg_catalog.text operator(pg_catalog.||) '::'
+        from pg_catalog.pg_constraint k
+        join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) k.contypid
+        join pg_catalog.pg_depend d on d.objid operator(pg_catalog.=) k.oid
+            and d.classid operator(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
+            and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
     ) each
     group by each.code
 ) hidden on hidden.code operator(pg_catalog.=) p.oid
 where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_catalog.<>) 'information_schema'"""
-"""The functions of a database; all columns are text. The last column are the operators (`+`) and the types of casts (`mood::`)
-behind which the function stands, one a line."""
+"""The functions of a database; all columns are text. The last column are the operators (`+`) and the types of casts and
+domains (`mood::`) behind which the function stands, one a line."""
 
-CATALOGUE_QUERY = "\nunion all\n".join((FUNCTIONS_QUERY, TAKEN_QUERY))
+CATALOGUE_QUERY = "\nunion all\n".join((FUNCTIONS_QUERY, TAKEN_QUERY, FIRING_QUERY))
 """What the proxy asks the protected server. The rows are what `FunctionCatalogue.from_rows` takes. Rows whose OID is 0 are no
-functions but words that settings of the server's own begin with."""
+functions but words that settings of the server's own begin with; those of FIRING are relations."""
 
 KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pltcl", "plv8"})
 """Languages in which STABLE means something: the server enforces it, or a superuser vouched for it. What the untrusted ones
@@ -107,10 +115,14 @@ class Function:
 
 
 class FunctionCatalogue:
-    """Functions by name and by OID, and the words that the server's own settings begin with (`taken`)."""
+    """Functions by name and by OID, the words that the server's own settings begin with (`taken`), and the names of the relations
+    on which an INSERT runs more than itself (`firing`; None where nobody knows)."""
 
-    def __init__(self, functions: Iterable[tuple[int, Function]], *, taken: Iterable[str] = ()) -> None:
+    def __init__(
+        self, functions: Iterable[tuple[int, Function]], *, taken: Iterable[str] = (), firing: Iterable[str] | None = ()
+    ) -> None:
         self.taken = frozenset(taken)
+        self.firing = None if firing is None else frozenset(firing)
         self._own: dict[str, list[Function]] = {}
         self._by_oid: dict[int, Function] = {}
         self.row_functions: set[str] = set()
@@ -141,8 +153,14 @@ class FunctionCatalogue:
     def from_rows(cls, rows: Iterable[Sequence[str | None]]) -> FunctionCatalogue:
         """From the rows of CATALOGUE_QUERY, in its order of columns. Booleans may be spelled t or true."""
         told = list(rows)
-        taken = (row[2] or "" for row in told if row[0] == NO_FUNCTION)
-        return cls((_function(row) for row in told if row[0] != NO_FUNCTION), taken=taken)
+        named = {kind: [row[2] or "" for row in told if row[0] == kind] for kind in (NO_FUNCTION, FIRING)}
+        # A server that tells nothing at all was not asked, or did not answer.
+        firing = named[FIRING] if told else None
+        return cls((_function(row) for row in told if row[0] not in named), taken=named[NO_FUNCTION], firing=firing)
+
+    def fires(self, relation: str) -> bool:
+        """Whether an INSERT into a relation of this name, in whichever schema, may run more than itself."""
+        return self.firing is None or relation in self.firing
 
     def named(self, schema: str, name: str) -> tuple[Function, ...]:
         """Every function that a call by this name may mean; empty when there is none."""
@@ -163,7 +181,7 @@ class FunctionCatalogue:
         new = [function for function in created if not self.named("", function.name)]
         if not new:
             return self
-        catalogue = FunctionCatalogue((), taken=self.taken)
+        catalogue = FunctionCatalogue((), taken=self.taken, firing=self.firing)
         catalogue._own = dict(self._own)
         catalogue._by_oid = self._by_oid
         catalogue._behind = self._behind

@@ -55,12 +55,14 @@ class ReachedProtected(SessionRule):
 class Uncounted(SessionRule):
     """The server could not count the rows that a statement changes, so nobody knows how many they were.
 
-    A test with a real server shows it: statistics switched off, or the session's counting queries taken away.
+    A test with a real server shows it: a foreign table, whose rows nobody counts; statistics switched off, or the session's
+    counting queries taken away.
     """
 
     id = "DS223"
     name = "rows.uncounted"
-    hint = "Reconnect and try again; if it happens again, tell whoever runs the database: it needs track_counts = on."
+    hint = "Leave foreign tables alone, or reconnect and try again; if it happens again, tell whoever runs the database:"
+    hint += " it needs track_counts = on."
 
 
 class ResetAtWork(SessionRule):

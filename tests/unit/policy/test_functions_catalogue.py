@@ -6,7 +6,7 @@ import pytest
 
 from dbshield.model import AccessLevel, ObjectName
 from dbshield.policy.function_lists import DENIED, VOLATILE_ALLOWED
-from dbshield.policy.functions import FunctionCatalogue, Volatility
+from dbshield.policy.functions import Function, FunctionCatalogue, Volatility
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 
@@ -242,3 +242,26 @@ def test_what_another_catalogue_confirms() -> None:
         assert not grown.confirms(judgement, object())
     assert other.confirms(before.judge(b"update t set a = 1 where b = 1"), before)
     assert not grown.confirms(before.judge(MAKE % b"stable"), before), "its name may be taken now"
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        (b"insert into shop.log values (1)", True),
+        (b"insert into log select 1", True),
+        (b"with x as (insert into audit.log values (1) returning 1) select * from x", True),
+        (b"insert into shop.orders values (1)", False),
+        (b"select * from shop.log", False),
+    ],
+)
+def test_an_insert_is_counted_where_something_runs_with_it(text: bytes, counted: bool) -> None:
+    """The rows about relations (policy/firing.py) have a name alone, whatever the schema."""
+    firing = FunctionCatalogue.from_rows([*ROWS, ("r", "", "log", "", "", "", "", "", "", None)])
+    for functions in (firing, firing.with_created([Function(schema="app", name="fresh", volatility=Volatility.STABLE)])):
+        judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=functions)
+        assert judge.judge(text).verdict.word == ("limit" if counted else "allow")
+
+
+def test_where_nobody_could_read_the_catalogue_every_insert_is_counted() -> None:
+    judge = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.from_rows([]))
+    assert judge.judge(b"insert into shop.orders values (1)").verdict.word == "limit"
