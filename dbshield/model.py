@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum, unique
+from typing import Final
 
 
 @unique
@@ -176,6 +177,31 @@ class Counted:
     inserts: bool = False
 
 
+VALUE_BYTES: Final = 1 << 10
+"""Bytes that the audit shows of one value."""
+VALUE_MARGIN: Final = 128
+"""Bytes that are kept beyond: a token is hidden before a value is cut, and half of one would not be known for what it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundValue:
+    """A value that a client bound to a parameter: the OID of its type as the client gave it (0: left to the server), its format
+    (0 text, 1 binary), its beginning, with the margin where there is more, None for NULL, and its whole length in bytes."""
+
+    type: int
+    format: int
+    value: bytes | None = field(repr=False)
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundValues:
+    """The values of one execution, as far as they are kept; `left_out` is how many are not, None where that is not known."""
+
+    values: tuple[BoundValue, ...]
+    left_out: int | None = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """What the policy says of one text: the hardest verdict of its statements, and everything that led to it.
@@ -186,7 +212,7 @@ class Judgement:
     the text takes back what the session itself has set or prepared (RESET ALL, DISCARD ALL, DEALLOCATE ALL). `prepares` has the
     names that PREPARE gives to statements in the text. `observed` is set where the policy only observes: what it would have said,
     while `verdict` is Allow. `writes` is false only where it is certain that the text changes nothing: no rows, no definitions,
-    no numbers of sequences.
+    no numbers of sequences. `values` is what was bound, where the audit shows that; no judge says it.
     """
 
     verdict: Verdict
@@ -200,6 +226,7 @@ class Judgement:
     prepares: tuple[str, ...] = ()
     observed: Verdict | None = None
     writes: bool = True
+    values: BoundValues | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, person, read_settings
 from dbshield.cli.output import STYLES, answer, remark, say, terminal, visible
-from dbshield.control import audit_export, audit_read, audit_search
+from dbshield.control import audit_export, audit_read, audit_search, audit_values
 from dbshield.control.audit_chain import Link
 from dbshield.control.audit_read import Checkpoint, Filter
 from dbshield.control.audit_store import stamp
@@ -358,6 +358,7 @@ def _show(link: Link, *, json: bool) -> None:
     statement = said.get("statement")
     if statement:
         words.append(_short(statement))
+        words += filter(None, [_short(", ".join(audit_values.lines(said)))])
     elif link.kind == "statement":
         words.append(_short(", ".join(said.get("effects", ()))))
     else:

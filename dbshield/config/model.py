@@ -204,7 +204,8 @@ class AuditConfig(Section):
     file: str = Field(default="", description='file of JSON lines; empty: audit.jsonl in the state folder; "-": standard output')
     statements: Literal["redacted", "none", "full"] = Field(
         default="redacted",
-        description="redacted: statements without their constants; none: what they do, not how; full: as they were sent",
+        description="redacted: statements without their constants; none: what they do, not how; "
+        "full: as they were sent, with the values bound to them",
     )
     retention_days: int = Field(default=400, ge=1, le=36_500, description="days that the control database keeps entries at least")
     when_away: Literal["read", "stop", "spool"] = Field(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from dbshield.control import audit_values
 from dbshield.control.audit_chain import Link
 
 SHOWN: Final = 300
@@ -39,7 +40,7 @@ def line_of(link: Link) -> Line:
     said = said_in(link)
     statement = said.get("statement")
     if isinstance(statement, str) and statement:
-        what = statement
+        what = "  ".join([statement, ", ".join(audit_values.lines(said))])
     elif link.kind == "statement":
         what = ", ".join(map(str, said.get("effects") or ()))
     else:

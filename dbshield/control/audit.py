@@ -2,7 +2,8 @@
 for the rows that counted statements changed, and for every freeze and every change of what agents may do.
 
 Laws:
-- It cannot be switched off, and holds no literal that a client sent: a statement is written in its normal form alone.
+- It cannot be switched off, and holds no literal that a client sent: a statement is written in its normal form alone, unless the
+  configuration wants all of it.
 - Recording is an append to a list. Rendering happens in batches, in `flush`, which the proxy calls several times a second: what
   is the same for a connection is rendered once a connection, what is the same for a shape of statements once a shape.
 - Nothing here raises into the proxy. What cannot be written is kept, up to a limit, in order; what was lost beyond it leaves a
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 import structlog
 
+from dbshield.control import audit_values
 from dbshield.control.audit_shipping import Shipping
 from dbshield.control.tokens import hidden
 from dbshield.errors import ConfigError, DbshieldError
@@ -291,6 +293,9 @@ class AuditLog:
 
     def _render_judgement(self, judgement: Judgement) -> str:
         text = judgement_fields(judgement, statement=self._statements)
+        if judgement.values is not None:
+            # Of one execution: it does not come again.
+            return text
         if self._rendered_characters > CACHED_CHARACTERS:
             self._rendered.clear()
             self._rendered_characters = 0
@@ -379,8 +384,9 @@ def judgement_fields(judgement: Judgement, *, statement: bool = True) -> str:
     rules = list(dict.fromkeys(finding.rule for finding in judgement.findings))
     effects = [str(effect) for effect in judgement.effects]
     observed = f'"observed":"{judgement.observed.word}",' if judgement.observed is not None else ""
+    values = f",{audit_values.fields(judgement.values)}" if statement and judgement.values is not None else ""
     return (
-        f'"statement":{_quoted(normal) if statement else "null"}{cut},"verdict":"{judgement.verdict.word}",{observed}'
+        f'"statement":{_quoted(normal) if statement else "null"}{cut}{values},"verdict":"{judgement.verdict.word}",{observed}'
         f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{hidden(json.dumps(effects, separators=(",", ":")))}}}\n'
     )
 

@@ -31,8 +31,9 @@ _ALL: Final = (
     Kind(name="connected", meaning="an agent logged in", fields=f"{_SESSION} token"),
     Kind(
         name="statement",
-        meaning="a statement was judged; `repeats` and `until` where one entry stands for several that only read",
-        fields=f"{_SESSION} statement verdict observed rules effects repeats until",
+        meaning="a statement was judged; `repeats` and `until` where one entry stands for several that only read; `parameters` "
+        'with `statements = "full"` alone',
+        fields=f"{_SESSION} statement parameters parameters_left_out verdict observed rules effects repeats until",
     ),
     Kind(
         name="rows",

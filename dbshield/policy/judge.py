@@ -68,7 +68,7 @@ class Judge:
     ) -> None:
         """With `full`, what is written down of a text is the text as it was sent, constants and all."""
         self.policy = policy
-        self._full = full
+        self.full = full
         self.functions = functions
         self.max_statement_bytes = max_statement_bytes
         self.hits = 0
@@ -92,7 +92,7 @@ class Judge:
         if found is not None:
             self.hits += 1
             return found
-        return self._in_full(self._look_further(text), text) if self._full else self._look_further(text)
+        return self._in_full(self._look_further(text), text) if self.full else self._look_further(text)
 
     def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int] = ()) -> Judgement:
         """The judgement of a FunctionCall message: its function's OID, its arguments, and their formats (0 text, 1 binary;

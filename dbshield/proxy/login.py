@@ -38,6 +38,7 @@ from dbshield.session.actions import Authenticated, Cancel, Fail, Lookup, Send
 from dbshield.session.counting import RowCounter
 from dbshield.session.login import ClientLogin
 from dbshield.session.parameters import check_taken, printable
+from dbshield.session.recorded import RecordingRelay
 from dbshield.session.relay import Relay
 from dbshield.wire.authentication import AuthenticationOk
 from dbshield.wire.backend import BackendKeyData, ParameterStatus, ReadyForQuery, TransactionStatus
@@ -321,7 +322,8 @@ class _Login:
 
     def _relay(self, who: Authenticated, judge: Judge) -> Relay:
         config = self.state.config
-        return Relay(
+        make = RecordingRelay if judge.full else Relay
+        return make(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
             counter=_counter(who, judge.policy, self.state.budget),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError
 from dbshield.session import held_cycle
-from dbshield.session.handlers import HEADER, LENGTH, QUERY, bind
+from dbshield.session.handlers import HEADER, LENGTH, QUERY
 
 if TYPE_CHECKING:
     from dbshield.session.relay import Relay
@@ -71,7 +71,9 @@ def from_client(relay: Relay, data: bytes, pos: int, start: int, out: list[bytes
         out.append(data[start:pos])
         return b"".join(out)
     elif kind == _BIND and have >= min(total, BIND_HEAD):
-        instead = bind(relay, data, pos, len(data))
+        handler = relay._client_handlers[_BIND]
+        assert handler is not None
+        instead = handler(relay, data, pos, len(data))
         streams = True
         if relay._discarding and instead is not None:
             out += [data[start:pos], instead]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+import structlog
 from support import servers
 from support.background import Background
 from support.control import NOW, all_heard, control_database, empty_database
@@ -23,9 +25,11 @@ from support.waiting import until
 from dbshield.cli import scheduler
 from dbshield.config import Config
 from dbshield.control import audit_read
+from dbshield.control.audit import AuditLog
 from dbshield.control.audit_read import Filter
 from dbshield.control.picture import picture_of
 from dbshield.control.served import PROXY, SCHEDULER, Place, Served
+from dbshield.proxy.serving import Serving
 from dbshield.store.database import Database
 
 pytestmark = pytest.mark.one_server
@@ -212,3 +216,32 @@ def test_regression_a_worker_that_is_started_again_has_what_the_others_reloaded(
         with shield.connect() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
             connection.execute("delete from shop.settings")
         assert "rule=DS201" in (caught.value.diag.message_detail or "")
+
+
+def test_a_start_that_cannot_look_goes_on_and_looks_later(server18: Server, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    with empty_database(server18) as dsn, control_database(dsn) as database:
+        look(database, config())
+        database.close()
+        name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+
+        async def serve() -> None:
+            log = AuditLog(file)
+            served = Served(Database(dsn), HERE, PROXY)
+            serving = Serving(served, log, structlog.get_logger(), config(max_rows=9), b"key")
+            with server18.connect() as admin:
+                admin.execute(f'alter database "{name}" with allow_connections false')
+                await serving.flush()
+                admin.execute(f'alter database "{name}" with allow_connections true')
+            await serving.flush()
+            serving.reloaded(config(max_rows=11), 1_777_777_777.0)
+            await serving.flush()
+            log.close()
+
+        asyncio.run(serve())
+        found = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [(entry["changed"], "before" in entry) for entry in found] == [
+            ({"max_rows": [7, 9]}, True),
+            ({"max_rows": [9, 11]}, False),
+        ]
+        assert look(database, config(max_rows=11)) == []

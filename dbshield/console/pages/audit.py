@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from dbshield.console.audit_lines import line_of, said_in
 from dbshield.console.frame import Page, Parts, allowed, parts_of, person_of, render
-from dbshield.control import audit_export, audit_read, audit_search, audit_store
+from dbshield.control import audit_export, audit_read, audit_search, audit_store, audit_values
 from dbshield.control.audit_read import Filter
 from dbshield.control.person_roles import Role
 from dbshield.control.tokens import parse_duration
@@ -251,6 +251,9 @@ def _fields(said: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Each field of an entry, and its value as lines of text."""
     found = []
     for name, value in said.items():
+        if name == "parameters":
+            found.append((name, list(audit_values.lines(said))))
+            continue
         match value:
             case list():
                 found.append((name, [str(each) for each in value]))
