@@ -19,13 +19,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from dbshield.control import audit_values
+from dbshield.control.audit_fields import connection_fields, freeze_fields, judgement_fields, quoted, time_of
 from dbshield.control.audit_shipping import Shipping
 from dbshield.control.tokens import hidden
 from dbshield.errors import ConfigError, DbshieldError
@@ -36,8 +35,6 @@ BATCH: Final = 2_000
 """Events after which a flush does not wait for its turn: a millisecond's work."""
 KEPT_BYTES: Final = 32 << 20
 """What a worker keeps in memory while nothing can be written."""
-STATEMENT_MAX: Final = 64 << 10
-"""Characters of a normal form that are written; longer ones are cut and marked."""
 CACHED_CHARACTERS: Final = 8 << 20
 """Of rendered judgements; when they are more, all are forgotten and the live ones come back by themselves."""
 STDOUT: Final = 1
@@ -73,7 +70,7 @@ class AuditedSession:
         self._add((now, f'Z","event":"rows",{self._fields},"changed":{tables}}}\n', None))
 
     def ended(self, now: float, reason: str) -> None:
-        self._add((now, f'Z","event":"disconnected",{self._fields},"reason":{_quoted(reason)}}}\n', None))
+        self._add((now, f'Z","event":"disconnected",{self._fields},"reason":{quoted(reason)}}}\n', None))
 
 
 class AuditLog:
@@ -135,35 +132,35 @@ class AuditLog:
             client=client,
             application_name=application_name,
         )
-        self._pending.append((now, f'Z","event":"connected",{fields},"token":{_quoted(token_id)}}}\n', None))
+        self._pending.append((now, f'Z","event":"connected",{fields},"token":{quoted(token_id)}}}\n', None))
         return AuditedSession(fields, self._pending, self.flush)
 
     def connection_refused(self, now: float, *, client: str, user: str, why: str) -> None:
         """A login that failed. `user` is what the client claimed, cut to what a name can be."""
-        fields = f'"user":{_quoted(user[:128])},"client":{_quoted(client)},"reason":{_quoted(why)}'
+        fields = f'"user":{quoted(user[:128])},"client":{quoted(client)},"reason":{quoted(why)}'
         self._pending.append((now, f'Z","event":"refused",{fields}}}\n', None))
         if len(self._pending) >= BATCH:
             self.flush()
 
     def frozen(self, now: float, freeze: Freeze) -> None:
         """This proxy has begun to apply a freeze. Each worker says so; `freeze` is the same number in all their lines."""
-        fields = f'{_freeze_fields(freeze)},"by":{_quoted(freeze.frozen_by)},"until":{_time(freeze.until)}'
+        fields = f'{freeze_fields(freeze)},"by":{quoted(freeze.frozen_by)},"until":{time_of(freeze.until)}'
         self._pending.append((now, f'Z","event":"frozen",{fields}}}\n', None))
 
     def thawed(self, now: float, freeze: Freeze) -> None:
         """This proxy no longer applies a freeze: it was lifted, is over, or gave way to a longer one."""
-        self._pending.append((now, f'Z","event":"thawed",{_freeze_fields(freeze)}}}\n', None))
+        self._pending.append((now, f'Z","event":"thawed",{freeze_fields(freeze)}}}\n', None))
 
     def policy_changed(self, now: float, *, environment: str, changed: Mapping[str, tuple[Any, Any]]) -> None:
         """A reload changed what agents may do: each setting with its old and new value, as JSON knows values."""
-        fields = f'"environment":{_quoted(environment)},"changed":{json.dumps(changed, separators=(",", ":"))}'
+        fields = f'"environment":{quoted(environment)},"changed":{hidden(json.dumps(changed, separators=(",", ":")))}'
         self._pending.append((now, f'Z","event":"policy-changed",{fields}}}\n', None))
 
     def event(self, now: float, kind: str, /, **fields: Any) -> None:
         """Anything else that happened, such as "approval-requested" or "executed"; `fields` are what JSON knows. What stands
         under `environment`, `agent`, `database`, `session`, `person`, `verdict` and `rules` can be searched for quickly."""
         text = hidden(json.dumps(fields, separators=(",", ":"), default=str))[1:]
-        self._pending.append((now, f'Z","event":{_quoted(kind)}{"," if fields else ""}{text}\n', None))
+        self._pending.append((now, f'Z","event":{quoted(kind)}{"," if fields else ""}{text}\n', None))
 
     def kept_elsewhere(self, line: str) -> None:
         """A line for the file alone: somebody has brought it to the database in a transaction of their own."""
@@ -366,40 +363,6 @@ class _Run:
         self.last = ""
 
 
-def connection_fields(*, agent: str, environment: str, database: str, session: int, client: str, application_name: str) -> str:
-    """What every event of a connection repeats, as a piece of JSON without braces."""
-    return (
-        f'"agent":{_quoted(agent)},"environment":{_quoted(environment)},"database":{_quoted(database)},"session":{session},'
-        f'"client":{_quoted(client)},"application":{_quoted(application_name)}'
-    )
-
-
-def judgement_fields(judgement: Judgement, *, statement: bool = True) -> str:
-    """What an event says of a statement, as a piece of JSON that ends the line."""
-    normal = judgement.normal
-    cut = ""
-    if len(normal) > STATEMENT_MAX:
-        # A token is hidden first: half of one would not be known for what it is.
-        normal, cut = hidden(normal)[:STATEMENT_MAX], ',"cut":true'
-    rules = list(dict.fromkeys(finding.rule for finding in judgement.findings))
-    effects = [str(effect) for effect in judgement.effects]
-    observed = f'"observed":"{judgement.observed.word}",' if judgement.observed is not None else ""
-    values = f",{audit_values.fields(judgement.values)}" if statement and judgement.values is not None else ""
-    return (
-        f'"statement":{_quoted(normal) if statement else "null"}{cut}{values},"verdict":"{judgement.verdict.word}",{observed}'
-        f'"rules":{json.dumps(rules, separators=(",", ":"))},"effects":{hidden(json.dumps(effects, separators=(",", ":")))}}}\n'
-    )
-
-
-def _freeze_fields(freeze: Freeze) -> str:
-    agent = f'"agent":{_quoted(freeze.agent)},' if freeze.agent is not None else ""
-    return f'{agent}"environment":{_quoted(freeze.environment)},"freeze":{freeze.id},"reason":{_quoted(freeze.reason)}'
-
-
-def _time(moment: datetime | None) -> str:
-    return "null" if moment is None else f'"{moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")}"'
-
-
 def _recorder(head: str, pending: list[Event], full: Callable[[], None]) -> Record:
     """A closure, because this is called for every statement and finds its three things without a look into an object."""
     append = pending.append
@@ -410,9 +373,3 @@ def _recorder(head: str, pending: list[Event], full: Callable[[], None]) -> Reco
             full()
 
     return record
-
-
-def _quoted(text: str) -> str:
-    """ASCII alone: no line separator, no text that runs backwards, and no lone surrogate reaches whoever reads the file. Nor does
-    a token that somebody used as a name."""
-    return hidden(json.dumps(text))

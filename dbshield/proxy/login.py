@@ -322,8 +322,7 @@ class _Login:
 
     def _relay(self, who: Authenticated, judge: Judge) -> Relay:
         config = self.state.config
-        make = RecordingRelay if judge.full else Relay
-        return make(
+        return (RecordingRelay if judge.full else Relay)(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
             counter=_counter(who, judge.policy, self.state.budget),

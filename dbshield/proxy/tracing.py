@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dbshield
 from dbshield.config.metrics import TracingConfig
-from dbshield.control.audit import STATEMENT_MAX
+from dbshield.control.audit_fields import STATEMENT_MAX
 from dbshield.control.tokens import hidden
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AgentLogin, Deny, Hold, Judgement

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support.audit_log import DROP, NOW, READ, connect, lines
 
 from dbshield.control import audit as module
-from dbshield.control.audit import AuditLog, judgement_fields
+from dbshield.control.audit import AuditLog
+from dbshield.control.audit_fields import STATEMENT_MAX, judgement_fields
 from dbshield.control.audit_store import Entry
 from dbshield.control.tokens import new_token
 from dbshield.model import (
@@ -114,16 +115,16 @@ def test_verdicts_have_their_words(verdict: Allow | Limit | Hold | Deny, word: s
 
 def test_a_long_statement_is_cut_and_says_so(path: Path) -> None:
     log = AuditLog(path)
-    connect(log).statement(NOW, Judgement(verdict=Deny(), normal="x" * (module.STATEMENT_MAX + 1)))
+    connect(log).statement(NOW, Judgement(verdict=Deny(), normal="x" * (STATEMENT_MAX + 1)))
     log.close()
     line = lines(path)[1]
-    assert (len(line["statement"]), line["cut"]) == (module.STATEMENT_MAX, True)
+    assert (len(line["statement"]), line["cut"]) == (STATEMENT_MAX, True)
 
 
 def test_a_token_is_not_kept_because_it_is_cut(path: Path) -> None:
     misplaced = f"dbs_staging_abcdefghijkl_{'a' * 32}"
     log = AuditLog(path)
-    before = "x" * (module.STATEMENT_MAX - len(misplaced) + 1)
+    before = "x" * (STATEMENT_MAX - len(misplaced) + 1)
     connect(log).statement(NOW, Judgement(verdict=Deny(), normal=f"{before}{misplaced}"))
     log.close()
     line = lines(path)[1]

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dbshield.config.metrics import TracingConfig
-from dbshield.control.audit import STATEMENT_MAX
+from dbshield.control.audit_fields import STATEMENT_MAX
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import AccessLevel, AgentLogin, Upstream
 from dbshield.policy.functions import FunctionCatalogue
