@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, person, read_settings
 from dbshield.cli.output import STYLES, answer, remark, say, terminal, visible
+from dbshield.config import Config
 from dbshield.control import audit_export, audit_read, audit_search, audit_values
 from dbshield.control.audit_chain import Link
 from dbshield.control.audit_read import Checkpoint, Filter
@@ -227,7 +228,7 @@ def verify(
     """
     settings = read_settings(config)
     kept = _read_checkpoint(checkpoint) if checkpoint is not None else None
-    if kept is not None and not kept.is_signed_by(public_key or audit_read.public_key(Vault.load(settings.secret_key))):
+    if kept is not None and not _is_ours(kept, settings, public_key):
         raise ConfigError("the checkpoint is not signed with this key", hint="It was changed, or made by another installation.")
     with open_database(settings) as database:
         report = audit_read.verify(database, kept)
@@ -257,6 +258,12 @@ def verify(
         remark(f"dbshield: {unrecorded}\n  The control database has to be one that this machine may write to.")
     if report.faults or unrecorded:
         raise typer.Exit(1 if report.faults else 2)
+
+
+def _is_ours(kept: Checkpoint, settings: Config, public_key: str | None) -> bool:
+    """Whether it is signed with this public key; where none is named, with a key of the key file."""
+    trusted = (public_key,) if public_key else audit_read.public_keys(Vault.load(settings.secret_key))
+    return any(kept.is_signed_by(key) for key in trusted)
 
 
 def _recorded(database: Database, report: audit_read.Report) -> str:

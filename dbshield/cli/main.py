@@ -64,6 +64,7 @@ COMMANDS = (
     Command(name="policy", module="dbshield.cli.policy", attribute="app", summary="Show what holds for an agent, and test it."),
     Command(name="agent", module="dbshield.cli.agent", attribute="app", summary="Create, list and remove agents."),
     Command(name="token", module="dbshield.cli.token", attribute="app", summary="Issue, list, rotate and revoke tokens."),
+    Command(name="key", module="dbshield.cli.key", attribute="app", summary="Exchange the key that seals stored secrets."),
     Command(name="user", module="dbshield.cli.user", attribute="app", summary="Add and remove the people who decide."),
     Command(
         name="approvals",

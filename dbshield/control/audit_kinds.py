@@ -91,6 +91,13 @@ _ALL: Final = (
     Kind(name="break-glass", meaning="a person goes around the shield, until then", fields=f"{_EMERGENCY} reason until by"),
     Kind(name="break-glass-over", meaning="the emergency is over, and the role is gone", fields=f"{_EMERGENCY} by sessions"),
     Kind(name="break-glass-stuck", meaning="its role could not be removed", fields=f"{_EMERGENCY} reason"),
+    # The key that seals stored secrets
+    Kind(
+        name="key-rotated",
+        meaning="stored secrets are sealed with another key; the public keys check what each signed",
+        fields="person old new secrets old_public_key public_key",
+    ),
+    Kind(name="key-retired", meaning="old keys are taken out of the file", fields="person keys public_keys"),
     # Who agents are, and what they may do
     Kind(name="agent-created", meaning="an agent was made", fields="environment agent access role person"),
     Kind(name="agent-removed", meaning="an agent was removed", fields="environment agent revoked_tokens person"),

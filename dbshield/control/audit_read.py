@@ -145,7 +145,12 @@ class Checkpoint:
 
 def public_key(vault: Vault) -> str:
     """The key that checkpoints of this installation are checked with."""
-    return _key(vault).public_key().public_bytes_raw().hex()
+    return _public(_key(vault))
+
+
+def public_keys(vault: Vault) -> tuple[str, ...]:
+    """That one, and those of keys that were in use before it and stand in the key file still."""
+    return tuple(_public(Ed25519PrivateKey.from_private_bytes(seed)) for seed in vault.derived(PURPOSE))
 
 
 def checkpoint(database: Database, vault: Vault) -> Checkpoint:
@@ -247,6 +252,10 @@ def head_in(connection: Connection) -> Head:
         raise StoreError("the audit has lost its head", hint="Somebody has emptied dbshield.audit_head; verify against a backup.")
     recorded_at = connection.scalar(select(audit_head.c.recorded_at)) if row.position else None
     return Head(**row._mapping, recorded_at=recorded_at)
+
+
+def _public(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes_raw().hex()
 
 
 def _key(vault: Vault) -> Ed25519PrivateKey:

@@ -4,33 +4,29 @@ The proxy logs in to the protected server with an agent's role, so a verifier wi
 sealed with AES-256-GCM, and the identity of its row is authenticated with it, so that a sealed password copied to another row
 does not open there.
 
+The key may be exchanged (`dbshield.control.key_rotation`): seals of old keys open for as long as those stand in the file.
+
 Sealed form: one byte of version (1), four bytes that name the key, a nonce of 12 bytes, the ciphertext with its tag of 16 bytes.
 Source: NIST SP 800-38D (nonces of 96 bits; random ones are safe far beyond the number of passwords that a team has).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import hmac
-import os
 import secrets
-import stat
 from pathlib import Path
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from dbshield.control import key_file
+from dbshield.control.key_file import KEY_BYTES, NAME_BYTES, KeyRing, key_name
 from dbshield.errors import StoreError
 
-KEY_BYTES = 32
 NONCE_BYTES = 12
-KEY_NAME_BYTES = 4
 VERSION = b"\x01"
-_HEAD = len(VERSION) + KEY_NAME_BYTES
-_PREFIX = "dbshield-secret-key-1"
+_HEAD = len(VERSION) + NAME_BYTES
 
 
 def password_identity(agent: UUID) -> str:
@@ -39,70 +35,103 @@ def password_identity(agent: UUID) -> str:
 
 
 class Vault:
-    """Seals and opens passwords with one key."""
+    """Seals with one key, and opens with every key of its file."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key has {KEY_BYTES} bytes")
-        self._key = key
-        self._cipher = AESGCM(key)
-        self._name = hashlib.sha256(b"dbshield key name" + key).digest()[:KEY_NAME_BYTES]
+        self._take(KeyRing(current=key))
+        self._path: Path | None = None
+        self._seen: tuple[int, int, int] | None = None
 
     @classmethod
     def create(cls, path: Path) -> Vault:
-        """A new key in a new file that only its owner reads. FileExistsError where there is one: a key is never replaced."""
-        key = secrets.token_bytes(KEY_BYTES)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(f"{_PREFIX}:{base64.b64encode(key).decode('ascii')}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        return cls(key)
+        """A new key in a new file that only its owner reads. FileExistsError where there is one: a key is never replaced by
+        chance."""
+        key_file.create(path)
+        return cls.load(path)
 
     @classmethod
     def load(cls, path: Path) -> Vault:
-        """The key of a file. StoreError where it is not there, not a key, or readable for others."""
-        try:
-            with path.open("rb") as stream:
-                mode = os.fstat(stream.fileno()).st_mode
-                text = stream.read(256).decode("ascii").strip()
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"the key file {path} is not there", hint="`dbshield init` makes one; other machines need a copy of it."
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"the key file {path} cannot be read: {error}") from error
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise StoreError(f"the key file {path} is open to others than its owner", hint=f"chmod 600 {path}")
-        prefix, _, encoded = text.partition(":")
-        try:
-            key = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
-            key = b""
-        if prefix != _PREFIX or len(key) != KEY_BYTES:
-            raise StoreError(f"{path} does not hold a key of dbshield")
-        return cls(key)
+        """The keys of a file. StoreError where it is not there, holds no key, or is readable for others."""
+        # Before it is read: of a file that is exchanged in between it is known that it is another.
+        seen = _state(path)
+        made = cls.of(key_file.read(path))
+        made._path, made._seen = path, seen
+        return made
+
+    @classmethod
+    def of(cls, ring: KeyRing) -> Vault:
+        """These keys, of which no file is looked at again."""
+        made = cls(ring.current)
+        made._take(ring)
+        return made
+
+    def _take(self, ring: KeyRing) -> None:
+        # In one step, since threads share a vault.
+        self._keys = (ring, {key_name(key): AESGCM(key) for key in ring.every})
+
+    @property
+    def name(self) -> bytes:
+        """What seals of now name their key by."""
+        return key_name(self._keys[0].current)
+
+    def derived(self, purpose: str) -> tuple[bytes, ...]:
+        """`derive` by the key in use and by each old one, in this order: for what they signed."""
+        ring = self._keys[0]
+        return tuple(_derive(key, purpose) for key in (ring.current, *ring.older))
 
     def derive(self, purpose: str) -> bytes:
         """32 bytes that only who has the key can make, the same on every machine that has it."""
-        return hmac.digest(self._key, f"dbshield {purpose}".encode(), "sha256")
+        return _derive(self._keys[0].current, purpose)
 
     def seal(self, secret: str, *, identity: str) -> bytes:
         """The secret, sealed for the row of this identity."""
         nonce = secrets.token_bytes(NONCE_BYTES)
-        return VERSION + self._name + nonce + self._cipher.encrypt(nonce, secret.encode(), identity.encode())
+        ring, ciphers = self._keys
+        name = key_name(ring.current)
+        return VERSION + name + nonce + ciphers[name].encrypt(nonce, secret.encode(), identity.encode())
 
     def unseal(self, sealed: bytes, *, identity: str) -> str:
         """The secret. StoreError where it was sealed with another key, for another row, or was changed since."""
         if sealed[: len(VERSION)] != VERSION or len(sealed) < _HEAD + NONCE_BYTES:
             raise StoreError(f"the sealed password of {identity} has a form that this dbshield does not know")
-        if sealed[len(VERSION) : _HEAD] != self._name:
+        cipher = self._cipher(sealed[len(VERSION) : _HEAD])
+        if cipher is None:
             raise StoreError(
                 f"the password of {identity} was sealed with another key",
                 hint="Copy the key file of the machine that created it.",
             )
         nonce, ciphertext = sealed[_HEAD : _HEAD + NONCE_BYTES], sealed[_HEAD + NONCE_BYTES :]
         try:
-            return self._cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
+            return cipher.decrypt(nonce, ciphertext, identity.encode()).decode()
         except InvalidTag as error:
             raise StoreError(f"the sealed password of {identity} was changed, or belongs to another agent") from error
+
+    def _cipher(self, name: bytes) -> AESGCM | None:
+        """The key of this name. One that is not known may stand in the file by now: it is read again, once each time it is
+        another."""
+        found = self._keys[1].get(name)
+        if found is None and self._path is not None and (seen := _state(self._path)) != self._seen:
+            self._seen = seen
+            self._take(key_file.read(self._path))
+            found = self._keys[1].get(name)
+        return found
+
+
+def sealed_by(sealed: bytes) -> bytes:
+    """The name of the key that a seal was made with."""
+    return sealed[len(VERSION) : _HEAD]
+
+
+def _derive(key: bytes, purpose: str) -> bytes:
+    return hmac.digest(key, f"dbshield {purpose}".encode(), "sha256")
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from the one that had its name before."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
