@@ -17,6 +17,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
+from support.remembered import Memory
 from support.servers import CASES
 
 sys.path.append(str(CASES))
@@ -25,6 +26,7 @@ oracle: Any = importlib.import_module("oracle")
 validate: Any = importlib.import_module("validate")
 
 SEEDED_ROLES = frozenset({"postgres", "app_owner", "reporting", "reporting_two", "agent_read", "agent_write", "agent_migrate"})
+_MEMORY = Memory()
 Case = dict[str, Any]
 Step = dict[str, Any]
 
@@ -37,7 +39,7 @@ def load(name: str) -> list[Case]:
 def facts(connection: psycopg.Connection[Any]) -> Any:
     """What the oracle sees of this database and of the seed's roles. Other tests make roles and databases of the same cluster
     meanwhile, and those are left out."""
-    seen = oracle.snapshot(connection)
+    seen = oracle.snapshot(_MEMORY.over(connection))
     row = connection.execute("select oid::text, datname from pg_database where datname = current_database()").fetchone()
     assert row is not None
     mine: dict[str, Callable[[str], bool]] = {

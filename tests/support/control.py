@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbshield.config import EnvironmentConfig
 from dbshield.control.agents import Agents, register_environments
@@ -17,13 +18,36 @@ from dbshield.control.directory import APPLICATION_NAME as DIRECTORY
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
 from dbshield.store.schema import CHANNEL
+from support import servers
 from support.servers import Server
 from support.waiting import until
 
+TABLES = "control_tmpl"
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 STAGING = EnvironmentConfig(upstream="postgresql://app@db.example.com/shop?sslmode=verify-full")
 PRODUCTION = EnvironmentConfig(upstream="host=/run/postgresql user=shield dbname=live", token_ttl_days=7, token_ttl_max_days=14)
 ENVIRONMENTS = {"staging": STAGING, "production": PRODUCTION}
+
+
+def make_tables(dsn: str) -> None:
+    """Let the database of this DSN be a control database with all tables and nothing in them, whatever it was before.
+
+    The migrations run once a server; the others are clones.
+    """
+    name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
+    with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
+        with servers.locked():
+            if admin.execute("select from pg_database where datname = %s and datistemplate", [TABLES]).fetchone() is None:
+                admin.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(TABLES)))
+                admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(TABLES)))
+                database = Database(make_conninfo(dsn, dbname=TABLES))
+                try:
+                    database.migrate()
+                finally:
+                    database.close()
+                admin.execute(sql.SQL("alter database {} is_template true").format(sql.Identifier(TABLES)))
+        admin.execute(sql.SQL("drop database if exists {} with (force)").format(name))
+        admin.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(TABLES)))
 
 
 @contextmanager
@@ -65,10 +89,10 @@ def all_heard(control: str, *, workers: int = 1) -> None:
 
 @contextmanager
 def control_database(dsn: str) -> Iterator[Database]:
-    """A migrated control database with the environments of this module."""
+    """A control database with the environments of this module, in a database that has nothing else."""
+    make_tables(dsn)
     database = Database(dsn)
     try:
-        database.migrate()
         register_environments(database, list(ENVIRONMENTS))
         yield database
     finally:

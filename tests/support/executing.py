@@ -23,7 +23,7 @@ from dbshield.control.undo_store import UndoStore
 from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 from support.cases import facts, oracle
-from support.control import empty_database
+from support.control import empty_database, make_tables
 from support.servers import Server
 
 ENVIRONMENT = "production"
@@ -158,9 +158,9 @@ def people(control: Database) -> None:
 def control_of(server: Server) -> Iterator[str]:
     """The DSN of a control database with one environment and one person who may decide."""
     with empty_database(server) as dsn:
+        make_tables(dsn)
         control = Database(dsn)
         try:
-            control.migrate()
             people(control)
         finally:
             control.close()

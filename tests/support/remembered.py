@@ -17,6 +17,7 @@ from psycopg import sql
 VERSION = "count(*), sum(hashtidextended(ctid, xmin::text::bigint))"
 CATALOGUE = ("class", "attribute", "attrdef", "type", "enum", "range", "cast", "proc", "operator", "collation", "inherits")
 CATALOGUE_VERSION = " union all ".join(f"select '{name}', {VERSION} from pg_catalog.pg_{name}" for name in CATALOGUE)
+CLUSTER = "select system_identifier from pg_control_system()"
 TABLE_VERSION = sql.SQL("select pg_relation_filenode({name}), " + VERSION + " from {table}")
 
 Rows = Sequence[tuple[Any, ...]]
@@ -39,7 +40,8 @@ class Remembering:
     def __init__(self, connection: psycopg.Connection[Any], read: dict[str, tuple[object, Rows]]) -> None:
         self._connection = connection
         self._read = read
-        self._catalogue = tuple(connection.execute(CATALOGUE_VERSION).fetchall())
+        # Another cluster counts its transactions by itself.
+        self._where = (connection.execute(CLUSTER).fetchone(), *connection.execute(CATALOGUE_VERSION).fetchall())
 
     def execute(self, query: str | sql.Composed) -> Any:
         if isinstance(query, str):
@@ -48,7 +50,7 @@ class Remembering:
         assert isinstance(table, sql.Identifier)
         name = table.as_string(self._connection)
         found = self._connection.execute(TABLE_VERSION.format(name=sql.Literal(name), table=table)).fetchone()
-        version = (found, self._catalogue)
+        version = (found, self._where)
         if name not in self._read or self._read[name][0] != version:
             self._read[name] = version, self._connection.execute(query).fetchall()
         return _Found(self._read[name][1])

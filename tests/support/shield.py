@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbshield.proxy.catalogue import APPLICATION_NAME
 from support.commands import Command, run_command
-from support.control import all_heard
+from support.control import all_heard, make_tables
 from support.ports import free_port
 from support.servers import ACCESS, Server
 from support.waiting import until
@@ -71,9 +71,7 @@ class Shield:
     def set_up(self, agents: Sequence[str] = ACCESS) -> None:
         """Write the configuration, make the control database, and create agents named after their access level."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.control_server.drop(self.control)
-        with self.control_server.connect() as admin:
-            admin.execute(f'create database "{self.control}"')
+        make_tables(self.control_server.dsn(self.control))
         self.write_config()
         self.cli("init")
         for access in agents:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
+from support.commands import Command
 
 from dbshield.cli.judging import judge_by
 from dbshield.cli.main import run
@@ -21,8 +22,9 @@ FINE, STOPPED, NO_VERDICT = 0, 1, 2
 
 
 def check(*arguments: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", "from dbshield.cli.main import main; main()", "check", *arguments]
-    return subprocess.run(command, input=text, capture_output=True, timeout=60, check=False)
+    with Command(["check", *arguments], stdin=PIPE, stdout=PIPE, stderr=PIPE) as command:
+        out, err = command.communicate(text, timeout=60)
+    return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
 
 def test_an_allowed_text() -> None:
@@ -67,8 +69,7 @@ def test_a_line_for_each_line_in_order() -> None:
 
 def test_answers_come_as_the_lines_do() -> None:
     """Whoever asks may wait for an answer before the next question."""
-    command = [sys.executable, "-c", "from dbshield.cli.main import main; main()", "check", "--jsonl"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with Command(["check", "--jsonl"], stdin=PIPE, stdout=PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for number in range(3):
