@@ -13,7 +13,7 @@ from typing import Any
 
 from dbshield.store.database import Database
 from support.commands import Command, run_command
-from support.control import empty_database
+from support.control import empty_database, make_tables
 from support.servers import Server
 
 TIMEOUT = 120.0
@@ -130,6 +130,7 @@ def backups_of(server: Server, database: str, folder: Path) -> Iterator[Backups]
     """Set up, with a control database that is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     with empty_database(server) as control:
+        make_tables(control)
         made = Backups(server, database, control, folder)
         made.set_up()
         try:
