@@ -205,3 +205,7 @@ def _people_go_in(shop: Shop) -> None:
     shop.does("audit", "verify")
     kinds = [json.loads(line)["entry"]["event"] for line in shop.does("audit", "export").splitlines()]
     assert {"environment-frozen", "environment-thawed"} <= set(kinds)
+    # Last, what docs/how-to/rotate-secrets.md says of the key that signs: snapshots of the one before are trusted still.
+    (shop.place / "state" / "backup.key").rename(shop.place / "state" / "backup.key.old")
+    shop.runs("backup", "key")
+    shop.runs("backup", "verify", shop.instead["20260501t030000z"])
