@@ -1,6 +1,10 @@
 -- An agent that is a member of the owner adds to the structure, and takes nothing away.
 set session authorization agent_migrate;
 alter table shop.customers add column phone text, add column tags text[] not null default '{}';
+begin;
+alter table shop.customers add column nickname text not null default 'none';
+alter table shop.customers alter column nickname drop default;
+commit;
 create table shop.notes (id integer primary key, body text);
 create index on shop.notes (body);
 alter table shop.notes add constraint some_text check (body <> '') not valid;
