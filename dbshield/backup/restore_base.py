@@ -1,5 +1,6 @@
 """The data folder of a physical snapshot: fetched, unpacked, compared with the server's own manifest, and put together.
 
+- Archives are unpacked while they are fetched (`unpack.py`); nothing of them is used before all of them were what was backed up.
 - pg_combinebackup believes what it is given (tried), so each member of a chain is verified before, and the result after.
 - Tablespaces lie below the data folder (`tablespaces.py`).
 
@@ -11,16 +12,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dbshield.backup import chain, tablespaces
+from dbshield.backup import chain, tablespaces, unpack
 from dbshield.backup.base_backup import BASE, TABLESPACES
 from dbshield.backup.checks import MACHINE_SAID, Check, Outcome
-from dbshield.backup.damage import Damaged
+from dbshield.backup.damage import Absent, Damaged
+from dbshield.backup.manifest import Member
 from dbshield.backup.reader import Reader
 from dbshield.backup.restore import DamagedMembers, Order, fetch
 from dbshield.backup.tarball import MANIFEST
@@ -87,27 +88,24 @@ def _unpack(order: Order, reader: Reader, part: _Part, wal: Path) -> None:
     """Fetch one member of the chain, and make a data folder of it; the WAL of the newest comes as well."""
     newest = reader is order.reader or reader.manifest.snapshot == order.reader.manifest.snapshot
     folder = order.work.make(f"snapshot-{reader.manifest.snapshot}")
-    wanted = None if newest else (BASE, MANIFEST, f"{TABLESPACES}/")
-    try:
-        fetch(reader, order.identities, folder, order.progress, only=wanted)
-    except DamagedMembers as error:
-        # What was unpacked of others shows nothing about it, and holds data in clear.
-        shutil.rmtree(order.cluster)
-        raise DamagedMembers(error.problems if newest else [_of(reader, problem) for problem in error.problems]) from error
-    order.progress.step("unpack", None)
+    archives = [each for each in reader.manifest.members if each.name == BASE or each.name.startswith(f"{TABLESPACES}/")]
+    others = tuple(each.name for each in reader.manifest.members if each not in archives and (newest or each.name == MANIFEST))
     before = os.umask(0o077)
     try:
-        _extract(folder / BASE, part.data)
-        for archive in sorted((folder / TABLESPACES).glob("*.tar")):
-            _extract(archive, part.spaces / archive.stem)
-            tablespaces.link(part.data, archive.stem, part.spaces / archive.stem)
+        try:
+            fetch(reader, order.identities, folder, order.progress, only=others)
+            _unpack_archives(order, reader, archives, part)
+        except DamagedMembers as error:
+            # What was unpacked of others shows nothing about it, and holds data in clear.
+            shutil.rmtree(order.cluster)
+            raise DamagedMembers(error.problems if newest else [_of(reader, problem) for problem in error.problems]) from error
         if not (part.data / MANIFEST).exists():
             shutil.move(folder / MANIFEST, part.data / MANIFEST)
         if newest:
             wal.mkdir(mode=0o700)
             for segment in sorted((folder / WAL).glob("*")) if (folder / WAL).is_dir() else ():
                 shutil.move(segment, wal / segment.name)
-    except (tarfile.TarError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
         raise Damaged(f"{BASE} is no base backup: {error}", hint="Use another snapshot.") from error
     except OSError as error:
         raise BackupError(f"the base backup cannot be unpacked: {error.strerror}", hint="Look at that disk.") from error
@@ -116,25 +114,33 @@ def _unpack(order: Order, reader: Reader, part: _Part, wal: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _unpack_archives(order: Order, reader: Reader, archives: Sequence[Member], part: _Part) -> None:
+    """The data folder and its tablespaces, while they are fetched. Raises DamagedMembers, Damaged, BackupError, OSError."""
+    order.progress.step("unpack", sum(member.stored for member in archives))
+    # The data folder first: links go into it.
+    for member in sorted(archives, key=lambda member: (member.name != BASE, member.name)):
+        name = PurePosixPath(member.name).stem
+        target = part.data if member.name == BASE else part.spaces / name
+        archive_is_bad: Damaged | None = None
+        try:
+            with unpack.streamed(reader, member.name, order.identities) as archive:
+                try:
+                    unpack.extract(archive, member.name, target)
+                except Damaged as error:
+                    archive_is_bad = error
+                    raise
+        except (Absent, Damaged) as error:
+            if error is archive_is_bad:
+                raise
+            raise DamagedMembers([error.message]) from error
+        if member.name != BASE:
+            tablespaces.link(part.data, name, target)
+        order.progress.advance(member.stored)
+
+
 def _of(reader: Reader, problem: str) -> str:
     name = reader.manifest.snapshot
     return problem if name in problem else f"{name}: {problem}"
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    """Unpack files and folders below `folder`, with no rights but ours. A base backup has nothing else in it.
-
-    Python knows filters for this since 3.11.4 only.
-    """
-    folder.mkdir(parents=True, mode=0o700)
-    with tarfile.open(archive) as found:
-        found.extraction_filter = lambda member, _path: member
-        for member in found:
-            name = PurePosixPath(member.name)
-            if not (member.isreg() or member.isdir()) or name.is_absolute() or ".." in name.parts:
-                raise Damaged(f"{archive.name} has {member.name!r} in it, which no base backup has", hint="Use another snapshot.")
-            found.extract(member, folder, set_attrs=False)
-    archive.unlink()
 
 
 def _lend(folder: Path, account: Account) -> None:

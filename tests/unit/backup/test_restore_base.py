@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbshield.backup.damage import Damaged
-from dbshield.backup.restore_base import _extract
+from dbshield.backup.unpack import extract
 
 
 def packed(path: Path, *members: tarfile.TarInfo) -> Path:
@@ -32,10 +32,10 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfil
 def test_files_and_folders_are_ours_alone(tmp_path: Path) -> None:
     archive = packed(tmp_path / "base.tar", member("base", tarfile.DIRTYPE, mode=0o777), member("base/1", mode=0o4777, uid=4711))
     folder = tmp_path / "data"
-    _extract(archive, folder)
+    with archive.open("rb") as stream:
+        extract(stream, "base.tar", folder)
     assert (folder / "base" / "1").read_bytes() == b"x" * 9
     assert (folder / "base" / "1").stat().st_mode & 0o7111 == 0
-    assert not archive.exists()
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_files_and_folders_are_ours_alone(tmp_path: Path) -> None:
 def test_what_no_base_backup_has_is_refused(tmp_path: Path, hostile: tarfile.TarInfo) -> None:
     archive = packed(tmp_path / "base.tar", hostile)
     folder = tmp_path / "deep" / "data"
-    with pytest.raises(Damaged, match="no base backup has"):
-        _extract(archive, folder)
+    with archive.open("rb") as stream, pytest.raises(Damaged, match="no base backup has"):
+        extract(stream, "base.tar", folder)
     assert list(folder.iterdir()) == []
     assert not (tmp_path / "deep" / "outside").exists()
     assert not (tmp_path / "outside").exists()
