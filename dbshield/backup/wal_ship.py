@@ -278,8 +278,11 @@ class Shipper:
             self._put(Kind.SEGMENT, name, path.read_bytes())
             self._drop_partials(name)
             wal_receive.empty(path, place.segment_size)
-        for name in wal_receive.names(folder)[:-1] if whole else ():
-            (folder / name).unlink()
+        # Others may have arrived meanwhile: what goes is older, and empty.
+        waiting = wal_receive.segments(folder)
+        for name in wal_receive.names(folder):
+            if whole and name < max(whole) and name not in waiting:
+                (folder / name).unlink()
         return bool(whole)
 
     def _ship_partial(self, path: Path) -> bool:
