@@ -89,8 +89,8 @@ class Proxy:
         require(self._config.tracing)
         vault = Vault.load(self._config.secret_key)
         _allow_descriptors(self._config.proxy.max_connections)
-        # Until there is a loop that reloads, there is nothing older than the configuration just read.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Until there is a loop that reloads: what is told meanwhile must not be lost, since the file has been read already.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         addresses = self._config.proxy.addresses
         sockets = [listen(address) for address in addresses]
 

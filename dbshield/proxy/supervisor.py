@@ -104,10 +104,11 @@ class Supervisor:
         code = BUG
         try:
             end_with_parent()
+            # A worker that has not begun to listen to signals has nothing to drain. What it would reload waits at the door: between
+            # the fork and its beginning the configuration may have changed once more.
             for number in FORWARDED:
-                # A worker that has not begun to listen to signals has nothing to drain and nothing old to reload.
-                signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, set(AWAITED) - {signal.SIGHUP})
             code = self._work(worker)
         except Exception:  # noqa: BLE001 - the child's own end: said here or nowhere
             self._log.exception("bug in a worker", worker=worker)

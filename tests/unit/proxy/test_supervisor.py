@@ -30,6 +30,7 @@ LISTENS = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); signal.si
 DIES = "return 3"
 CANNOT_BEGIN = "return supervisor.CANNOT_BEGIN"
 ONE_STANDS = "return supervisor.CANNOT_BEGIN if number else signal.pause()"
+RELOADS = "print('reloads', signal.sigwait([signal.SIGHUP]) == signal.SIGHUP, flush=True); return signal.pause()"
 BREAKS = "raise ValueError('a bug')"
 
 
@@ -112,6 +113,16 @@ def test_regression_signals_at_once_are_all_heard() -> None:
         run.process.send_signal(signal.SIGHUP)
     run.end()
     assert "started again" not in run.said
+
+
+def test_regression_a_reload_waits_for_a_worker_that_has_not_begun() -> None:
+    """It has read the configuration already, perhaps the one before."""
+    run = Run(f"while not signal.sigpending(): time.sleep(0.01)\n    {RELOADS}")
+    assert run.read_until("worker 0")
+    assert run.read_until("worker 1")
+    run.process.send_signal(signal.SIGHUP)
+    assert run.read_until("reloads True\nreloads True")
+    run.end()
 
 
 def test_workers_end_with_a_supervisor_that_is_killed() -> None:
