@@ -22,7 +22,7 @@ from support import servers
 from support.servers import Server
 from support.waiting import until
 
-TABLES = "control_tmpl"
+TABLES, MAINTENANCE = "control_tmpl", "postgres"
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 STAGING = EnvironmentConfig(upstream="postgresql://app@db.example.com/shop?sslmode=verify-full")
 PRODUCTION = EnvironmentConfig(upstream="host=/run/postgresql user=shield dbname=live", token_ttl_days=7, token_ttl_max_days=14)
@@ -32,22 +32,30 @@ ENVIRONMENTS = {"staging": STAGING, "production": PRODUCTION}
 def make_tables(dsn: str) -> None:
     """Let the database of this DSN be a control database with all tables and nothing in them, whatever it was before.
 
-    The migrations run once a server; the others are clones.
+    The migrations run once a server, and the others are clones; on a cluster that a test has for itself they run in the only
+    database that is there.
     """
-    name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
-    with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
+    name = str(conninfo_to_dict(dsn)["dbname"])
+    if name == MAINTENANCE:
+        _migrate(dsn)
+        return
+    with psycopg.connect(make_conninfo(dsn, dbname=MAINTENANCE), autocommit=True) as admin:
         with servers.locked():
             if admin.execute("select from pg_database where datname = %s and datistemplate", [TABLES]).fetchone() is None:
                 admin.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(TABLES)))
                 admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(TABLES)))
-                database = Database(make_conninfo(dsn, dbname=TABLES))
-                try:
-                    database.migrate()
-                finally:
-                    database.close()
+                _migrate(make_conninfo(dsn, dbname=TABLES))
                 admin.execute(sql.SQL("alter database {} is_template true").format(sql.Identifier(TABLES)))
-        admin.execute(sql.SQL("drop database if exists {} with (force)").format(name))
-        admin.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(TABLES)))
+        admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(TABLES)))
+
+
+def _migrate(dsn: str) -> None:
+    database = Database(dsn)
+    try:
+        database.migrate()
+    finally:
+        database.close()
 
 
 @contextmanager
