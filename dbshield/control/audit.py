@@ -31,8 +31,9 @@ from dbshield.errors import ConfigError, DbshieldError
 from dbshield.model import Allow, Judgement
 from dbshield.store.frozen import Freeze
 
-BATCH: Final = 2_000
-"""Events after which a flush does not wait for its turn: a millisecond's work."""
+BATCH: Final = 5_000
+"""Events after which a flush does not wait for its turn: two milliseconds' work. With 300 the rate of prepared reads falls by a
+tenth, since each flush also wakes what brings entries to the database."""
 KEPT_BYTES: Final = 32 << 20
 """What a worker keeps in memory while nothing can be written."""
 CACHED_CHARACTERS: Final = 8 << 20

@@ -104,8 +104,8 @@ class Supervisor:
         code = BUG
         try:
             end_with_parent()
-            # A worker that has not begun to listen to signals has nothing to drain. What it would reload waits at the door: between
-            # the fork and its beginning the configuration may have changed once more.
+            # A worker that has not begun to listen to signals has nothing to drain. What it would reload waits at the door:
+            # between the fork and its beginning the configuration may have changed once more.
             for number in FORWARDED:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, set(AWAITED) - {signal.SIGHUP})
