@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
@@ -51,6 +52,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header() -> str | None:
     absent = [name for name in ("chromium", "haproxy", "pgbackrest") if tools.find(name) is None]
     return f"tests of {', '.join(absent)} are left out: not on this machine" if absent else None
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A command that a test runs in this process configures logging for all of it; the next test may look for what is told."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.hookimpl(tryfirst=True)
