@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from support.backups import Backups, backups_of
 from support.servers import Server
+from support.waiting import until
 
 from dbshield.backup.catalogue import Catalogue
 from dbshield.backup.damage import Absent, Damaged, Taken
@@ -247,6 +249,14 @@ def client_of(endpoint: str) -> Any:
     )
 
 
+def one_after_the_other(small: Backups) -> str:
+    """A snapshot, and the second that its name begins with is over: where names alone tell, the next one is newer."""
+    made = str(small.backup()["snapshot"])
+    over = time.time() // 1 + 1
+    assert until(lambda: time.time() >= over)
+    return made
+
+
 def test_what_is_locked_stays(small: Backups, endpoint: str, plan: BackupConfig, tmp_path: Path) -> None:
     client = client_of(endpoint)
     settings = {
@@ -263,7 +273,7 @@ def test_what_is_locked_stays(small: Backups, endpoint: str, plan: BackupConfig,
     assert f"the bucket {BUCKET} has no Object Lock" in done.stderr
     client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     small.write_config(destination="s3://locked/shop", keep_last=1)
-    first, second = small.backup()["snapshot"], small.backup()["snapshot"]
+    first, second = one_after_the_other(small), one_after_the_other(small)
     checked = small.json("backup", "verify", first)
     assert checked["verified"] is True
     assert datetime.fromisoformat(checked["locked_until"]) > datetime.now(UTC) + timedelta(days=29)
