@@ -34,7 +34,6 @@ INTERNAL = "XX000"
 SERVER_CLOSED = "the server closed the connection"
 """The reason of a session that its server ended."""
 
-
 Record = Callable[[float, Judgement], None]
 """Where judgements go, with seconds since 1970; one is made for each session, knowing who it is."""
 
