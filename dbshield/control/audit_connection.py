@@ -26,6 +26,9 @@ PREPARE: Final = (
     "prepare dbshield_append (uuid, bigint, text) as select dbshield.audit_append($1, $2, string_to_array($3, e'\\n'))"
 )
 APPEND: Final = b"dbshield_append"
+LOOK_AFTER: Final = 0.2
+"""Seconds without an answer after which the socket is read unasked: of a connection that was reset while something stands to be
+read, libuv tells nobody."""
 CANCEL_TIMEOUT: Final = 1.0
 """Seconds for telling a server that it need not go on; one that is there takes milliseconds."""
 DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(days => %s::integer))"
@@ -34,7 +37,18 @@ DROP_BEFORE: Final = "select dbshield.audit_drop_before(now() - make_interval(da
 class AuditConnection:
     """For one task. After any error but psycopg.DataError it has to be closed."""
 
-    __slots__ = ("_answer", "_connection", "_libpq", "_loop", "_reading", "_result", "_sending", "_socket")
+    __slots__ = (
+        "_answer",
+        "_connection",
+        "_deadline",
+        "_libpq",
+        "_look_later",
+        "_loop",
+        "_reading",
+        "_result",
+        "_sending",
+        "_socket",
+    )
 
     def __init__(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         self._connection = connection
@@ -54,7 +68,8 @@ class AuditConnection:
         parameters = [str(writer).encode(), b"%d" % first, "\n".join(entries).encode("ascii")]
         self._answer = answer = self._loop.create_future()
         self._result = None
-        late = self._loop.call_later(QUERY_TIMEOUT, self._end, TimeoutError("no answer in time"))
+        self._deadline = self._loop.time() + QUERY_TIMEOUT
+        self._look_later = self._loop.call_later(LOOK_AFTER, self._look)
         try:
             self._libpq.send_query_prepared(APPEND, parameters)
             self._send()
@@ -72,7 +87,7 @@ class AuditConnection:
                 await self._connection.cancel_safe(timeout=CANCEL_TIMEOUT)
             raise
         finally:
-            late.cancel()
+            self._look_later.cancel()
             self._answer = None
 
     async def execute(self, query: str, values: list[Any] | None = None) -> tuple[Any, ...] | None:
@@ -115,6 +130,13 @@ class AuditConnection:
                 self._result = result if self._result is None else self._result
         except psycopg.Error as error:
             self._end(error)
+
+    def _look(self) -> None:
+        if self._loop.time() >= self._deadline:
+            self._end(TimeoutError("no answer in time"))
+            return
+        self._look_later = self._loop.call_later(LOOK_AFTER, self._look)
+        self._read()
 
     def _end(self, error: Exception | None) -> None:
         """Whoever waits has an answer. Without anybody who waits, the connection was lost, as the next one to ask finds out."""

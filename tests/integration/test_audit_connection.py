@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -121,6 +123,23 @@ async def test_a_connection_that_is_cut_says_so_to_who_waits_and_to_the_next_one
             with pytest.raises(psycopg.OperationalError):
                 await appending
     assert sequences(dsn, writer) == [1]
+
+
+@on_uvloop
+async def test_a_server_that_goes_before_it_has_read_what_was_sent(dsn: str) -> None:
+    """What it leaves unread is a reset of the connection, behind the last thing that it says."""
+    async with connected(dsn) as connection:
+        await connection.append(uuid4(), 1, [ENTRY % "a"])
+        ((process,),) = rows(dsn, f"select pid {OURS}")
+        os.kill(process, signal.SIGSTOP)
+        try:
+            rows(dsn, CUT)
+            appending = asyncio.create_task(connection.append(uuid4(), 1, [ENTRY % "a"]))
+            await asyncio.sleep(0)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        with pytest.raises(psycopg.OperationalError, match=r"terminating|closed the connection"):
+            await appending
 
 
 @on_uvloop
