@@ -15,15 +15,15 @@ its message begins with `dbshield`. What the server answers passes unchanged, wi
 | field | what stands there |
 |---|---|
 | SQLSTATE | one of those below |
-| MESSAGE | one sentence: what was stopped and that nothing was executed, the rule, what it is about |
+| MESSAGE | one sentence: what was stopped and that nothing was executed (or what is known of that), the rule, what it is about |
 | DETAIL | for programs: `rule=DS201 name=rows.unbounded-delete verdict=hold`, and `approval=… state=…` where a human is asked |
 | HINT | what to do instead |
 
 Where `[console] address` is set, DETAIL ends with `page=https://…/rules/DS201`, the rule's page in the console.
 
 `verdict=deny`: no agent runs this. `verdict=hold`: a human decides. `state` is `waiting`, `approved`, `running`, `done`,
-`failed`, `denied`, `expired` or `withdrawn`. The rules are in [their reference](rules.md), exit codes of commands in [that
-of the command line](command-line.md).
+`failed`, `denied`, `expired` or `withdrawn`, or `unknown` where the control database does not tell. The rules are in [their
+reference](rules.md), exit codes of commands in [that of the command line](command-line.md).
 
 | SQLSTATE | PostgreSQL's name | dbshield says it | may it be sent again? |
 |---|---|---|---|
@@ -163,8 +163,9 @@ CODES = (
     Code(
         sqlstate="57014",
         name="query_canceled",
-        when="the client canceled a statement that waited; it is taken back",
-        again="yes",
+        when="the client canceled a statement that waited; it is taken back. With `state=unknown`, the waiting ended while the"
+        " control database was away: the statement may have run, or may run later",
+        again="yes. With `state=unknown`, no: a human looks with `dbshield approvals show` first",
     ),
     Code(
         sqlstate="57P01",

@@ -6,7 +6,8 @@ Laws:
 - An approval that was asked for stays open when the time is over: a human may decide later, and the client is told so. One that
   the client itself gave up (a cancel request, a good-bye, a lost connection) is taken back, unless another session asked first.
 - What runs already is waited for: a cancel request comes too late for it.
-- Without the control database nothing is taken for undecided: the waiting goes on.
+- Without the control database nothing is taken for undecided: the waiting goes on, and where it ends all the same, the client is
+  told that nobody can tell. Only before a human is asked, and by what the control database says, is nothing executed for certain.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Waiting:
         self._wake = asyncio.Event()
         self._stop: Stop | None = None
         self._too_late = False
+        self._away = ""
+        """Why the newest look at the approval failed; empty where it did not."""
         self._asked: set[str] = set()
         """The approvals that this session asked for, and may take back."""
         self.active = False
@@ -83,7 +86,7 @@ class Waiting:
 
     def begin(self, statement: HeldStatement) -> None:
         """The server is ready, and so the statement waits."""
-        self.active, self._stop, self._too_late = True, None, False
+        self.active, self._stop, self._too_late, self._away = True, None, False, ""
         self._wake.clear()
         self._spawn(self._see_through(statement))
 
@@ -142,11 +145,16 @@ class Waiting:
         assert approval is not None
         if asked.ours:
             self._asked.add(approval.id)
-        if settings.approval_wait > 0:
-            with self._approvals.watch(approval.id, self._wake):
-                approval = await self._wait(approval, settings, _patience(terms))
-        elif self._stop in GIVEN_UP:
-            approval = await self._given_up(approval)
+        try:
+            if settings.approval_wait > 0:
+                with self._approvals.watch(approval.id, self._wake):
+                    approval = await self._wait(approval, settings, _patience(terms))
+            elif self._stop in GIVEN_UP:
+                approval = await self._given_up(approval)
+        except DbshieldError as error:
+            # Whoever is gone reads no answer, and what it gave up stays open: this is all that is said of it.
+            self._log.warning("what became of an approval is not known", approval=approval.id, why=error.message)
+            return waiting_answers.unknown(statement, approval.id, error.message)
         if approval.result is not None and approval.result.get("truncated"):
             self._say(f"{approval.id} gave more rows than are kept: these are the first of them", approval.id)
         now = datetime.now(UTC)
@@ -174,8 +182,8 @@ class Waiting:
         )
 
     async def _wait(self, approval: Approval, settings: EnvironmentConfig, patience: float) -> Approval:
-        """Until it is over, the time is, or something else ends the waiting; the approval as it was seen last. In no case longer
-        than `patience` seconds."""
+        """Until it is over, the time is, or something else ends the waiting; the approval as it stands. In no case longer than
+        `patience` seconds. Raises StoreError where it ends and nobody can tell how the approval stands."""
         begun = time.monotonic()
         told = float("-inf")
         while True:
@@ -183,13 +191,14 @@ class Waiting:
                 # What was read before may be old by now: only a withdrawal that succeeded says that nothing runs.
                 approval = await self._given_up(approval)
             state = approval.state_at(datetime.now(UTC))
-            if state in OVER or self._ends(state):
-                return approval
+            # Old news may be of a state that has been left since; by it nothing is over, and nothing has expired.
+            if (state in OVER and not self._unsure(approval)) or self._ends(state):
+                return self._known(approval)
             now = time.monotonic()
             until = begun + min(settings.approval_wait + _grace(state, settings), patience)
             if now >= until:
                 self._stop = Stop.TIME
-                return approval
+                return self._known(approval)
             if now - told >= NOTICE_EVERY:
                 self._say(waiting_answers.progress(approval, state, until - now), approval.id)
                 told = now
@@ -197,9 +206,28 @@ class Waiting:
                 async with asyncio.timeout(min(until - now, told + NOTICE_EVERY - now, LOOK_AGAIN, _lives(approval, state))):
                     await self._wake.wait()
             self._wake.clear()
-            # Away: nothing is known, and it may have been decided. The next look tells.
-            with contextlib.suppress(StoreError):
-                approval = await self._approvals.get(approval.id)
+            approval = await self._look(approval)
+
+    async def _look(self, approval: Approval) -> Approval:
+        """How it stands; while the control database is away, as it was seen last."""
+        try:
+            approval = await self._approvals.get(approval.id)
+        except StoreError as error:
+            # It may have been decided. The next look tells.
+            self._away = error.message
+        else:
+            self._away = ""
+        return approval
+
+    def _unsure(self, approval: Approval) -> bool:
+        """Whether it may have been decided, and run, since it was seen last."""
+        return bool(self._away) and approval.state in OPEN
+
+    def _known(self, approval: Approval) -> Approval:
+        """The approval itself. Raises StoreError where nobody can tell whether it still stands so."""
+        if self._unsure(approval):
+            raise StoreError(self._away)
+        return approval
 
     def _ends(self, state: State) -> bool:
         """Whether what stopped the waiting ends it in this state."""
@@ -218,7 +246,9 @@ class Waiting:
         if approval.id in self._asked:
             with contextlib.suppress(Refused):
                 return await self._approvals.withdraw(approval.id)
-        return await self._approvals.get(approval.id)
+        approval = await self._approvals.get(approval.id)
+        self._away = ""
+        return approval
 
     def _say(self, text: str, approval: str) -> None:
         self._pair.say(held_answers.notice(text, approval=approval))

@@ -20,6 +20,8 @@ OVER: Final = frozenset({State.DENIED, State.EXPIRED, State.WITHDRAWN, State.DON
 ASK_A_HUMAN: Final = "Ask a human to run it."
 ASK_ANEW: Final = "Send the statement again to ask anew."
 IN_VAIN: Final = "holds this statement for a human; nothing was executed"
+UNKNOWN: Final = "unknown"
+"""What DETAIL calls the state of an approval that nobody can look at."""
 BEGUN: Final = {
     State.APPROVED: "was told to run this statement, and has not begun",
     State.RUNNING: "runs this statement now; what came of it is not known yet",
@@ -106,6 +108,18 @@ def in_vain(statement: HeldStatement, approval: Approval, settings: EnvironmentC
             until = approval.expires_at.astimezone(UTC)
             hint = f"Tell a human to look at {name}. Approved before {until:%H:%M} UTC it is run without you; or {again}."
     return held_answers.stopped(statement, what, hint=hint, approval=name, state=state, sqlstate=sqlstate)
+
+
+def unknown(statement: HeldStatement, approval: str, why: str) -> bytes:
+    """The answer to a client that waits no longer while nobody can tell whether a human's yes has been taken up, or will be."""
+    return held_answers.stopped(
+        statement,
+        f"cannot tell whether this statement ran or will run: {approval} cannot be looked at, since {why}",
+        hint=f"Do not send it again before a human has looked (`dbshield approvals show {approval}`), when that is over.",
+        approval=approval,
+        state=UNKNOWN,
+        sqlstate=QUERY_CANCELED,
+    )
 
 
 def progress(approval: Approval, state: State, seconds: float) -> str:

@@ -1,9 +1,11 @@
-"""A client that cancels at the very moment at which a human's yes is taken up: what the session knew before is old by then."""
+"""What a waiting session knew before is old at the moment at which a human's yes is taken up, and while the control database is
+away nobody can tell it more."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 import structlog
-from support.control import ENVIRONMENTS, PRODUCTION, agents_of
+from support.control import ENVIRONMENTS, PRODUCTION, agents_of, away
 from support.people import Phone, enrol, vault_in
 from support.waiting import DEADLINE, seconds_until
 
@@ -26,6 +28,8 @@ from dbshield.proxy.waiting import Waiting
 from dbshield.session.held import HeldStatement
 from dbshield.session.terms import Terms
 from dbshield.store.database import Database
+from dbshield.wire.framing import FrameReader
+from dbshield.wire.report import ErrorResponse
 
 pytestmark = pytest.mark.one_server
 
@@ -59,6 +63,18 @@ class Late(WorkerApprovals):
         return found
 
 
+class Patient(WorkerApprovals):
+    """The real ones, which look at nothing again before the test lets them."""
+
+    def __init__(self, control_dsn: str) -> None:
+        super().__init__(control_dsn)
+        self.may_look = asyncio.Event()
+
+    async def get(self, approval: str) -> Approval:
+        await self.may_look.wait()
+        return await super().get(approval)
+
+
 @dataclass
 class Client:
     """What a client would read."""
@@ -74,55 +90,135 @@ class Client:
         self.answered.append(answer)
 
 
-async def cancelled_when_taken_up(dsn: str, control: Database, people: People, phone: Phone) -> Client:
-    client, tasks = Client(), set[asyncio.Task[None]]()
-    approvals = Approvals(control)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decider:
+    """Whoever says yes, and takes it up, on the control database itself."""
+
+    control: Database
+    people: People
+    phone: Phone
+
+    def take_up(self, approval: str) -> None:
+        now = datetime.now(UTC)
+        deciding = Deciding(self.control, self.people, ENVIRONMENTS)
+        deciding.approve(approval, person="ann", code=self.phone.code(now), reason="fine", now=now)
+        assert Approvals(self.control).claim("test", environments=["production"], now=now) is not None
+
+
+@pytest.fixture
+def decider(control: Database, tmp_path: Path) -> Decider:
+    agents, _ = agents_of(control, tmp_path)
+    people = People(control, vault_in(tmp_path))
+    now = datetime.now(UTC)
+    agents.create(name="claude", environment="production", access=AccessLevel.WRITE, now=now, by="test")
+    return Decider(control=control, people=people, phone=enrol(people, "ann", now))
+
+
+@asynccontextmanager
+async def asked(
+    approvals: WorkerApprovals, control: Database, client: Client, **settings: float
+) -> AsyncIterator[tuple[Waiting, str]]:
+    """A session that waits, which the client was told, and its approval; it has its answer behind the block."""
+    tasks: set[asyncio.Task[None]] = set()
 
     def spawn(work: Coroutine[Any, Any, None]) -> None:
         tasks.add(asyncio.create_task(work))
 
-    late = Late(dsn)
-    settings = PRODUCTION.model_copy(update={"executor": "postgresql://executor@localhost/none", "approval_wait": DEADLINE * 4})
+    environment = PRODUCTION.model_copy(
+        update={"executor": "postgresql://executor@localhost/none", "approval_wait": DEADLINE * 4, **settings}
+    )
     waiting = Waiting(
-        approvals=late,
+        approvals=approvals,
         pair=cast("Pair", client),
         login=LOGIN,
         database="shop",
         session=7,
         application="",
-        settings=lambda: settings,
+        settings=lambda: environment,
         spawn=spawn,
         log=structlog.get_logger(),
     )
     waiting.begin(STATEMENT)
-    await seconds_until(lambda: client.told)
-    [asked] = approvals.list_(now=datetime.now(UTC), states=[State.WAITING])
-    # Its next look finds a question that is open, and the answer is on its way for long.
-    waiting._wake.set()
-    await seconds_until(lambda: late.read)
-    assert late.read is not None
-    assert late.read.state is State.WAITING
-    now = datetime.now(UTC)
-    Deciding(control, people, ENVIRONMENTS).approve(asked.id, person="ann", code=phone.code(now), reason="fine", now=now)
-    assert approvals.claim("test", environments=["production"], now=now) is not None
-    waiting.cancel()
-    late.arrives.set()
-    await seconds_until(lambda: client.answered or any(b"too late to cancel" in notice for notice in client.told))
-    assert client.answered == []
-    approvals.finished(asked.id, tag="DELETE 3", result=None, now=datetime.now(UTC))
-    waiting._wake.set()
-    await seconds_until(lambda: client.answered)
-    await asyncio.gather(*tasks)
-    await late.stop()
+    try:
+        await seconds_until(lambda: client.told)
+        [found] = Approvals(control).list_(now=datetime.now(UTC))
+        yield waiting, found.id
+        await seconds_until(lambda: client.answered)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await approvals.stop()
+
+
+async def cancelled_when_taken_up(dsn: str, decider: Decider) -> Client:
+    client, late = Client(), Late(dsn)
+    async with asked(late, decider.control, client) as (waiting, approval):
+        # Its next look finds a question that is open, and the answer is on its way for long.
+        waiting._wake.set()
+        await seconds_until(lambda: late.read)
+        assert late.read is not None
+        assert late.read.state is State.WAITING
+        decider.take_up(approval)
+        waiting.cancel()
+        late.arrives.set()
+        await seconds_until(lambda: client.answered or any(b"too late to cancel" in notice for notice in client.told))
+        assert client.answered == []
+        Approvals(decider.control).finished(approval, tag="DELETE 3", result=None, now=datetime.now(UTC))
+        waiting._wake.set()
     return client
 
 
-def test_what_runs_is_waited_for_however_old_the_news_is(control_dsn: str, control: Database, tmp_path: Path) -> None:
-    agents, _ = agents_of(control, tmp_path)
-    people = People(control, vault_in(tmp_path))
-    now = datetime.now(UTC)
-    agents.create(name="claude", environment="production", access=AccessLevel.WRITE, now=now, by="test")
-    phone = enrol(people, "ann", now)
-    client = asyncio.run(cancelled_when_taken_up(control_dsn, control, people, phone))
+def test_what_runs_is_waited_for_however_old_the_news_is(control_dsn: str, decider: Decider) -> None:
+    client = asyncio.run(cancelled_when_taken_up(control_dsn, decider))
     [answer] = client.answered
     assert b"DELETE 3" in answer
+
+
+async def ended_while_away(dsn: str, decider: Decider, end: Callable[[Waiting], None], **settings: float) -> tuple[str, Client]:
+    client, patient = Client(), Patient(dsn)
+    async with asked(patient, decider.control, client, **settings) as (waiting, approval):
+        decider.take_up(approval)
+        with away(dsn):
+            end(waiting)
+            patient.may_look.set()
+            await seconds_until(lambda: client.answered)
+    return approval, client
+
+
+def by_itself(_: Waiting) -> None:
+    """The time does it."""
+
+
+@pytest.mark.parametrize(
+    ("end", "settings"),
+    [
+        pytest.param(Waiting.cancel, {}, id="a cancel request"),
+        pytest.param(Waiting.gone, {}, id="a good-bye"),
+        pytest.param(Waiting.flood, {}, id="a flood"),
+        pytest.param(Waiting.drain, {}, id="the end of the proxy"),
+        pytest.param(by_itself, {"approval_wait": 1.0}, id="the end of its time"),
+        pytest.param(
+            by_itself,
+            {"approval_wait": 11.0, "approval_ttl_minutes": 10 / 60},
+            id="the end of the approval",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_nobody_is_told_that_nothing_ran_while_nobody_can_tell(
+    control_dsn: str, decider: Decider, end: Callable[[Waiting], None], settings: dict[str, float]
+) -> None:
+    """It runs, which the session has not heard of when the control database goes away and something ends the waiting."""
+    with structlog.testing.capture_logs() as logs:
+        approval, client = asyncio.run(ended_while_away(control_dsn, decider, end, **settings))
+    assert Approvals(decider.control).get(approval).state is State.RUNNING
+    [frame] = FrameReader().feed(client.answered[0])
+    answer = ErrorResponse.decode(frame.payload)
+    assert answer.sqlstate == "57014"
+    assert f"dbshield cannot tell whether this statement ran or will run: {approval} cannot be looked at" in answer.message
+    assert "nothing was executed" not in answer.message
+    assert f"approval={approval} state=unknown" in answer.detail
+    assert f"`dbshield approvals show {approval}`" in answer.hint
+    [said] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert (said["approval"], "does not answer" in said["why"]) == (approval, True)

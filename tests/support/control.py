@@ -107,6 +107,19 @@ def control_database(dsn: str) -> Iterator[Database]:
         database.close()
 
 
+@contextmanager
+def away(dsn: str) -> Iterator[None]:
+    """While this database lets nobody in; whoever was in it is thrown out first."""
+    name = str(conninfo_to_dict(dsn)["dbname"])
+    with psycopg.connect(make_conninfo(dsn, dbname=MAINTENANCE), autocommit=True) as admin:
+        admin.execute(sql.SQL("alter database {} with allow_connections false").format(sql.Identifier(name)))
+        try:
+            admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+            yield
+        finally:
+            admin.execute(sql.SQL("alter database {} with allow_connections true").format(sql.Identifier(name)))
+
+
 def agents_of(database: Database, folder: Path) -> tuple[Agents, Vault]:
     """The agents' registry and the vault that it seals with."""
     path = folder / "secret.key"
