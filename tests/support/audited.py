@@ -1,0 +1,122 @@
+"""A proxy at work whose audit is looked at: run with settings of [audit], its control database away, and its chain read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+
+from dbshield.control import audit_read
+from dbshield.control.audit_chain import Link
+from dbshield.control.audit_read import Filter
+from dbshield.store.database import Database
+from support import servers
+from support.control import away as control_away
+from support.servers import Server
+from support.shield import Shield, prepared_shield, started
+from support.waiting import until
+
+WORKERS = 2
+RULE = "DS701"
+Refusal = psycopg.errors.InsufficientPrivilege
+
+
+@contextmanager
+def audited_shield(server: Server, worker_id: str) -> Iterator[Shield]:
+    """Set up, with a table to write to; each test starts it with settings of its own."""
+    folder = servers.here() / f"audited-{worker_id}"
+    with prepared_shield(
+        server, f"audited_{worker_id}", folder, agents=("read", "write"), workers=WORKERS, drain_timeout=5.0
+    ) as prepared:
+        with server.connect(prepared.database) as admin:
+            admin.execute("create table shop.journal (who integer, number integer)")
+            admin.execute("grant select, insert on shop.journal to agent_read, agent_write")
+        yield prepared
+        for left in (folder / "state" / "audit").glob("*"):
+            left.unlink()
+
+
+@contextmanager
+def running(shield: Shield, **audit: Any) -> Iterator[Shield]:
+    """With these settings of [audit]."""
+    shield.write_config()
+    settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in audit.items())
+    shield.config.write_text(f"{shield.config.read_text()}[audit]\n{settings}\n")
+    with started(shield):
+        yield shield
+
+
+@contextmanager
+def away(shield: Shield, *, noticed: int = 0) -> Iterator[None]:
+    """While the control database lets nobody in, from when so many workers have noticed."""
+    before = shield.text().count("audit.away")
+    with control_away(shield.server.dsn(shield.control)):
+        assert until(lambda: shield.text().count("audit.away") >= before + noticed), shield.text()
+        yield
+
+
+@contextmanager
+def control(shield: Shield) -> Iterator[Database]:
+    database = Database(shield.server.dsn(shield.control))
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def chain(shield: Shield, **which: Any) -> list[Link]:
+    """The entries, oldest first, of a chain that is whole."""
+    with control(shield) as database:
+        assert audit_read.verify(database).faults == ()
+        return list(audit_read.stream(database, Filter(**which)))
+
+
+def said(link: Link) -> dict[str, Any]:
+    return dict(json.loads(link.entry))
+
+
+def statements(links: list[Link]) -> Counter[str]:
+    """How often each statement was let through."""
+    counted: Counter[str] = Counter()
+    for link in links:
+        entry = said(link)
+        if link.kind == "statement" and link.verdict == "allow":
+            counted[entry["statement"]] += entry.get("repeats", 1)
+    return counted
+
+
+def without_gaps(links: list[Link]) -> bool:
+    """Whether every worker's entries are there, each once and in its order."""
+    numbers: dict[object, list[int]] = {}
+    for link in links:
+        if link.writer is not None and link.sequence is not None:
+            numbers.setdefault(link.writer, []).append(link.sequence)
+    return all(found == [*range(1, len(found) + 1)] for found in numbers.values())
+
+
+def stopped(connection: psycopg.Connection[tuple[Any, ...]], text: str) -> bool:
+    """Whether the statement is refused for want of an audit; fails where it is for anything else."""
+    try:
+        connection.execute(text.encode())
+    except Refusal as error:
+        if f"rule={RULE}" in (error.diag.message_detail or ""):
+            return True
+        raise
+    return False
+
+
+def settled(shield: Shield) -> bool:
+    """Whether every worker has its connection to the audit's database."""
+    with shield.server.connect() as admin:
+        query = "select from pg_stat_activity where application_name = 'dbshield audit' and datname = %s"
+        return until(lambda: len(admin.execute(query, [shield.control]).fetchall()) == WORKERS)
+
+
+def works(shield: Shield) -> bool:
+    with suppress(psycopg.Error), shield.connect() as connection:
+        return not stopped(connection, "insert into shop.journal values (9, 9)")
+    return False
