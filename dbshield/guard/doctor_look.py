@@ -54,7 +54,7 @@ _GUARD = """
         where p.pronamespace = to_regnamespace('dbshield') and p.proname <> 'catalogue_changed'
     )
 """
-"""catalogue_changed only tells proxies of changed functions (sql/catalogue_notify.sql); it guards nothing."""
+"""catalogue_changed only tells proxies of what has changed (sql/catalogue_notify.sql); it guards nothing."""
 _INSTALLATION = "select environment, system_identifier::text from dbshield.installation"
 
 

@@ -12,12 +12,12 @@ from typing import Final
 
 from dbshield.store.resources import data_folder
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of what is installed, higher with every change of it; a database that has a higher one was installed by a newer dbshield.
 
 1: the triggers' condition named the group of agents by its number. 2: by its name. 3: foreign tables
 are guarded, and what others' statements run into (row security, foreign keys that take rows with them, an agent's own functions)
-is not put on tables that were there."""
+is not put on tables that were there. 4: proxies are told of triggers, rules, policies and tables as well as of functions."""
 
 OLDEST: Final = 15
 """The oldest server: pg_stat_force_next_flush, on which the row guard rests, came with 15."""
@@ -82,8 +82,8 @@ STEPS: Final = (
     ),
     Step(
         file="catalogue_notify.sql",
-        title="telling the proxies of changed functions",
-        without="a proxy learns of changed functions within 30 seconds instead of at once",
+        title="telling the proxies of changed functions, triggers and tables",
+        without="a proxy learns of changed functions, triggers and tables within 30 seconds instead of at once",
         superuser=True,
     ),
     Step(

@@ -1,8 +1,8 @@
 """Keeps what is known of a database's functions fresh while agents have sessions in it.
 
 One connection of dbshield's own for each database, in the role of one of its sessions, reads the catalogue again when the server
-notifies it (sql/catalogue_notify.sql), soon after a statement passed here that changes functions, and every AGE seconds
-whatever happens. What has changed reaches the sessions that stand through `Judges.learn`.
+notifies it (sql/catalogue_notify.sql), soon after a statement passed here that changes functions or what calls them, and every
+AGE seconds whatever happens. What has changed reaches the sessions that stand through `Judges.learn`.
 
 Law: what cannot be read for STALE seconds is forgotten, so that every function of the database counts as unknown.
 """

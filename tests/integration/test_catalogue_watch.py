@@ -78,6 +78,30 @@ def test_a_notification_reaches_a_session_that_stands(shield: Shield) -> None:
         assert time.monotonic() - began < AGE, "the clock would have told it by itself"
 
 
+def test_a_trigger_that_somebody_else_makes_has_inserts_counted(shield: Shield) -> None:
+    """An INSERT is counted where it runs what may change other rows, in a session that knew of none when it began."""
+    insert = "insert into shop.written_to values (1)"
+    has_read = (
+        "select count(*) from pg_stat_activity where application_name = %s and state = 'idle' and query like 'select p.oid%%'"
+    )
+    with shield.server.connect(shield.database) as admin:
+        admin.execute(NOTIFY.read_text())
+        admin.execute(
+            "create table shop.written_to (n integer); grant insert on shop.written_to to agent_write;"
+            "create function shop.rewrite() returns trigger language plpgsql as $$ begin"
+            " update shop.order_items set quantity = quantity where order_id <= 200; return new; end $$"
+        )
+        with shield.connect("write") as agent:
+            assert rule(agent, insert) == ""
+            assert until(lambda: asked(shield, has_read, APPLICATION_NAME) == 1), "what was told before is not what tells now"
+            began = time.monotonic()
+            admin.execute("create trigger rewrite before insert on shop.written_to for each row execute function shop.rewrite()")
+            assert until(lambda: rule(agent, insert) == "DS220", deadline=SOON)
+            admin.execute("drop trigger rewrite on shop.written_to")
+            assert until(lambda: rule(agent, insert) == "", deadline=SOON)
+            assert time.monotonic() - began < AGE, "the clock would have told it by itself"
+
+
 def test_a_function_of_somebody_else_takes_nothing_away(shield: Shield) -> None:
     """What is prepared stays prepared where nothing that it calls has changed."""
     insert = "insert into shop.settings values (gen_random_uuid()::text, 'x')"
