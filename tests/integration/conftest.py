@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import servers
+from support.buckets import object_store, plan_in
 from support.control import control_database, empty_database
 from support.receivers import HttpReceiver, http_receiver
 from support.servers import Server
 from support.shield import Shield, running_shield
 
+from dbshield.config import BackupConfig
 from dbshield.store.database import Database
 
 
@@ -43,3 +46,16 @@ def receiver() -> Iterator[HttpReceiver]:
     """A service that alerts are sent to."""
     with http_receiver() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """The address of an object store with a bucket."""
+    with object_store() as address:
+        yield address
+
+
+@pytest.fixture
+def plan(endpoint: str, tmp_path: Path) -> BackupConfig:
+    """A plan of backups that go there."""
+    return plan_in(endpoint, tmp_path)

@@ -1,4 +1,4 @@
-"""Object Lock as a plan asks for it; that it locks is shown against a store (tests/integration/test_backup_objects.py)."""
+"""Object Lock as a plan asks for it; that it locks is shown against a store (tests/integration/test_backup_object_lock.py)."""
 
 from __future__ import annotations
 
