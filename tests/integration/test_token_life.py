@@ -198,11 +198,12 @@ def test_a_decision_ends_the_sessions_on_every_proxy_within_a_second(
     assert until(lambda: len(audited(shield, "disconnected", agent=agent)) >= 2, deadline=5)
 
 
-BEGUN_AND_WAITING = """
-    select pid from pg_catalog.pg_locks join pg_catalog.pg_stat_activity using (pid)
-    where not granted and relation = 'pg_catalog.pg_namespace'::regclass and datname = current_database() and backend_start > now()
+BEGINS_AND_WAITS = """
+    select pid from pg_catalog.pg_locks left join pg_catalog.pg_stat_activity using (pid)
+    where not granted and relation = 'pg_catalog.pg_namespace'::regclass and datname is null
+    and database = (select oid from pg_catalog.pg_database where datname = current_database())
 """
-"""Who has connected since this transaction began, and waits for its lock."""
+"""Who waits for the lock and is still connecting: only then does the server show whose session it is."""
 
 
 @pytest.mark.parametrize(("end", "says"), [(revoked, "was revoked"), (lowered, "may do less")], ids=["revoked", "lowered"])
@@ -215,10 +216,10 @@ def test_regression_a_decision_during_a_login_holds_for_it(
     dsn, token = issue(shield, agent=agent)
     with standing(dsn, shield) as connections, shield.server.connect(shield.database) as admin:
         with admin.transaction():
-            # What every new connection reads; this one alone can look who waits for it. So does the proxy now and then, for itself.
+            # What every new connection reads; this one alone can look who waits for it.
             admin.execute("lock table pg_catalog.pg_namespace in access exclusive mode")
             login = Background(lambda: refusal(dsn))
-            assert until(lambda: admin.execute(BEGUN_AND_WAITING).fetchall())
+            assert until(lambda: admin.execute(BEGINS_AND_WAITS).fetchall())
             end(shield, control, token)
             silent_until(connections)
         assert says in login.result()
