@@ -1,11 +1,12 @@
-"""The audit: one JSON line for every statement with its verdict, and for every connection, refused login and end of a session;
+"""The audit: a JSON line for every statement with its verdict, and for every connection, refused login and end of a session;
 for the rows that counted statements changed, and for every freeze and every change of what agents may do.
 
 Laws:
 - It cannot be switched off, and holds no literal that a client sent: a statement is written in its normal form alone, unless the
   configuration wants all of it.
-- Recording is an append to a list. Rendering happens in batches, in `flush`, which the proxy calls several times a second: what
-  is the same for a connection is rendered once a connection, what is the same for a shape of statements once a shape.
+- Recording is an append to a list, or a number that grows where a session repeats what only reads. Rendering happens in batches,
+  in `flush`, which the proxy calls several times a second: what is the same for a connection is rendered once a connection, what
+  is the same for a shape of statements once a shape.
 - Nothing here raises into the proxy. What cannot be written is kept, up to a limit, in order; what was lost beyond it leaves a
   line of its own that says how many. `healthy` says whether the last write succeeded, and the proxy decides what follows.
 - The database is the audit that counts: `when_durable` and `durable` are about it. The file is for whoever reads lines.
@@ -19,6 +20,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +34,7 @@ from dbshield.model import Allow, Judgement
 from dbshield.store.frozen import Freeze
 
 BATCH: Final = 5_000
-"""Events after which a flush does not wait for its turn: two milliseconds' work. With 300 the rate of prepared reads falls by a
-tenth, since each flush also wakes what brings entries to the database."""
+"""Events after which a flush does not wait for its turn: two milliseconds' work."""
 KEPT_BYTES: Final = 32 << 20
 """What a worker keeps in memory while nothing can be written."""
 CACHED_CHARACTERS: Final = 8 << 20
@@ -46,13 +47,23 @@ THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
 COMPACT: Final = json.JSONEncoder(separators=(",", ":")).encode
 """Made once: json.dumps would make one for each transaction that has changed rows."""
 
-STAMP: Final = slice(len('{"ts":"'), len('{"ts":"2026-05-03T03:09:37.123456Z'))
-"""Where a line has its time."""
-
 Record = Callable[[float, Judgement], None]
 
-Event = tuple[float, str, Judgement | None]
-"""Seconds since 1970, the text that follows them, and the judgement for a statement."""
+
+@dataclass(slots=True)
+class Event:
+    """One line: when, in seconds since 1970, the text that follows it, and the judgement for a statement.
+
+    A session that repeats a statement which only reads, with no other one of its own in between, makes one event until that is
+    handed over: `count` says how many they are, `until` when the last of them was, `repeatable` what the next one has to be.
+    """
+
+    at: float
+    head: str
+    judgement: Judgement | None = None
+    repeatable: Judgement | None = None
+    count: int = 1
+    until: float = 0.0
 
 
 class AuditedSession:
@@ -68,10 +79,10 @@ class AuditedSession:
     def rows(self, now: float, changed: Mapping[str, int]) -> None:
         """The rows of each table that a transaction has changed by counted statements, once it is over."""
         tables = COMPACT(dict(changed))
-        self._add((now, f'Z","event":"rows",{self._fields},"changed":{tables}}}\n', None))
+        self._add(Event(now, f'Z","event":"rows",{self._fields},"changed":{tables}}}\n'))
 
     def ended(self, now: float, reason: str) -> None:
-        self._add((now, f'Z","event":"disconnected",{self._fields},"reason":{quoted(reason)}}}\n', None))
+        self._add(Event(now, f'Z","event":"disconnected",{self._fields},"reason":{quoted(reason)}}}\n'))
 
 
 class AuditLog:
@@ -89,7 +100,7 @@ class AuditLog:
         # Added to with every batch that a write waits for, so it must not be copied each time.
         self._buffer = bytearray()
         self._torn = b""
-        self._second, self._stamp = 0, ""
+        self._second, self._stamp = -1, ""
         self._lost = 0
         self._healthy = True
         self._rendered: dict[int, tuple[Judgement, str]] = {}
@@ -133,35 +144,35 @@ class AuditLog:
             client=client,
             application_name=application_name,
         )
-        self._pending.append((now, f'Z","event":"connected",{fields},"token":{quoted(token_id)}}}\n', None))
+        self._pending.append(Event(now, f'Z","event":"connected",{fields},"token":{quoted(token_id)}}}\n'))
         return AuditedSession(fields, self._pending, self.flush)
 
     def connection_refused(self, now: float, *, client: str, user: str, why: str) -> None:
         """A login that failed. `user` is what the client claimed, cut to what a name can be."""
         fields = f'"user":{quoted(user[:128])},"client":{quoted(client)},"reason":{quoted(why)}'
-        self._pending.append((now, f'Z","event":"refused",{fields}}}\n', None))
+        self._pending.append(Event(now, f'Z","event":"refused",{fields}}}\n'))
         if len(self._pending) >= BATCH:
             self.flush()
 
     def frozen(self, now: float, freeze: Freeze) -> None:
         """This proxy has begun to apply a freeze. Each worker says so; `freeze` is the same number in all their lines."""
         fields = f'{freeze_fields(freeze)},"by":{quoted(freeze.frozen_by)},"until":{time_of(freeze.until)}'
-        self._pending.append((now, f'Z","event":"frozen",{fields}}}\n', None))
+        self._pending.append(Event(now, f'Z","event":"frozen",{fields}}}\n'))
 
     def thawed(self, now: float, freeze: Freeze) -> None:
         """This proxy no longer applies a freeze: it was lifted, is over, or gave way to a longer one."""
-        self._pending.append((now, f'Z","event":"thawed",{freeze_fields(freeze)}}}\n', None))
+        self._pending.append(Event(now, f'Z","event":"thawed",{freeze_fields(freeze)}}}\n'))
 
     def policy_changed(self, now: float, *, environment: str, changed: Mapping[str, tuple[Any, Any]]) -> None:
         """A reload changed what agents may do: each setting with its old and new value, as JSON knows values."""
         fields = f'"environment":{quoted(environment)},"changed":{hidden(json.dumps(changed, separators=(",", ":")))}'
-        self._pending.append((now, f'Z","event":"policy-changed",{fields}}}\n', None))
+        self._pending.append(Event(now, f'Z","event":"policy-changed",{fields}}}\n'))
 
     def event(self, now: float, kind: str, /, **fields: Any) -> None:
         """Anything else that happened, such as "approval-requested" or "executed"; `fields` are what JSON knows. What stands
         under `environment`, `agent`, `database`, `session`, `person`, `verdict` and `rules` can be searched for quickly."""
         text = hidden(json.dumps(fields, separators=(",", ":"), default=str))[1:]
-        self._pending.append((now, f'Z","event":{quoted(kind)}{"," if fields else ""}{text}\n', None))
+        self._pending.append(Event(now, f'Z","event":{quoted(kind)}{"," if fields else ""}{text}\n'))
 
     def kept_elsewhere(self, line: str) -> None:
         """A line for the file alone: somebody has brought it to the database in a transaction of their own."""
@@ -208,6 +219,8 @@ class AuditLog:
             events = self._pending[:]
             # The list stays the same: every session holds its append.
             self._pending.clear()
+            for event in events:
+                event.repeatable = None
             self._take(events)
 
     def reopen(self) -> None:
@@ -253,40 +266,37 @@ class AuditLog:
         self.counted(events)
         lines = self._render(events)
         if self._shipping is not None:
-            self._shipping.take(runs(events, lines))
+            self._shipping.take([line[:-1] for line in lines])
         if len(self._buffer) >= KEPT_BYTES:
-            self._lost += len(events)
+            self._lost += sum(event.count for event in events)
             return
         if self._lost:
             gap = f'Z","event":"audit-gap","lost":{self._lost}}}\n'
-            lines = self._render([(events[0][0], gap, None)]) + lines
+            lines = self._render([Event(events[0].at, gap)]) + lines
             self._lost = 0
         self._buffer += "".join(lines).encode("ascii")
 
-    def _render(self, events: list[Event]) -> list[str]:
+    def _render(self, events: Sequence[Event]) -> list[str]:
         lines: list[str] = []
-        add = lines.append
         rendered = self._rendered.get
-        last, tail = None, ""
-        begin, stamp = self._second, self._stamp
-        end = begin + 1 if stamp else begin
-        for now, head, judgement in events:
-            if not begin <= now < end:
-                begin = int(now)
-                end = begin + 1
-                stamp = time.strftime('{"ts":"%Y-%m-%dT%H:%M:%S.', time.gmtime(begin))
-            micro = int((now - begin) * 1e6)
-            if judgement is None:
-                add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}")
-                continue
-            if judgement is not last:
+        second, stamp = self._second, self._stamp
+        for event in events:
+            at = event.at
+            if not second <= at < second + 1:
+                second, stamp = int(at), _second(at)
+            micro = int((at - second) * 1e6)
+            line = f'{{"ts":"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{event.head}'
+            judgement = event.judgement
+            if judgement is not None:
                 # By identity, which hashes nothing; the judgement is kept with it, so that no other takes its place in memory.
                 entry = rendered(id(judgement))
-                tail = entry[1] if entry is not None else self._render_judgement(judgement)
-                last = judgement
-            add(f"{stamp}{THREE_DIGITS[micro // 1000]}{THREE_DIGITS[micro % 1000]}{head}{tail}")
+                line += entry[1] if entry is not None else self._render_judgement(judgement)
+                if event.count > 1:
+                    until = f"{_second(event.until)}{int(event.until % 1 * 1e6):06d}"
+                    line = f'{line[:-2]},"repeats":{event.count},"until":"{until}Z"}}\n'
+            lines.append(line)
         # A batch that a write waits for comes many times a second.
-        self._second, self._stamp = begin, stamp
+        self._second, self._stamp = second, stamp
         return lines
 
     def _render_judgement(self, judgement: Judgement) -> str:
@@ -327,49 +337,25 @@ class AuditLog:
         del self._buffer[:written]
 
 
-def runs(events: Sequence[Event], lines: Sequence[str]) -> list[str]:
-    """The lines for the database, without their ends. Where a session repeats a statement that only reads, with nothing else of
-    its own in between, they become one line: it has the first one's time, `repeats`, how many they are, and `until`, the last
-    one's time. So a loop of a thousand reads costs the database one row; what may write, or was stopped, is a row each."""
-    kept: list[str] = []
-    newest: dict[str, _Run] = {}
-    repeated: list[_Run] = []
-    for (_, head, judgement), line in zip(events, lines, strict=True):
-        run = newest.get(head)
-        if run is not None:
-            if run.judgement is judgement:
-                if run.count == 1:
-                    repeated.append(run)
-                run.count += 1
-                run.last = line
-                continue
-            del newest[head]
-        if judgement is not None and not judgement.writes and type(judgement.verdict) is Allow:
-            newest[head] = _Run(judgement, len(kept))
-        kept.append(line[:-1])
-    for run in repeated:
-        kept[run.place] = f'{kept[run.place][:-1]},"repeats":{run.count},"until":"{run.last[STAMP]}"}}'
-    return kept
-
-
-class _Run:
-    """A statement of a session that only reads, and its repetitions."""
-
-    __slots__ = ("count", "judgement", "last", "place")
-
-    def __init__(self, judgement: Judgement, place: int) -> None:
-        self.judgement = judgement
-        self.place = place
-        self.count = 1
-        self.last = ""
+def _second(at: float) -> str:
+    """A time in UTC up to its second's point."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(at))
 
 
 def _recorder(head: str, pending: list[Event], full: Callable[[], None]) -> Record:
     """A closure, because this is called for every statement and finds its three things without a look into an object."""
     append = pending.append
+    newest = Event(0.0, head)
 
     def record(now: float, judgement: Judgement) -> None:
-        append((now, head, judgement))
+        nonlocal newest
+        if newest.repeatable is judgement:
+            newest.count += 1
+            newest.until = now
+            return
+        repeatable = judgement if not judgement.writes and type(judgement.verdict) is Allow else None
+        newest = Event(now, head, judgement, repeatable)
+        append(newest)
         if len(pending) >= BATCH:
             full()
 

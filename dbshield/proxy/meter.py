@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from dbshield.control.audit import Event
 from dbshield.control.audit_shipping import Shipping
 from dbshield.errors import DbshieldError
-from dbshield.model import AccessLevel, AgentLogin
+from dbshield.model import AccessLevel, AgentLogin, Judgement
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.proxy.timing import TimedSession, Timing
@@ -60,9 +60,13 @@ class Meter:
         """A batch of the audit's events; those that are no statements are passed by."""
         if self._counts is None:
             return
-        judged = {id(judgement): judgement for _, _, judgement in events if judgement is not None}
+        judged: dict[int, Judgement] = {}
         # By identity: a judgement's own hash looks at all of its effects.
-        seen = Counter((head, id(judgement)) for _, head, judgement in events if judgement is not None)
+        seen: Counter[tuple[str, int]] = Counter()
+        for event in events:
+            if event.judgement is not None:
+                judged[id(event.judgement)] = event.judgement
+                seen[event.head, id(event.judgement)] += event.count
         for (head, identity), count in seen.items():
             judgement = judged[identity]
             finding = decisive(judgement)

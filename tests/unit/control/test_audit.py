@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.audit_log import DROP, NOW, READ, connect, lines
 
 from dbshield.control import audit as module
-from dbshield.control.audit import AuditLog
+from dbshield.control.audit import AuditLog, Event
 from dbshield.control.audit_fields import STATEMENT_MAX, judgement_fields
 from dbshield.control.audit_store import Entry
 from dbshield.control.tokens import new_token
@@ -88,7 +88,7 @@ def test_a_session_from_its_beginning_to_its_end(path: Path) -> None:
 def test_time_is_written_to_the_microsecond(moments: list[float]) -> None:
     log = AuditLog(None)
     try:
-        text = log._render([(moment, 'Z","event":"x"}\n', None) for moment in moments])
+        text = log._render([Event(moment, 'Z","event":"x"}\n') for moment in moments])
     finally:
         log.close()
     for moment, line in zip(moments, text, strict=True):
@@ -192,20 +192,19 @@ def test_freezes_begin_and_end(path: Path) -> None:
     ]
 
 
-def test_what_repeats_reads_is_one_line_for_the_database() -> None:
-    log = AuditLog(None)
+def test_reads_that_a_session_repeats_are_one_line(path: Path) -> None:
+    log = AuditLog(path)
+    counted: list[tuple[str | None, int]] = []
+    log.counted = lambda events: counted.extend((event.judgement and event.judgement.normal, event.count) for event in events)
     read, write = dataclasses.replace(READ, writes=False), dataclasses.replace(READ, normal="insert", writes=True)
     other, held = dataclasses.replace(read, normal="select 2"), dataclasses.replace(DROP, writes=False)
-    try:
-        mine, theirs = 'Z","event":"statement","session":1,', 'Z","event":"statement","session":2,'
-        order = [(mine, read), (mine, read), (theirs, read), (mine, read), (mine, other), (mine, read), (theirs, read)]
-        order += [(mine, write), (mine, write), (mine, read), (mine, held), (mine, held), (theirs, read)]
-        events = [(float(second), head, judgement) for second, (head, judgement) in enumerate(order)]
-        lines = log._render(events)  # type: ignore[arg-type]
-        found = [json.loads(line) for line in module.runs(events, lines)]
-    finally:
-        log.close()
-    assert [(line["session"], line["statement"], line.get("repeats", 1)) for line in found] == [
+    sessions = {number: connect(log, session=number) for number in (1, 2)}
+    order = [(1, read), (1, read), (2, read), (1, read), (1, other), (1, read), (2, read)]
+    order += [(1, write), (1, write), (1, read), (1, held), (1, held), (2, read)]
+    for second, (number, judgement) in enumerate(order):
+        sessions[number].statement(float(second), judgement)
+    log.close()
+    expected = [
         (1, READ.normal, 3),
         (2, READ.normal, 3),
         (1, "select 2", 1),
@@ -216,9 +215,22 @@ def test_what_repeats_reads_is_one_line_for_the_database() -> None:
         (1, DROP.normal, 1),
         (1, DROP.normal, 1),
     ]
+    found = lines(path)[2:]
+    assert [(line["session"], line["statement"], line.get("repeats", 1)) for line in found] == expected
     assert (found[0]["ts"], found[0]["until"]) == ("1970-01-01T00:00:00.000000Z", "1970-01-01T00:00:03.000000Z")
     assert found[1]["until"] == "1970-01-01T00:00:12.000000Z"
-    assert sum(line.get("repeats", 1) for line in found) == len(events)
+    assert counted[2:] == [(statement, count) for _, statement, count in expected]
+
+
+def test_what_was_handed_over_is_not_added_to(path: Path) -> None:
+    log = AuditLog(path)
+    session, read = connect(log), dataclasses.replace(READ, writes=False)
+    for count in (2, 1, 3):
+        for _ in range(count):
+            session.statement(NOW, read)
+        log.flush()
+    log.close()
+    assert [line.get("repeats", 1) for line in lines(path)[1:]] == [2, 1, 3]
 
 
 def test_what_a_statement_does_is_kept_where_its_text_is_not(path: Path) -> None:

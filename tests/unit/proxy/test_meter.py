@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from dbshield.control.audit import AuditLog
+from dbshield.control.audit import AuditLog, Event
 from dbshield.model import AccessLevel, Judgement
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
@@ -51,6 +51,6 @@ def test_statements_are_counted_by_who_sent_them_and_the_rule_that_decided(tmp_p
 
 def test_where_nobody_asked_nothing_is_counted_and_no_chunk_is_timed() -> None:
     meter = Meter()
-    meter.statements([(1.0, "no line at all", Judgement(verdict=READ.verdict))])
+    meter.statements([Event(1.0, "no line at all", Judgement(verdict=READ.verdict))])
     meter.refused("client")
     assert meter.session() is None
