@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -30,11 +29,12 @@ import psycopg
 import structlog
 
 from dbshield.config import AuditConfig
-from dbshield.control.audit_connection import DROP_BEFORE, AuditConnection, connect, connect_some_time
+from dbshield.control.audit_chores import Chores
+from dbshield.control.audit_connection import AuditConnection, connect, connect_some_time
 from dbshield.control.audit_keeping import Keeping, refused
 from dbshield.control.audit_outbox import Outbox, Told
 from dbshield.control.audit_spool import Spool, SpoolFull
-from dbshield.control.audit_store import Entry
+from dbshield.control.audit_store import line_of
 from dbshield.control.directory import POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
 from dbshield.errors import StoreError, first_line
 from dbshield.policy.policy import Policy
@@ -51,12 +51,6 @@ KEPT: Final = 50_000
 """Entries that are kept in memory where neither database nor disk takes them; sessions have ended, so few come."""
 STOP_TIMEOUT: Final = 5.0
 """Seconds for the last batches."""
-LEFT_OVER: Final = 30.0
-"""Seconds between two looks for the files of dead workers."""
-DAMAGED: Final = ".damaged"
-"""What a spool is called in which somebody has written; for a human to look at."""
-RETENTION: Final = 3600.0
-"""Seconds between two looks for months that are old enough to be dropped."""
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +72,8 @@ class Shipping:
         self._spool: Spool | None = None
         self._connection: AuditConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._next_look = self._next_retention = self._pause = 0.0
+        self._pause = 0.0
+        self._chores = Chores(folder, retention_days=config.retention_days, bring=self._bring, take=self.take)
         self.arrived = 0
         """The number of the newest entry of ours that is in the database; they are counted from 1."""
         self.recorded: Callable[[], None] = lambda: None
@@ -258,13 +253,8 @@ class Shipping:
                     raise StoreError("the control database does not keep up with the audit")
             elif self._stopping:
                 return
+            await self._chores.due(connection)
             now = time.monotonic()
-            if now >= self._next_look:
-                self._next_look = now + LEFT_OVER
-                await self._take_left_over(connection)
-            if now >= self._next_retention:
-                self._next_retention = now + RETENTION
-                await self._drop_old(connection)
             if now - spoken > POLL:
                 with self._in_time():
                     await connection.execute("select")
@@ -291,7 +281,7 @@ class Shipping:
                     await self._append(connection, [line])
                 except psycopg.DataError as error:
                     log.critical("audit.unreadable", reason=first_line(error))
-                    await self._append(connection, [_event("audit-unreadable", line=line)])
+                    await self._append(connection, [line_of("audit-unreadable", line=line)])
 
     async def _append(self, connection: AuditConnection, batch: list[str]) -> None:
         with self._in_time():
@@ -300,30 +290,6 @@ class Shipping:
         self._outbox.gone(len(batch))
         self.arrived = self._outbox.first - 1
         self._outbox.tell(self.arrived)
-
-    async def _take_left_over(self, connection: AuditConnection) -> None:
-        for spool in Spool.left_over(self._folder):
-            try:
-                entries = 0
-                while not spool.empty:
-                    entries += await self._bring(connection, spool)
-                if entries:
-                    log.warning("audit.left_over", writer=str(spool.writer), entries=entries)
-            except (ValueError, StoreError, psycopg.DataError) as error:
-                log.critical("audit.spool_damaged", file=spool.path.name, reason=first_line(error))
-                spool.path.rename(spool.path.with_suffix(DAMAGED))
-                self.take([_event("audit-spool-damaged", file=spool.path.name)])
-            finally:
-                spool.close()
-
-    async def _drop_old(self, connection: AuditConnection) -> None:
-        try:
-            row = await connection.execute(DROP_BEFORE, [self._config.retention_days])
-        except psycopg.errors.LockNotAvailable:
-            log.info("audit.not_dropped", reason="somebody reads the audit; the next look is in an hour")
-            return
-        if row is not None and row[0]:
-            log.info("audit.dropped", entries=row[0])
 
     def _gather(self) -> None:
         """Everything that was recorded gets its number, so that it is known what each one waits for."""
@@ -393,10 +359,6 @@ class Shipping:
             log.info("audit.back", lost=self._lost)
             if self._lost:
                 lost, self._lost = self._lost, 0
-                self.take([_event("audit-gap", lost=lost)])
+                self.take([line_of("audit-gap", lost=lost)])
         for callback in self._callbacks:
             callback()
-
-
-def _event(kind: str, **fields: object) -> str:
-    return Entry(at=datetime.now(UTC), kind=kind, fields=fields).line()

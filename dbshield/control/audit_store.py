@@ -46,6 +46,11 @@ class Entry:
         return takeable(hidden(said))
 
 
+def line_of(kind: str, **fields: Any) -> str:
+    """The line of something that happens now."""
+    return Entry(at=datetime.now(UTC), kind=kind, fields=fields).line()
+
+
 def append(connection: Connection, entries: Sequence[Entry]) -> int:
     """Adds entries in the caller's transaction, which has to be short; the position of the newest."""
     position: int = connection.execute(_APPEND, {"entries": [entry.line() for entry in entries]}).scalar_one()
