@@ -6,6 +6,8 @@ entry that is asked for in the old generation is young again. That costs one loo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dbshield.model import Judgement
 
 ENTRY_BYTES = 600
@@ -47,6 +49,12 @@ class VerdictCache:
     def bound(self, max_bytes: int) -> None:
         """Hold so many bytes at most from now on; what is held beyond that is forgotten with the next entry."""
         self._max_bytes = max(1, max_bytes // 2)
+
+    def forget(self, stale: Callable[[Judgement], bool]) -> None:
+        """Forget the judgements of which `stale` is true. What they held of memory counts until the generation is over."""
+        for generation in (self.young, self._old):
+            for key in [key for key, judgement in generation.items() if stale(judgement)]:
+                del generation[key]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -7,7 +7,7 @@ hidden road.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 from dbshield.model import (
@@ -56,12 +56,14 @@ def count(place: int, kind: str, effects: Sequence[Effect], loosened: Sequence[F
 
 
 class Given:
-    """What a policy and a database make of effects."""
+    """What a policy and a database make of effects. `made` holds the names of relations that the catalogue does not show as they
+    are now; what stands in it later counts too."""
 
-    __slots__ = ("_allows_functions", "_functions", "_inserts", "_policy", "_portals", "_prepared")
+    __slots__ = ("_allows_functions", "_functions", "_inserts", "_made", "_policy", "_portals", "_prepared")
 
-    def __init__(self, policy: Policy, functions: FunctionCatalogue) -> None:
+    def __init__(self, policy: Policy, functions: FunctionCatalogue, made: Container[str] = ()) -> None:
         self._policy = policy
+        self._made = made
         self._functions = functions
         self._inserts = bool(policy.protected)
         self._allows_functions = bool(policy.functions_allowed)
@@ -75,7 +77,8 @@ class Given:
             case Operation.UPDATE | Operation.DELETE:
                 return True
             case Operation.INSERT:
-                return self._inserts or self._functions.fires(effect.name.name)
+                name = effect.name.name
+                return self._inserts or self._functions.fires(name) or name in self._made
             case Operation.EXECUTE:
                 if effect.kind is ObjectKind.STATEMENT:
                     return self._prepared and effect.detail not in {DEALLOCATES, DEALLOCATES_ALL, PREPARES}

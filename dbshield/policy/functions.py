@@ -14,8 +14,9 @@ from enum import StrEnum, unique
 from functools import cache
 from importlib.resources import files
 
-from dbshield.model import Effect, ObjectKind, ObjectName, Operation
+from dbshield.model import Effect, Flag, ObjectKind, ObjectName, Operation
 from dbshield.policy.firing import FIRING, FIRING_QUERY
+from dbshield.policy.made import RELATIONS
 from dbshield.policy.settings import TAKEN_QUERY
 from dbshield.sqltext.bodies import READ
 
@@ -201,13 +202,26 @@ class FunctionCatalogue:
 
 
 def redefines(effect: Effect) -> bool:
-    """Whether `effect` may change which functions there are, or what calls one."""
+    """Whether `effect` may change which functions there are, or what calls one, so that the catalogue is to be read again. Of a
+    temporary relation no other session need hear."""
     if effect.operation not in {Operation.CREATE, Operation.REPLACE, Operation.ALTER, Operation.DROP}:
         return False
+    if effect.kind in RELATIONS:
+        return Flag.TEMPORARY not in effect.flags
     return effect.kind in REDEFINING or (effect.kind is ObjectKind.OTHER and effect.detail.startswith(REDEFINING_OTHERS))
 
 
-REDEFINING = frozenset({ObjectKind.FUNCTION, ObjectKind.EXTENSION, ObjectKind.SCHEMA, ObjectKind.TYPE})
+REDEFINING = frozenset(
+    {
+        ObjectKind.FUNCTION,
+        ObjectKind.EXTENSION,
+        ObjectKind.SCHEMA,
+        ObjectKind.TYPE,
+        ObjectKind.TRIGGER,
+        ObjectKind.RULE,
+        ObjectKind.POLICY,
+    }
+)
 REDEFINING_OTHERS = ("aggregate", "cast", "operator")
 
 

@@ -7,7 +7,7 @@ why that is safe, stands in docs/decisions/0006-verdict-cache.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from dbshield.model import (
@@ -27,6 +27,7 @@ from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import Function, FunctionCatalogue, created_in, harder, redefines
+from dbshield.policy.made import ANY, Made, inserts_into, made_in, makes
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.rules.frozen import writes
@@ -42,6 +43,9 @@ MAX_CACHED_TEXT = 16 << 10
 
 CACHE_BYTES = 32 << 20
 """What the verdicts of one judge may hold of memory unless it is told otherwise, shared between texts and shapes."""
+
+MAX_INSERTED = 10_000
+"""Names of relations that kept verdicts insert into; beyond that all verdicts are forgotten, and the names with them."""
 
 MAX_CREATED = 1_000
 """Created functions that a judge knows before the catalogue shows them."""
@@ -74,11 +78,16 @@ class Judge:
         self.hits = 0
         self.misses = 0
         self._defining = policy.for_definitions()
-        self._given = counting.Given(policy, functions)
         self._catalogue = functions
         self._created: dict[str, Function] = {}
+        self._made = Made()
+        self._given = counting.Given(policy, functions, self._made)
+        self._inserted: set[str] = set()
         self.on_redefined: Callable[[], None] | None = None
-        """Called when a text passes that changes functions, operators or casts, unless it passed before."""
+        """Called when a text passes that changes functions, or what calls one, unless it passed before."""
+        self.on_made: Callable[[Set[str]], None] | None = None
+        """Called when a text passes that makes or changes relations, with those of their names that were not known for it: what
+        was said of an INSERT there holds no more."""
         self._texts = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
         self._shapes = VerdictCache(max_entries=cache_entries, max_bytes=CACHE_BYTES // 2)
 
@@ -130,33 +139,50 @@ class Judge:
         for name in [name for name in self._created if functions.named("", name)]:
             del self._created[name]
         self.functions = functions = functions.with_created(self._created.values())
-        self._given = counting.Given(self.policy, functions)
+        self._given = counting.Given(self.policy, functions, self._made)
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._texts.clear()
         self._shapes.clear()
+        self._inserted.clear()
+
+    def forget(self, names: Set[str]) -> None:
+        """Forget what was said of an INSERT into relations of these names, ANY for all of them."""
+        if ANY in names or not self._inserted.isdisjoint(names):
+            self._inserted -= names
+            for kept in (self._texts, self._shapes):
+                kept.forget(lambda judgement: inserts_into(judgement, names))
 
     def confirms(self, judgement: Judgement, before: object) -> bool:
         """Whether what `before` said holds here too: the policy is the same, and so is all that is known of the functions that
-        were called. So a new function in the database does not take anybody's prepared statements away."""
+        were called and of the relations that were written to. So a new function in the database does not take anybody's prepared
+        statements away."""
         if not isinstance(before, Judge) or self.policy != before.policy or any(map(redefines, judgement.effects)):
             return False
-        ours, theirs = self.functions.named, before.functions.named
+        ours, theirs, made = self.functions, before.functions, self._made
         return all(
-            ours(effect.name.schema, effect.name.name) == theirs(effect.name.schema, effect.name.name)
+            ours.named(effect.name.schema, effect.name.name) == theirs.named(effect.name.schema, effect.name.name)
             for effect in judgement.effects
             if effect.operation is Operation.CALL
+        ) and not any(
+            effect.operation is Operation.INSERT
+            and not judgement.counted
+            and (ours.fires(effect.name.name) or effect.name.name in made)
+            for effect in judgement.effects
         )
 
-    def share(self, created: dict[str, Function]) -> None:
-        """Keep the functions that were created, and that the catalogue does not show yet, with other judges of the database."""
-        self._created = created
+    def share(self, created: dict[str, Function], made: Made) -> None:
+        """Keep the functions that were created, and the names of the relations that were made, which the catalogue does not show
+        yet, with other judges of the database."""
+        self._created, self._made = created, made
         self.use(self._catalogue)
 
     def limit_length(self, max_statement_bytes: int) -> None:
         """Read texts of up to so many bytes from now on."""
         if max_statement_bytes != self.max_statement_bytes:
             self.max_statement_bytes = max_statement_bytes
-            self._texts.clear()
-            self._shapes.clear()
+            self._forget_all()
 
     def bound(self, cache_bytes: int) -> None:
         """Hold verdicts of so many bytes at most from now on."""
@@ -202,7 +228,7 @@ class Judge:
             judgement = self._unreadable(Unreadable(Trouble.TOO_DEEP, "deeper than what can be walked"), text)
         except Exception as error:  # noqa: BLE001 - the law of this class: whatever happens, the text is stopped
             judgement = self._unreadable(Unreadable(Trouble.READER_FAILED, type(error).__name__), text)
-        if shape is not None and judgement.shape_only:
+        if shape is not None and judgement.shape_only and not makes(judgement):
             self._shapes.put(shape, judgement)
             if quick is not None:
                 self._shapes.put(quick, judgement)
@@ -220,8 +246,17 @@ class Judge:
         if created and len(self._created) + len(created) <= MAX_CREATED:
             self._created |= created
             self.use(self._catalogue)
+        self.note(made_in(judgement.effects))
         if self.on_redefined is not None and any(map(redefines, judgement.effects)):
             self.on_redefined()
+
+    def note(self, made: Set[str]) -> None:
+        """Relations of these names are made or changed by what passes now."""
+        new = self._made.add(made) if made else made
+        if new:
+            self.forget(new)
+            if self.on_made is not None:
+                self.on_made(new)
 
     def _in_full(self, judgement: Judgement, text: bytes) -> Judgement:
         if not self._is_text(text) or judgement.normal.encode() == text:
@@ -242,7 +277,11 @@ class Judge:
             raise Unreadable(Trouble.TOO_LONG, f"{len(text)} bytes, {self.max_statement_bytes} are read")
 
     def _keep(self, text: bytes, judgement: Judgement) -> None:
-        if len(text) <= MAX_CACHED_TEXT:
+        """What makes a relation is judged each time, so that its name is noted each time."""
+        if len(text) <= MAX_CACHED_TEXT and not makes(judgement):
+            if len(self._inserted) > MAX_INSERTED:
+                self._forget_all()
+            self._inserted.update(effect.name.name for effect in judgement.effects if effect.operation is Operation.INSERT)
             self._texts.put(text, judgement)
 
     def _read(self, text: bytes, shape: bytes | None) -> Judgement:
@@ -265,12 +304,16 @@ class Judge:
         findings: list[Finding] = []
         effects: dict[Effect, None] = {}
         counted: list[Counted] = []
+        given = self._given
         for place, statement in enumerate(statements):
             own = (*statement.effects, *self._row_calls(statement))
             effects.update(dict.fromkeys(own))
+            if made_in(own):
+                # It, or what stands behind it in the same text, may insert there.
+                given = counting.Given(self.policy, self.functions, self._made.also(made_in(effects)))
             spoken = self._findings(own, statement)
             findings += spoken
-            count = counting.count(place, statement.kind, own, spoken, self._given)
+            count = counting.count(place, statement.kind, own, spoken, given)
             if count is not None:
                 counted.append(count)
         stopped = counting.stopping(findings)

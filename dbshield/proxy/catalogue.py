@@ -118,7 +118,8 @@ class _Watcher:
 
     def redefined(self) -> None:
         now = asyncio.get_running_loop().time()
-        self._due = [now + delay for delay in AFTER_STATEMENT]
+        # However many statements come, none of them puts off the reading that comes next.
+        self._due = [*self._due[:1], *(now + delay for delay in AFTER_STATEMENT)]
         self._hurry.set()
 
     async def stop(self) -> None:
@@ -185,11 +186,15 @@ class _Watcher:
 
     async def _wait(self, link: _Link) -> None:
         """Until the catalogue is to be read again."""
+        now = asyncio.get_running_loop().time()
+        self._due = [time for time in self._due if time > now]
+        latest = now + AGE
         while not link.notified:
             self._hurry.clear()
             now = asyncio.get_running_loop().time()
-            self._due = [time for time in self._due if time > now]
-            until = min([*self._due, now + AGE])
+            until = min([*self._due, latest])
+            if until <= now:
+                return
             told = asyncio.ensure_future(link.hear())
             hurried = asyncio.ensure_future(self._hurry.wait())
             try:

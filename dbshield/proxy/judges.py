@@ -11,7 +11,7 @@ is ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +19,7 @@ from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY, Function, FunctionCatalogue
 from dbshield.policy.judge import CACHE_BYTES, Judge
+from dbshield.policy.made import Made, inserts_into, makes
 from dbshield.policy.policy import Policy
 from dbshield.proxy import upstream
 from dbshield.proxy.sessions import Session
@@ -38,7 +39,8 @@ Key = tuple[str, str, str, int]
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one database. `created` are functions that its sessions create, until the catalogue shows them."""
+    """What is known of one database. `created` are functions that its sessions create, until the catalogue shows them, `made` the
+    names of relations that they make or change."""
 
     key: Key
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -47,6 +49,7 @@ class _Known:
     functions: FunctionCatalogue | None = None
     judges: dict[Policy, Judge] = field(default_factory=dict)
     created: dict[str, Function] = field(default_factory=dict)
+    made: Made = field(default_factory=Made)
 
 
 class Judges:
@@ -73,13 +76,33 @@ class Judges:
         if known.functions is None or now - known.read_at > CATALOGUE_AGE:
             async with known.lock:
                 if known.functions is None or now - known.read_at > CATALOGUE_AGE:
-                    self.learn(login, database, await upstream.query(server, CATALOGUE_QUERY))
+                    rows = await upstream.query(server, CATALOGUE_QUERY)
+                    # What was read meanwhile may be newer, and be what a name of `made` was forgotten for.
+                    if known.functions is None or known.read_at < now:
+                        self._take(known, rows)
         # Nothing is waited for from here until the session stands, so no change can pass it by.
         return self._judge(known, self._policy_of(login))
 
     def learn(self, login: AgentLogin, database: str, rows: Rows) -> bool:
-        """Take the rows of CATALOGUE_QUERY on this database. Sessions that stand follow where they tell anything new."""
+        """Take the rows of CATALOGUE_QUERY on this database, asked for after the last ones were taken. Sessions that stand follow
+        where they tell anything new."""
         known = self._get(login, database)
+        told = self._settle(known)
+        if self._take(known, rows):
+            return True
+        if told:
+            self._anew(known, told)
+        return False
+
+    def _settle(self, known: _Known) -> Set[str]:
+        """The names of relations that nobody need keep in mind any longer."""
+        if not known.made.names:
+            return frozenset()
+        relays = [session.pair.relay for session in self._sessions(known)]
+        prepared = [makes(judgement) for relay in relays for judgement in relay.prepared.values()]
+        return known.made.settle({id(relay) for relay in relays if not relay.idle}, frozenset().union(*prepared))
+
+    def _take(self, known: _Known, rows: Rows) -> bool:
         known.read_at = asyncio.get_running_loop().time()
         if known.functions is not None and rows == known.rows:
             return False
@@ -95,8 +118,9 @@ class Judges:
 
     def forget(self, login: AgentLogin, database: str) -> None:
         """Take every function of this database for unknown; new sessions read them again."""
-        self.learn(login, database, [])
-        self._get(login, database).read_at = float("-inf")
+        known = self._get(login, database)
+        self._take(known, [])
+        known.read_at = float("-inf")
 
     def _get(self, login: AgentLogin, database: str) -> _Known:
         key = key_of(login, database)
@@ -140,10 +164,23 @@ class Judges:
                 used = {id(session.pair.relay.judge) for session in self._standing()}
                 known.judges = {old: kept for old, kept in known.judges.items() if id(kept) in used}
             judge = known.judges[policy] = self._make(policy, known.functions)
-            judge.share(known.created)
+            judge.share(known.created, known.made)
             judge.on_redefined = lambda: self.on_redefined(known.key)
+            judge.on_made = lambda names: self._anew(known, names)
             self._share_memory()
         return judge
+
+    def _anew(self, known: _Known, names: Set[str]) -> None:
+        """Have every INSERT into relations of these names judged anew, in every session of the database."""
+        for judge in known.judges.values():
+            judge.forget(names)
+        for session in self._sessions(known):
+            relay = session.pair.relay
+            if any(inserts_into(judgement, names) for judgement in relay.prepared.values()):
+                relay.use(relay.judge)
+
+    def _sessions(self, known: _Known) -> list[Session]:
+        return [session for session in self._standing() if key_of(session.login, session.database) == known.key]
 
     def _share_memory(self) -> None:
         """However many policies there are, the worker keeps no more verdicts."""

@@ -108,7 +108,10 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
         prepared = names.held.get(name[:NAME_BYTES])
         if prepared is not None:
             return relay.held_bind(prepared, data, pos, end)
-        judgement = names.believed(name) or relay._judge.judge(PREPARED_BY_NAME)
+        judgement = names.believed(name)
+        if judgement is None:
+            judgement = relay._judge.judge(PREPARED_BY_NAME)
+            relay._judge.note(names.makes.names)
     if judgement.prepares:
         names.prepared(judgement.prepares)
     if type(judgement.verdict) is not Allow or judgement.resets or relay._client_handlers is not CLIENT:

@@ -9,13 +9,17 @@ judged as any statement that SQL prepared, so it is counted, and wherever writin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import Refused
-from dbshield.model import Allow, Judgement, Operation
+from dbshield.model import Allow, Hold, Judgement, Operation
+from dbshield.policy.made import Made, makes
+from dbshield.policy.rules.limits import STALE
 
 if TYPE_CHECKING:
     from dbshield.session.held import Prepared
+    from dbshield.session.relay import TextJudge
 
 MAX_NAMES: Final = 10_000
 """Names of prepared statements that a session remembers; the oldest is forgotten, which costs only its text in the audit."""
@@ -28,9 +32,10 @@ TEXT_BYTES: Final = 4 << 10
 class StatementNames(dict[bytes, Judgement]):
     """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals, `texts` what
     was parsed, where it is short enough to be judged again under another policy. `held` has the names of statements that a human
-    is to be asked for when they are bound: on the server they stand for an empty statement. No name is in both."""
+    is to be asked for when they are bound: on the server they stand for an empty statement. No name is in both. `makes` has the
+    names of relations that statements of doubtful names may make."""
 
-    __slots__ = ("bound", "doubtful", "fresh", "held", "texts")
+    __slots__ = ("bound", "doubtful", "fresh", "held", "makes", "texts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +44,7 @@ class StatementNames(dict[bytes, Judgement]):
         self.doubtful: set[bytes] = set()
         self.held: dict[bytes, Prepared] = {}
         self.texts: dict[bytes, bytes] = {}
+        self.makes = Made()
 
     def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
         """A Parse gave a name to a statement."""
@@ -72,6 +78,7 @@ class StatementNames(dict[bytes, Judgement]):
         """The server may still know this name for what was judged so."""
         if type(known.verdict) is not Allow or any(effect.operation is not Operation.READ for effect in known.effects):
             self._add(name)
+            self.makes.add(makes(known))
 
     def prepared(self, names: Iterable[str]) -> None:
         """SQL gave these names, each of which a Parse may have had."""
@@ -83,6 +90,30 @@ class StatementNames(dict[bytes, Judgement]):
         """The judgement of what a Bind of this name runs; None where that is doubtful or not known."""
         name = name[:NAME_BYTES]
         return None if name in self.doubtful and name not in self.fresh else self.get(name)
+
+    def judge_again(self, judge: TextJudge, before: TextJudge) -> None:
+        """Judge anew what does more than read. A statement whose text was too long to be kept must be prepared again, unless
+        `judge` confirms what the one before said. It may learn here of a relation that is made, and have this called again
+        before it is over."""
+        for name, judgement in [*self.items()]:
+            if type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects):
+                continue
+            text = self.texts.get(name)
+            if text:
+                self[name] = judge.judge(text)
+            elif not judge.confirms(judgement, before):
+                self.makes.add(makes(judgement))
+                self[name] = STALE
+        for name, prepared in [*self.held.items()]:
+            judgement = judge.judge(prepared.text)
+            if name not in self.held:
+                continue
+            if type(judgement.verdict) is Hold:
+                self.held[name] = replace(prepared, judgement=judgement)
+            else:
+                # The server has an empty statement under this name, which would run and do nothing.
+                del self.held[name]
+                self[name] = STALE
 
     def settle(self) -> None:
         """A Sync: from here on the server may have skipped what came before it."""

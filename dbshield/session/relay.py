@@ -16,14 +16,12 @@ Source: PostgreSQL 18 manual, "Frontend/Backend Protocol"; the limits are those 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence, Set
 from typing import Final, Protocol
 
 from dbshield.errors import Refused
-from dbshield.model import Allow, Hold, Judgement, Operation
+from dbshield.model import Hold, Judgement
 from dbshield.policy.policy import Policy
-from dbshield.policy.rules.limits import STALE
 from dbshield.session import counted, held, held_cycle, unfinished
 from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE
 from dbshield.session.counted_state import Counting, Phase
@@ -50,6 +48,8 @@ class TextJudge(Protocol):
     def judge_length(self, length: int) -> Judgement: ...
 
     def confirms(self, judgement: Judgement, before: object) -> bool: ...
+
+    def note(self, made: Set[str]) -> None: ...
 
     def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int]) -> Judgement: ...
 
@@ -358,7 +358,12 @@ class Relay:
     def choose_client_handlers(self) -> None:
         self._client_handlers = held_cycle.client_handlers(self)
 
-    # A policy that changes
+    # A policy or a database that changes
+
+    @property
+    def prepared(self) -> StatementNames:
+        """What the client has prepared, by name."""
+        return self._statements
 
     @property
     def judge(self) -> TextJudge:
@@ -366,26 +371,8 @@ class Relay:
         return self._judge
 
     def use(self, judge: TextJudge) -> None:
-        """Judge by `judge` from now on, the statements too that are prepared already. One whose text was too long to be kept must
-        be prepared again, unless the new judge confirms what the old one said."""
+        """Judge by `judge` from now on, the statements too that are prepared already."""
         before, self._judge = self._judge, judge
         if self.counting is not None:
             self.counting.counter.limits = Limits.of(judge.policy)
-        names = self._statements
-        for name, judgement in names.items():
-            reads = type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects)
-            if reads:
-                continue
-            text = names.texts.get(name)
-            if text:
-                names[name] = judge.judge(text)
-            elif not judge.confirms(judgement, before):
-                names[name] = STALE
-        for name, prepared in [*names.held.items()]:
-            judgement = judge.judge(prepared.text)
-            if type(judgement.verdict) is Hold:
-                names.held[name] = replace(prepared, judgement=judgement)
-            else:
-                # The server has an empty statement under this name, which would run and do nothing.
-                del names.held[name]
-                names[name] = STALE
+        self._statements.judge_again(judge, before)

@@ -3,7 +3,7 @@ may keep, and what it must not send. Trap numbers are those of docs/explanation/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import pytest
 from support.conversation import IDLE, MARKER, SELECTED, Conversation, other_error, refused, syntax_error
@@ -135,6 +135,9 @@ class Counting:
 
     def confirms(self, judgement: Judgement, before: object) -> bool:
         return before is self
+
+    def note(self, made: Set[str]) -> None:
+        assert not made, "nothing is made here"
 
     def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int]) -> Judgement:
         return self.judge(b"")

@@ -1,0 +1,116 @@
+"""Relations that agents have made or changed, and that the catalogue, as it was last read, does not show as they are now.
+
+A new relation may take over another one's default, trigger or CHECK (LIKE, INHERITS, PARTITION OF, a view), and an INSERT there
+runs it. Whether one does, only the catalogue tells, and only when the transaction is over. So until the catalogue was read
+again an INSERT into a relation of such a name is counted (policy/firing.py has what the catalogue tells). Names stand for
+themselves, whatever the schema: a temporary relation comes before one of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from typing import Final
+
+from dbshield.model import Allow, Effect, Judgement, Limit, ObjectKind, Operation
+
+ANY: Final = ""
+"""In place of a name: which relation it is, nobody could tell, so it may be any."""
+MOST: Final = 1_000
+"""Names that are known one by one; from there on it may be any."""
+RELATIONS: Final = frozenset({ObjectKind.TABLE, ObjectKind.VIEW})
+"""What rows are inserted into."""
+FOREIGN: Final = "foreign table"
+MEMBERS: Final = frozenset({ObjectKind.COLUMN, ObjectKind.POLICY, ObjectKind.RULE, ObjectKind.TRIGGER})
+"""What stands on a relation, and is named `relation.member`."""
+RENAMED: Final = frozenset(
+    {ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.MATERIALIZED_VIEW, ObjectKind.INDEX, ObjectKind.SEQUENCE}
+)
+"""With what words before its name a relation can be renamed; the effect does not carry the new name."""
+CHANGES: Final = frozenset({Operation.CREATE, Operation.REPLACE, Operation.ALTER})
+
+
+def made_in(effects: Iterable[Effect]) -> frozenset[str]:
+    """The names of the relations that `effects` make or change, ANY among them where not all are told."""
+    names: set[str] = set()
+    for effect in effects:
+        if effect.operation in CHANGES and effect.detail != "comment":
+            names.update(_names(effect))
+    return frozenset(names)
+
+
+def _names(effect: Effect) -> Iterable[str]:
+    name, kind, detail = effect.name.name, effect.kind, effect.detail
+    if effect.operation is Operation.ALTER and (detail == "attach partition" or (detail == "rename" and kind in RENAMED)):
+        return (name, ANY)
+    if kind in RELATIONS or (kind is ObjectKind.OTHER and detail == FOREIGN):
+        return (name,)
+    if kind in MEMBERS and not (kind is ObjectKind.COLUMN and detail == "rename"):
+        # A quoted name may have dots of its own.
+        return [name[:end] for end, character in enumerate(name) if character == "."] or (ANY,)
+    return ()
+
+
+def makes(judgement: Judgement) -> frozenset[str]:
+    """The names of the relations that a text makes or changes which goes through."""
+    return made_in(judgement.effects) if isinstance(judgement.verdict, (Allow, Limit)) else frozenset()
+
+
+def inserts_into(judgement: Judgement, names: Set[str]) -> bool:
+    """Whether a text inserts into a relation that has one of these names."""
+    return any(
+        effect.operation is Operation.INSERT and (effect.name.name in names or ANY in names) for effect in judgement.effects
+    )
+
+
+class Made:
+    """The names of one database, which its judges share.
+
+    A name is forgotten when the catalogue tells what there is to tell. Nobody says when a transaction is over, so that takes
+    readings of the catalogue: one at which the sessions that have something open are written down, those until each of them was
+    seen with nothing open, and one that began after that. A name that was made anew meanwhile stays.
+    """
+
+    __slots__ = ("_over", "_retiring", "_waiting", "_young", "names")
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._young: set[str] = set()
+        self._retiring: set[str] = set()
+        self._waiting: set[int] = set()
+        self._over = False
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a relation of this name may be one of them."""
+        return name in self.names or ANY in self.names
+
+    def also(self, names: Set[str]) -> Made:
+        """These and others, for whoever must not tell of the others yet."""
+        both = Made()
+        both.add(self.names | names)
+        return both
+
+    def add(self, names: Set[str]) -> frozenset[str]:
+        """A text that makes or changes these goes through; those among them that were none before."""
+        if len(self.names | names) > MOST:
+            names = {ANY}
+        new = frozenset(names - self.names)
+        self.names |= new
+        self._young |= names
+        return new
+
+    def settle(self, busy: Set[int], prepared: Set[str]) -> frozenset[str]:
+        """The catalogue was read, and the reading began after the one before was taken in. `busy` are the sessions that have
+        something open now, `prepared` the names that statements make which are ready to be executed again. The names that are
+        forgotten: the catalogue tells of them now."""
+        if not self._retiring:
+            self._retiring = self.names - prepared
+            self._young.clear()
+            self._waiting, self._over = set(busy), False
+        self._waiting &= busy
+        if self._waiting or not self._over:
+            self._over = not self._waiting
+            return frozenset()
+        forgotten = frozenset(self._retiring - self._young)
+        self.names -= forgotten
+        self._retiring = set()
+        return forgotten
