@@ -24,7 +24,7 @@ from dbshield.backup.record import Record
 from dbshield.backup.repository import Repository, Writer
 from dbshield.backup.source import Source, told
 from dbshield.backup.store import Holding
-from dbshield.backup.work import work_folder
+from dbshield.backup.work import Work, work_folder
 from dbshield.cluster import Binaries
 from dbshield.config import BackupConfig, Config
 from dbshield.errors import BackupError, ConfigError, DbshieldError, StoreError
@@ -110,19 +110,7 @@ def take(config: Config, name: str, database: Database, *, clock: Callable[[], d
                 now=began,
             )
             with work_folder(work_base(config, plan)) as work:
-                task = Task(
-                    plan=plan,
-                    source=source,
-                    writer=writer,
-                    programs=tools,
-                    work=work,
-                    progress=progress,
-                    jobs=plan.jobs,
-                    fingerprint_max_bytes=plan.fingerprint_max_bytes,
-                    known=catalogue.has,
-                    parent=upon.parent,
-                )
-                taken = engine.back_up(task)
+                taken = engine.back_up(_task(plan, source, writer, catalogue, upon, programs=tools, work=work, progress=progress))
             repository.hold_again(environment, upon.members)
             made, signature = _finish(writer, taken, engine, key, plan=name, began=began, clock=clock, tools=tools)
         except BaseException as error:
@@ -174,6 +162,32 @@ def _upon(config: Config, name: str, source: Source, catalogue: Catalogue, repos
         return chain.Upon()
     with source.connect(source.databases[0]) as connection, told("what the snapshot is made upon"):
         return chain.next_upon(name, plan, state=config.state, catalogue=catalogue, repository=repository, connection=connection)
+
+
+def _task(
+    plan: BackupConfig,
+    source: Source,
+    writer: Writer,
+    catalogue: Catalogue,
+    upon: chain.Upon,
+    *,
+    programs: Binaries,
+    work: Work,
+    progress: Progress,
+) -> Task:
+    """What the engine is to do, by the plan."""
+    return Task(
+        plan=plan,
+        source=source,
+        writer=writer,
+        programs=programs,
+        work=work,
+        progress=progress,
+        jobs=plan.jobs,
+        fingerprint_max_bytes=plan.fingerprint_max_bytes,
+        known=catalogue.has,
+        parent=upon.parent,
+    )
 
 
 def _finish(

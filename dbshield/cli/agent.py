@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dbshield.cli import agent_roles
-from dbshield.cli.agent_roles import DsnOption, PasswordEnvOption, PasswordFileOption
+from dbshield.cli.agent_roles import Administrator, DsnOption, PasswordEnvOption, PasswordFileOption
 from dbshield.cli.common import ConfigOption, JsonOption, find_environment
 from dbshield.cli.environment import (
     LastingOption,
@@ -85,16 +85,10 @@ def create(
       dbshield agent create claude -e staging -a write --dsn postgresql://postgres@db.example.com/shop --password-env ADMIN
       dbshield agent create claude -e production -a read --role claude_ro --role-password-env PGPASS --ttl 7d --json
     """
-    if role is None and (role_password_file is not None or role_password_env):
-        raise ConfigError("a role's password was given without --role", hint="Name the role as well.")
-    if role_password_file is not None and role_password_env:
-        raise ConfigError("--role-password-file and --role-password-env are both given", hint="Keep one.")
+    _check_password_given(role, role_password_file, role_password_env)
     settings = read_settings(config)
     lifetime = parse_duration(ttl) if ttl is not None else None
-    admin = agent_roles.administrator(find_environment(settings, environment), dsn, password_env, password_file)
-    if role is not None and dsn is not None:
-        raise ConfigError("--role and --dsn are both given", hint="--role names a role that is there; --dsn makes one.")
-    responsible = check_person(owner) if owner is not None else None
+    admin = _maker_of_roles(settings, environment, role, dsn, password_env=password_env, password_file=password_file)
     wanted = tuple(dict.fromkeys(part.strip() for part in schemas.split(",") if part.strip()))
     new = agent_roles.NewAgent(
         name=name,
@@ -103,17 +97,35 @@ def create(
         now=now(),
         by=person(),
         ttl=lifetime,
-        owner=responsible,
+        owner=check_person(owner) if owner is not None else None,
         schemas=wanted,
     )
     made = None
-    if admin is not None and role is None:
+    if admin is not None:
         with open_agents(settings) as agents:
             issued, made = agent_roles.create(agents, settings, admin, new)
     else:
         password = read_secret("--role-password", file=role_password_file, variable=role_password_env)
         issued = _with_role_named(settings, new, role, password)
     show_token(settings, issued, f"Agent {name} may {WORDS[access]} in {environment}", json=json, made=made)
+
+
+def _check_password_given(role: str | None, file: Path | None, variable: str) -> None:
+    """A role's password is given once, and for a role."""
+    if role is None and (file is not None or variable):
+        raise ConfigError("a role's password was given without --role", hint="Name the role as well.")
+    if file is not None and variable:
+        raise ConfigError("--role-password-file and --role-password-env are both given", hint="Keep one.")
+
+
+def _maker_of_roles(
+    settings: Config, environment: str, role: str | None, dsn: str | None, *, password_env: str, password_file: Path | None
+) -> Administrator | None:
+    """The administrator who makes the agent's role; None where it logs in with one that is there already."""
+    admin = agent_roles.administrator(find_environment(settings, environment), dsn, password_env, password_file)
+    if role is not None and dsn is not None:
+        raise ConfigError("--role and --dsn are both given", hint="--role names a role that is there; --dsn makes one.")
+    return admin if role is None else None
 
 
 def _with_role_named(settings: Config, new: agent_roles.NewAgent, role: str | None, password: str | None) -> IssuedToken:

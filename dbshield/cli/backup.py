@@ -15,8 +15,8 @@ from dbshield.backup import sealing
 from dbshield.backup.catalogue import Catalogue, Snapshot
 from dbshield.backup.pgbackrest import PgBackRest
 from dbshield.backup.repository import Repository
-from dbshield.backup.run import plan_named, take, work_base
-from dbshield.backup.verify import verify
+from dbshield.backup.run import Made, plan_named, take, work_base
+from dbshield.backup.verify import Verified, verify
 from dbshield.backup.work import work_folder
 from dbshield.cli import tampered
 from dbshield.cli.backup_keys import PlanOption, key, setup
@@ -77,37 +77,9 @@ def backup(
         manifest = made.manifest
         _noted(database, plan=name, environment=manifest.environment, outcome="complete", snapshot=manifest.snapshot)
     if json:
-        answer(
-            {
-                "snapshot": manifest.snapshot,
-                "environment": manifest.environment,
-                "plan": name,
-                "engine": manifest.engine,
-                "kind": manifest.kind,
-                "parent": manifest.parent,
-                "why_full": made.why_full or None,
-                "destination": chosen.destination,
-                "bytes": manifest.size_everywhere,
-                "stored_bytes": manifest.stored_everywhere,
-                "objects": len(manifest.members),
-                "tables": sum(len(database.tables) for database in made.record.databases),
-                "lsn": manifest.server.lsn,
-                "encrypted": manifest.encrypted,
-                "canary": made.record.canary is not None,
-                "seconds": round(made.seconds, 3),
-                "interrupted": made.interrupted,
-            }
-        )
+        answer(_made_entry(made, plan=name, destination=chosen.destination))
         return
-    for earlier in made.interrupted:
-        remark(f"remark: {earlier} was interrupted, and does not count")
-    if made.why_full:
-        remark(f"remark: it is a full one: {made.why_full}")
-    if made.record.canary is None:
-        remark(f"remark: no canary was written: {made.record.no_canary}")
-    if made.record.base is not None and made.record.base.inexact:
-        remark(f"remark: nothing was counted, so no drill can prove it: {made.record.base.inexact}")
-    for sentence in _sampled(made.record.databases):
+    for sentence in _remarks(made):
         remark(f"remark: {sentence}")
     say(
         f"{manifest.snapshot}: {manifest.environment}, {len(manifest.members)} objects, {_size(manifest.size_everywhere)}"
@@ -237,10 +209,16 @@ def verify_(
         )
         covered = repository.covered()
         tampered.tell(covered, database, environment=found.environment, plan=found.plan, snapshot=found.id)
+    _tell_verified(found.id, result, covered, json=json)
+    if result.problems:
+        raise typer.Exit(1)
+
+
+def _tell_verified(snapshot: str, result: Verified, covered: tuple[str, ...], *, json: bool) -> None:
     if json:
         answer(
             {
-                "snapshot": found.id,
+                "snapshot": snapshot,
                 "verified": not result.problems,
                 "objects": result.objects,
                 "stored_bytes": result.stored,
@@ -250,16 +228,14 @@ def verify_(
                 "problems": result.problems,
             }
         )
-    else:
-        for problem in result.problems:
-            headline("no", f"  {visible(problem)}")
-        if not result.problems:
-            how = "read and opened" if result.opened else "read; without an identity nothing was opened"
-            say(f"{found.id}: {result.objects} objects, {_size(result.stored)}, all as they were written ({how}).")
-            if result.locked_until is not None:
-                say(f"It is locked until {date(result.locked_until)}.")
-    if result.problems:
-        raise typer.Exit(1)
+        return
+    for problem in result.problems:
+        headline("no", f"  {visible(problem)}")
+    if not result.problems:
+        how = "read and opened" if result.opened else "read; without an identity nothing was opened"
+        say(f"{snapshot}: {result.objects} objects, {_size(result.stored)}, all as they were written ({how}).")
+        if result.locked_until is not None:
+            say(f"It is locked until {date(result.locked_until)}.")
 
 
 def _repository(settings: Config, found: Snapshot) -> Repository:
@@ -303,6 +279,42 @@ def _state(catalogue: Catalogue, snapshot: Snapshot) -> str:
     if snapshot.state == "running" and not catalogue.alive(snapshot):
         return "interrupted"
     return snapshot.state
+
+
+def _made_entry(made: Made, *, plan: str, destination: str) -> dict[str, Any]:
+    manifest = made.manifest
+    return {
+        "snapshot": manifest.snapshot,
+        "environment": manifest.environment,
+        "plan": plan,
+        "engine": manifest.engine,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "why_full": made.why_full or None,
+        "destination": destination,
+        "bytes": manifest.size_everywhere,
+        "stored_bytes": manifest.stored_everywhere,
+        "objects": len(manifest.members),
+        "tables": sum(len(database.tables) for database in made.record.databases),
+        "lsn": manifest.server.lsn,
+        "encrypted": manifest.encrypted,
+        "canary": made.record.canary is not None,
+        "seconds": round(made.seconds, 3),
+        "interrupted": made.interrupted,
+    }
+
+
+def _remarks(made: Made) -> Iterator[str]:
+    """What whoever made a snapshot should know besides that it is whole."""
+    for earlier in made.interrupted:
+        yield f"{earlier} was interrupted, and does not count"
+    if made.why_full:
+        yield f"it is a full one: {made.why_full}"
+    if made.record.canary is None:
+        yield f"no canary was written: {made.record.no_canary}"
+    if made.record.base is not None and made.record.base.inexact:
+        yield f"nothing was counted, so no drill can prove it: {made.record.base.inexact}"
+    yield from _sampled(made.record.databases)
 
 
 def _entry(snapshot: Snapshot, state: str) -> dict[str, Any]:

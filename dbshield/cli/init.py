@@ -11,7 +11,7 @@ import typer
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import read_settings
 from dbshield.cli.output import answer, remark, say
-from dbshield.config import check_name, conninfo, find_config
+from dbshield.config import Config, check_name, conninfo, find_config
 from dbshield.config.load import FILE_NAME
 from dbshield.config.text import template
 from dbshield.control.connection import control_dsn
@@ -51,11 +51,7 @@ def init(
     if downgrade_to:
         _downgrade(downgrade_to, yes, json, config)
         return
-    if bool(environment) != bool(upstream):
-        raise ConfigError("--environment and --upstream go together", hint="Give both, or neither and edit dbshield.toml.")
-    if (password_file is not None or password_env) and not environment:
-        raise ConfigError("a password was given without --environment and --upstream", hint="Give them as well.")
-    given = _settings(environment, upstream, password_file, password_env) if environment else {}
+    given = _settings(environment, upstream, password_file, password_env)
     path, written = _file(config, environment, given)
     settings = read_settings(path)
     new_state, new_key = make_state(settings), make_key(settings.secret_key)
@@ -80,6 +76,10 @@ def init(
     say(
         f"control database ({'embedded' if settings.control.embedded else 'by URL'}): {'new' if before is None else 'up to date'}"
     )
+    _say_what_is_next(settings, path)
+
+
+def _say_what_is_next(settings: Config, path: Path) -> None:
     if settings.environments:
         name = next(iter(settings.environments))
         say(f"\nNext: dbshield agent create NAME --environment {name} --access read, then dbshield up")
@@ -101,6 +101,13 @@ def _downgrade(revision: str, yes: bool, json: bool, config: Path | None) -> Non
 
 
 def _settings(environment: str, upstream: str, password_file: Path | None, password_env: str) -> dict[str, object]:
+    """What the options say of the first environment; empty where they name none. Raises ConfigError."""
+    if bool(environment) != bool(upstream):
+        raise ConfigError("--environment and --upstream go together", hint="Give both, or neither and edit dbshield.toml.")
+    if (password_file is not None or password_env) and not environment:
+        raise ConfigError("a password was given without --environment and --upstream", hint="Give them as well.")
+    if not environment:
+        return {}
     try:
         check_name(environment)
         conninfo.to_upstream(upstream)

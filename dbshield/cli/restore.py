@@ -109,11 +109,7 @@ def restore(
       dbshield restore --snapshot 20260501t1200 --to postgresql://postgres@new.example.com -i identity.txt --table public.orders
       dbshield restore --public-key dbshield-backup-public-1:Zk2… --plan nightly --to-folder /srv/restored -i identity.txt
     """
-    if (folder is None) == (to is None):
-        raise ConfigError("say where to, once", hint="Give --to-folder DIR or --to URL.")
-    if folder is not None:
-        require_free(folder.absolute())
-    dsn = _target(to, password_env)
+    dsn = _target(folder, to, password_env)
     settings = read_settings(config)
     wanted_moment = asked(settings, at=at, lsn=lsn, before=before, timeline=timeline)
     with stoppable(), shown(quiet=json) as progress:
@@ -137,8 +133,13 @@ def restore(
     _tell(wanted.reader, done, target, covered, goal=goal, in_folder=folder is not None, compared=compare, json=json)
 
 
-def _target(to: str | None, variable: str) -> str:
-    """The connection string of --to with its password."""
+def _target(folder: Path | None, to: str | None, variable: str) -> str:
+    """The connection string of --to with its password, empty for a folder, which has to be free. Raises ConfigError unless it is
+    one of the two."""
+    if (folder is None) == (to is None):
+        raise ConfigError("say where to, once", hint="Give --to-folder DIR or --to URL.")
+    if folder is not None:
+        require_free(folder.absolute())
     if to is None:
         if variable:
             raise ConfigError("--password-env is for --to")
