@@ -212,7 +212,8 @@ class Judgement:
     the text takes back what the session itself has set or prepared (RESET ALL, DISCARD ALL, DEALLOCATE ALL). `prepares` has the
     names that PREPARE gives to statements in the text. `observed` is set where the policy only observes: what it would have said,
     while `verdict` is Allow. `writes` is false only where it is certain that the text changes nothing: no rows, no definitions,
-    no numbers of sequences. `values` is what was bound, where the audit shows that; no judge says it.
+    no numbers of sequences. `values` is what was bound, where the audit shows that; no judge says it. `passes` is true where the
+    session has nothing to do for the text but to let it by; it follows from the others.
     """
 
     verdict: Verdict
@@ -227,6 +228,10 @@ class Judgement:
     observed: Verdict | None = None
     writes: bool = True
     values: BoundValues | None = field(default=None, repr=False)
+    passes: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "passes", type(self.verdict) is Allow and not (self.resets or self.prepares))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,10 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     name = data[portal_end + 1 : name_end]
     names = relay._statements
     judgement = names.believed(name) if names.doubtful else names.get(name)
+    if judgement is not None and judgement.passes and relay._client_handlers is CLIENT:
+        relay.judged.append(judgement)
+        relay._unsynced = True
+        return None
     if judgement is None:
         if name.startswith(OWN_NAME):
             return _own(relay)

@@ -26,7 +26,7 @@ from dbshield.session import counted, held, held_cycle, unfinished
 from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE
 from dbshield.session.counted_state import Counting, Phase
 from dbshield.session.counting import UNTOLD, Limits, RowCounter
-from dbshield.session.handlers import BIND, CLIENT, DISCARDING, EXECUTIONS, HEADER, IDLE, LENGTH, OWN, SERVER, sync
+from dbshield.session.handlers import BIND, CLIENT, DISCARDING, EXECUTIONS, HEADER, IDLE, LENGTH, OWN, SERVER, SYNC
 from dbshield.session.held import HeldStatement, Holding, Prepared
 from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
@@ -175,6 +175,8 @@ class Relay:
                 return b""
             data = bytes(self._client_held)
             self._client_held = bytearray()
+        elif len(data) > HEADER and data[0] == BIND and self._executes(data):
+            return data
         size = len(data)
         pos = start = 0
         out: list[bytes] = []
@@ -202,9 +204,6 @@ class Relay:
                         held.keep(self, self.holding, data[end:])
                         return b"".join(out)
                     handlers = DISCARDING if self._discarding else self._client_handlers
-                elif kind == BIND and handlers is CLIENT and data[end:] in EXECUTIONS:
-                    sync(self, data, size - HEADER, size)
-                    end = size
             pos = end
         if pos == size:
             if not out and not start:
@@ -214,6 +213,23 @@ class Relay:
         unfinished.hold_client(self, data, pos, HEADER)
         out.append(data[start:pos])
         return b"".join(out)
+
+    def _executes(self, data: bytes) -> bool:
+        """Whether a chunk that begins with a Bind is all that a driver sends for an execution of a prepared statement which
+        passes; then the session knows of it. So one look does what the handlers of its messages would do one by one."""
+        end = 1 + head_at(data, 0)[1]
+        if data[end:] not in EXECUTIONS or data[HEADER]:
+            return False
+        names = self._statements
+        judgement = names.get(data[HEADER + 1 : data.find(0, HEADER + 1, end)])
+        if judgement is None or not judgement.passes or names.doubtful:
+            return False
+        if self._client_handlers is not CLIENT or self._discarding or self._client_rest:
+            return False
+        self.judged.append(judgement)
+        self._unsynced = False
+        self._cycles.append(SYNC)
+        return True
 
     def from_server(self, data: bytes) -> bytes:
         """Take what the server sent; give what the client gets, which may be nothing yet."""

@@ -31,6 +31,7 @@ from dbshield.wire.frontend import (
     Bind,
     Describe,
     Execute,
+    Message,
     Parse,
     Query,
     Sync,
@@ -62,6 +63,82 @@ def test_a_whole_execution_in_one_chunk(before: tuple[Parse, ...], described: tu
         assert talk.relay.busy
         talk.server(SELECTED, IDLE)
         assert talk.relay.idle
+
+
+UPDATE = b"update t set a = 1 where id = 2"
+LONG = Bind(parameters=(b"x" * 100_000,)).encode()
+BEFORE: dict[str, tuple[Message | bytes, ...]] = {
+    "nothing": (),
+    "a name": (Parse(name=b"s", query=SELECT),),
+    "a cycle": (Parse(name=b"s", query=SELECT), Sync()),
+    "a doubtful name": (Parse(name=b"s", query=UPDATE), Parse(name=b"s", query=SELECT), Sync()),
+    "a name that SQL gave": (Parse(name=b"s", query=SELECT), Query(query=b"prepare s as " + UPDATE), Sync()),
+    "a name for a PREPARE": (Parse(name=b"s", query=b"prepare other as select 1"), Sync()),
+    "a name for a reset": (Parse(name=b"s", query=b"reset all"), Sync()),
+    "a name for a limited statement": (Parse(name=b"s", query=UPDATE), Sync()),
+    "a counted portal": (Parse(name=b"s", query=UPDATE), Bind(statement=b"s"), Execute(), Sync()),
+    "a bound portal": (Parse(name=b"s", query=SELECT), Bind(statement=b"s")),
+    "a refusal": (Parse(name=b"s", query=SELECT), Parse(name=b"d", query=DROP)),
+    "a part of a Bind": (Parse(name=b"s", query=SELECT), LONG[:-200]),
+    "a part of a head": (Parse(name=b"s", query=SELECT), Sync().encode()[:3]),
+}
+"""What a client may have sent before, some of it refused, making a name doubtful, or leaving something open."""
+EXECUTIONS = (
+    Bind().encode() + Execute().encode() + Sync().encode(),
+    Bind(statement=b"s", parameters=(b"1", None)).encode()
+    + Describe(target=Target.PORTAL).encode()
+    + Execute().encode()
+    + Sync().encode(),
+    Bind(statement=b"s", portal=b"p").encode() + Execute().encode() + Sync().encode(),
+    Bind(statement=b"s").encode() + Execute(max_rows=1).encode() + Sync().encode(),
+    Bind(statement=b"s").encode() + Execute().encode() + Sync().encode() + Sync().encode(),
+)
+
+
+def taken(pieces: list[bytes], before: tuple[Message | bytes, ...], *, counts: bool) -> tuple[object, ...]:
+    """What became of them: what the server hears, or the error that ends the session, and what the session knows then."""
+    talk = Conversation(counts=counts)
+    sent: list[bytes] | str = []
+    try:
+        for message in (Parse(query=SELECT), *before):
+            talk.relay.from_client(message if isinstance(message, bytes) else message.encode())
+        talk.relay.judged.clear()
+        sent = [b"".join([talk.relay.from_client(piece) for piece in pieces])]
+    except (ProtocolError, Refused) as error:
+        sent = error.message
+    relay = talk.relay
+    return (
+        sent,
+        [*relay.judged],
+        [*relay._cycles],
+        relay._unsynced,
+        relay._discarding,
+        relay._client_rest,
+        relay._statements.bound,
+    )
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+def test_a_chunk_is_read_as_its_pieces_are(before: tuple[Message | bytes, ...], counts: bool) -> None:
+    for chunk in EXECUTIONS:
+        whole = taken([chunk], before, counts=counts)
+        for cut in (1, 4, 5, 6, 9, len(chunk) - 6):
+            assert taken([chunk[:cut], chunk[cut:]], before, counts=counts) == whole
+
+
+@given(
+    st.sampled_from(["nothing", "a cycle", "a name for a limited statement"]),
+    st.sampled_from(EXECUTIONS),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1, max_size=2),
+)
+def test_so_is_a_broken_one(before: str, chunk: bytes, changes: list[tuple[int, int]]) -> None:
+    broken = bytearray(chunk)
+    for place, byte in changes:
+        broken[place % len(broken)] = byte
+    data = bytes(broken)
+    whole = taken([data], BEFORE[before], counts=False)
+    assert all(taken([data[:cut], data[cut:]], BEFORE[before], counts=False) == whole for cut in (1, 12, 20))
 
 
 class TestLongMessages:
