@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -144,7 +145,7 @@ class Proxy:
             grace=config.control.logins_from_memory_minutes * 60,
         )
         shipping = Shipping(control_dsn=self._control_dsn, folder=config.state / "audit", config=config.audit)
-        audit = AuditLog(config.audit_file, shipping, statements=config.audit.statements != "none")
+        audit = AuditLog(config.audit_file, shipping, statements=config.audit.texts)
         FreezeAudit(directory, audit)
         state = WorkerState(
             config=config,
@@ -172,7 +173,7 @@ class Proxy:
             ),
             log=self._log.bind(worker=number) if proxy.workers > 1 else self._log,
             meter=Meter(Counts(self._boards[number], pid=os.getpid()), shipping) if self._boards else Meter(),
-            tracing=Tracing(config.tracing, statements=config.audit.statements != "none"),
+            tracing=Tracing(config.tracing, statements=config.audit.texts),
             mock_secret=vault.derive("salts of users that do not exist"),
         )
         shipping.on_change(state.judges.follow)
@@ -190,7 +191,7 @@ def make_judge(config: Config, policy: Policy, functions: FunctionCatalogue) -> 
         policy=policy,
         functions=functions,
         max_statement_bytes=config.proxy.max_statement_bytes,
-        full=config.audit.statements == "full",
+        full=policy.in_full,
     )
 
 
@@ -206,7 +207,8 @@ def policy_of(config: Config, login: AgentLogin, freeze: Freeze | None, now: dat
             sqlstate="57P01",
             hint="Ask whoever runs dbshield which environment to use.",
         )
-    return policy_at(environment, agent=login.agent, access=login.access, freeze=freeze, now=now)
+    policy = policy_at(environment, agent=login.agent, access=login.access, freeze=freeze, now=now)
+    return replace(policy, in_full=config.audit.in_full)
 
 
 def _warm_up() -> None:

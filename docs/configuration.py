@@ -24,8 +24,8 @@ Made from the code by `make docs`; do not edit.
 `dbshield.toml` is looked for in the working directory, in `~/.config/dbshield` and in `/etc/dbshield`; `--config` and
 `$DBSHIELD_CONFIG` name another one. Each setting may also come from the environment, which wins over the file:
 `DBSHIELD_PROXY__WORKERS=2`. Paths are relative to the file. `dbshield config check` says what is wrong and what is weaker than it
-could be, `dbshield config show` what is in force. A reload (SIGHUP) changes policies at once, for sessions that stand too; a file
-that is not valid changes nothing.
+could be, `dbshield config show` what is in force. A reload (SIGHUP) changes policies and `[audit] statements` at once, for
+sessions that stand too; a file that is not valid changes nothing.
 """
 
 POLICY = """\

@@ -205,7 +205,8 @@ class AuditConfig(Section):
     statements: Literal["redacted", "none", "full"] = Field(
         default="redacted",
         description="redacted: statements without their constants; none: what they do, not how; "
-        "full: as they were sent, with the values bound to them",
+        "full: as they were sent, with the values bound to them. A reload changes it at once; values are shown in sessions that "
+        "begin after it",
     )
     retention_days: int = Field(default=400, ge=1, le=36_500, description="days that the control database keeps entries at least")
     when_away: Literal["read", "stop", "spool"] = Field(
@@ -216,6 +217,16 @@ class AuditConfig(Section):
     spool_max_bytes: int = Field(
         default=256 << 20, ge=1 << 16, description="bytes of entries that a worker keeps on disk meanwhile; then sessions end"
     )
+
+    @property
+    def texts(self) -> bool:
+        """Whether the texts of statements are shown."""
+        return self.statements != "none"
+
+    @property
+    def in_full(self) -> bool:
+        """Whether they are shown as they were sent."""
+        return self.statements == "full"
 
 
 class LogConfig(Section):

@@ -208,6 +208,14 @@ class AuditLog:
         if self._shipping is not None:
             await self._shipping.stop()
 
+    def show(self, *, statements: bool) -> None:
+        """Write the text of statements, or only what they do, from now on; what was recorded before as it was to be."""
+        if statements != self._statements:
+            self._hand_over()
+            self._statements = statements
+            self._rendered.clear()
+            self._rendered_characters = 0
+
     def flush(self) -> None:
         """Writes what was recorded. Never raises."""
         self._hand_over()

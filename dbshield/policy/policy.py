@@ -88,7 +88,8 @@ class Policy:
     `overrides` stand in the order in which they are asked, `protected` are the tables that nobody writes without a human,
     `frozen` stops every write, `freeze_reason` is what the agent reads of it, and `agent_frozen` says that it is about the agent
     alone; `unaudited` stops every write while there is no
-    audit, `functions_allowed` has the functions that a human lets through by name.
+    audit, `functions_allowed` has the functions that a human lets through by name. `in_full` decides nothing: statements are
+    written down as they were sent.
     """
 
     access: AccessLevel
@@ -102,6 +103,7 @@ class Policy:
     agent_frozen: bool = False
     unaudited: bool = False
     functions_allowed: frozenset[ObjectName] = frozenset()
+    in_full: bool = False
 
     @property
     def observes(self) -> bool:

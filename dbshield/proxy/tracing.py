@@ -62,6 +62,10 @@ class Tracing:
         self._statements = statements
         self._provider = _provider(config) if config.endpoint else None
 
+    def show(self, *, statements: bool) -> None:
+        """Have spans tell the text of statements, or not, from now on."""
+        self._statements = statements
+
     def session(self, login: AgentLogin, database: str, number: int) -> TracedSession | None:
         """What traces a session; nothing where it is not traced."""
         if self._provider is None or int.from_bytes(os.urandom(4), "big") >= self._ratio * 2**32:
@@ -73,7 +77,8 @@ class Tracing:
             "dbshield.agent": login.agent,
             "dbshield.session": number,
         }
-        return TracedSession(self._provider.get_tracer("dbshield", dbshield.__version__), about, statements=self._statements)
+        tracer = self._provider.get_tracer("dbshield", dbshield.__version__)
+        return TracedSession(tracer, about, shows_text=lambda: self._statements)
 
     async def stop(self) -> None:
         """Sends what is left, if the collector takes it in time."""
@@ -109,10 +114,10 @@ class TracedSession:
     """The statements of one session on their way. `record` and `when_durable` go around those of the audit, `attach` around the
     ends of the pair."""
 
-    def __init__(self, tracer: Any, about: dict[str, str | int], *, statements: bool) -> None:
+    def __init__(self, tracer: Any, about: dict[str, str | int], *, shows_text: Callable[[], bool]) -> None:
         self._tracer = tracer
         self._about = about
-        self._statements = statements
+        self._shows_text = shows_text
         self._open: list[_Open] = []
         self._arrived = 0
         self._withheld = False
@@ -184,7 +189,7 @@ class TracedSession:
                 "dbshield.verdict": judgement.verdict.word,
                 "dbshield.rules": tuple(dict.fromkeys(finding.rule for finding in judgement.findings)),
             }
-            | ({"db.query.text": hidden(judgement.normal)[:STATEMENT_MAX]} if self._statements else {}),
+            | ({"db.query.text": hidden(judgement.normal)[:STATEMENT_MAX]} if self._shows_text() else {}),
         )
         if one.forwarded:
             span.set_attribute("dbshield.added_seconds", (one.forwarded - one.arrived) / 1e9)

@@ -1,7 +1,8 @@
 """One worker: an event loop that accepts clients, and ends in order.
 
-SIGTERM and SIGINT drain: nothing new is taken, what runs may finish. SIGHUP reads the configuration again: policies change at
-once for sessions that stand too, other settings for those that come, and a configuration that is not valid changes nothing.
+SIGTERM and SIGINT drain: nothing new is taken, what runs may finish. SIGHUP reads the configuration again: policies, and what the
+audit shows of statements, change at once for sessions that stand too, other settings for those that come, and a configuration
+that is not valid changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from dbshield.config import Config
+from dbshield.config import AuditConfig, Config
 from dbshield.errors import ConfigError, DbshieldError
 from dbshield.proxy import login, signals
 from dbshield.proxy.ending import end_untrusted
@@ -42,6 +43,8 @@ ACCEPTS_AT_ONCE: Final = 64
 """Connections taken in one turn of the loop, so that sessions that stand get theirs."""
 AT_START: Final = ("listen", "workers", "idle_timeout")
 """Keys of [proxy] that are read once."""
+AUDIT_AT_START: Final = tuple(key for key in AuditConfig.model_fields if key != "statements")
+"""Those of [audit]. How much is written of statements changes at once: somebody may have seen there what nobody may see."""
 ACCEPT_PAUSE: Final = 0.5
 """Seconds without accepting after the system had no descriptor to give."""
 
@@ -144,6 +147,8 @@ class Worker:
         state.sessions.limit = proxy.max_connections
         state.sessions.limit_per_agent = proxy.max_connections_per_agent
         state.throttle.limit, state.throttle.window = proxy.login_failures, proxy.login_failure_window
+        state.audit.show(statements=config.audit.texts)
+        state.tracing.show(statements=config.audit.texts)
         state.judges.renew(proxy.max_statement_bytes)
         forget_contexts()
         state.audit.reopen()
@@ -208,9 +213,8 @@ class Worker:
 def _waiting_for_a_start(old: Config, new: Config) -> list[str]:
     """The keys that a reload does not change, of those that are different now."""
     keys = [f"proxy.{key}" for key in AT_START if getattr(old.proxy, key) != getattr(new.proxy, key)]
-    return keys + [
-        name for name in ("state", "control", "audit", "metrics", "tracing", "log") if getattr(old, name) != getattr(new, name)
-    ]
+    keys += [f"audit.{key}" for key in AUDIT_AT_START if getattr(old.audit, key) != getattr(new.audit, key)]
+    return keys + [name for name in ("state", "control", "metrics", "tracing", "log") if getattr(old, name) != getattr(new, name)]
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]], log: Any) -> None:

@@ -17,13 +17,14 @@ from struct import Struct
 from typing import Any, Final
 
 from dbshield.errors import ProtocolError
-from dbshield.model import VALUE_BYTES, VALUE_MARGIN, BoundValue, BoundValues, Judgement
+from dbshield.model import VALUE_BYTES, VALUE_MARGIN, Allow, BoundValue, BoundValues, Judgement, Operation
 from dbshield.session import held_cycle
 from dbshield.session.counted import COUNTING_CLIENT, changed_table
 from dbshield.session.handlers import CLIENT, HEADER, Handler
 from dbshield.session.held import declared
 from dbshield.session.names import MAX_NAMES, NAME_BYTES
-from dbshield.session.relay import Relay
+from dbshield.session.relay import Relay, TextJudge
+from dbshield.sqltext.normal import redacted
 
 ENTRY_BYTES: Final = 16 << 10
 """Bytes of a statement's values, after which no further one is shown."""
@@ -43,10 +44,12 @@ _UINT32: Final = Struct("!I")
 class RecordingRelay(Relay):
     """A relay whose judgements carry the values of what was bound or called."""
 
-    __slots__ = ("_types", "_waiting_values")
+    __slots__ = ("_in_full", "_types", "_waiting_values")
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
+        self._in_full = True
+        """Whether it is to be shown still: a reload may want less."""
         self._types: dict[bytes, bytes] = {}
         """The types that a Parse gave the parameters of a name, as they stand there."""
         self._waiting_values: BoundValues | None = None
@@ -56,6 +59,20 @@ class RecordingRelay(Relay):
     def choose_client_handlers(self) -> None:
         super().choose_client_handlers()
         self._client_handlers = _recording(self._client_handlers)
+
+    def use(self, judge: TextJudge) -> None:
+        super().use(judge)
+        self._in_full = judge.full
+        if not self._in_full:
+            self._waiting_values = None
+        # What only reads is not judged again: it has kept its verdict, and how it is written down.
+        for name, judgement in [*self.prepared.items()]:
+            if type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects):
+                text = self.prepared.texts.get(name)
+                if text:
+                    self.prepared[name] = replace(judgement, normal=judge.judge(text).normal)
+                elif not self._in_full:
+                    self.prepared[name] = replace(judgement, normal=redacted(judgement.normal.encode()))
 
     def stand_in(self, judgement: Judgement, answer: bytes) -> bytes:
         values, self._waiting_values = self._waiting_values, None
@@ -76,7 +93,7 @@ class RecordingRelay(Relay):
         handler = plain[kind]
         assert handler is not None
         before = len(self.judged)
-        self._waiting_values = values
+        self._waiting_values = values if self._in_full else None
         # Handlers look at which table it is.
         self._client_handlers = plain
         instead = handler(self, data, pos, end)

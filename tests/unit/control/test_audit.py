@@ -241,6 +241,19 @@ def test_what_a_statement_does_is_kept_where_its_text_is_not(path: Path) -> None
     assert (line["statement"], line["effects"], line["rules"]) == (None, ["drop table shop.orders cascade"], ["DS101", "DS102"])
 
 
+def test_from_now_on_more_or_less_is_shown(path: Path) -> None:
+    """What was recorded before stands as it was to be, written or not."""
+    log = AuditLog(path)
+    session = connect(log)
+    for shown in (False, True):
+        session.statement(NOW, DROP)
+        log.show(statements=shown)
+        session.statement(NOW, DROP)
+        log.flush()
+    log.close()
+    assert [line["statement"] for line in lines(path)[1:]] == [DROP.normal, None, None, DROP.normal]
+
+
 def test_any_other_event_has_its_fields(path: Path) -> None:
     log = AuditLog(path)
     log.event(NOW, "executed", person="ann", approval="apr-abcd2345", kind="of its own")

@@ -48,7 +48,7 @@ def traced() -> Iterator[Traced]:
     def make(statements: bool) -> tuple[TracedSession, Callable[[], tuple[ReadableSpan, ...]]]:
         exporter = InMemorySpanExporter()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
-        return TracedSession(provider.get_tracer("test"), {"dbshield.agent": "claude"}, statements=statements), (
+        return TracedSession(provider.get_tracer("test"), {"dbshield.agent": "claude"}, shows_text=lambda: statements), (
             exporter.get_finished_spans
         )
 
@@ -134,6 +134,20 @@ def test_without_statements_in_the_audit_there_is_none_in_a_span(traced: Traced)
     session.record(lambda now, judgement: None)(NOW, READ)
     session.answered()
     assert "db.query.text" not in said(spans()[0])
+
+
+async def test_a_session_that_stands_shows_what_is_wanted_now() -> None:
+    tracing, exporter = Tracing(TracingConfig(endpoint=ENDPOINT), statements=True), InMemorySpanExporter()
+    assert tracing._provider is not None
+    tracing._provider.add_span_processor(SimpleSpanProcessor(exporter))
+    session = tracing.session(LOGIN, "shop", 1)
+    assert session is not None
+    for shown in (True, False, True):
+        tracing.show(statements=shown)
+        session.record(lambda now, judgement: None)(NOW, READ)
+        session.answered()
+    await tracing.stop()
+    assert ["db.query.text" in said(span) for span in exporter.get_finished_spans()] == [True, False, True]
 
 
 def test_a_client_that_pipelines_without_end_makes_no_memory_grow(traced: Traced) -> None:

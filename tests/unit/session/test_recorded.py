@@ -13,6 +13,7 @@ from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.session.counting import RowCounter
+from dbshield.session.names import TEXT_BYTES
 from dbshield.session.recorded import ENTRY_BYTES, TYPES_MOST, VALUES_MOST, RecordingRelay
 from dbshield.session.relay import Relay
 from dbshield.wire import buffer
@@ -70,6 +71,25 @@ def test_values_stand_beside_the_judgement_of_their_bind(relay: Relay) -> None:
         assert "hunter2" not in repr(one)
     (other,) = judged(relay, sent(Query(query=b"select 1")))
     assert other.values is None
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["short", "too long to be kept"])
+def test_what_is_wanted_no_more_is_shown_no_more(relay: Relay, kept: bool) -> None:
+    """A reload: also of what was prepared before."""
+    read = b"select 'hunter3', a from t where b = $1" + b" " * (0 if kept else TEXT_BYTES)
+    prepared = Parse(name=b"r", query=read), Parse(name=b"w", query=b"insert into t values ('hunter3', $1)")
+    run = [part for name in (b"r", b"w") for part in (Bind(statement=name, parameters=(b"hunter2",)), Execute())]
+    found = judged(relay, sent(*prepared, *run, Sync()))
+    assert [("hunter3" in one.normal, one.values is None) for one in found] == [(True, False)] * 2
+    relay.use(Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin()))
+    found = judged(relay, sent(*run, Sync(), Query(query=b"select 'hunter3'")))
+    assert [type(one.verdict) for one in found] == [Allow] * 3
+    assert all("hunter" not in one.normal and one.values is None for one in found)
+    assert found[0].normal.endswith(", a from t where b = $1")
+    again = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin(), full=True)
+    relay.use(again)
+    (one,) = judged(relay, sent(Parse(query=b"select 'hunter3', $1"), Bind(parameters=(b"hunter2",)), Execute(), Sync()))
+    assert ("hunter3" in one.normal, one.values is None) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ class Counting:
     """A judge that lets everything pass while few rows change."""
 
     policy = Policy(access=AccessLevel.WRITE)
+    full = False
 
     def judge(self, text: bytes) -> Judgement:
         return Judgement(verdict=Limit(max_rows=100))
