@@ -29,9 +29,9 @@ def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
         yield prepared
 
 
-def configure(shield: Shield, mode: str) -> None:
+def configure(shield: Shield, mode: str, other: str = "") -> None:
     shield.write_config()
-    shield.config.write_text(f'{shield.config.read_text()}[audit]\nstatements = "{mode}"\n[log]\nlevel = "debug"\n')
+    shield.config.write_text(f'{shield.config.read_text()}[audit]\nstatements = "{mode}"\n{other}\n[log]\nlevel = "debug"\n')
 
 
 def newest(shield: Shield) -> int:
@@ -101,10 +101,10 @@ def test_values_stand_with_their_statements_where_they_are_wanted(shield: Shield
     assert [line["entry"]["parameters"] for line in tail if "parameters" in line["entry"]][:1] == [inserts[0]["parameters"]]
 
 
-def reload(shield: Shield, mode: str) -> None:
+def reload(shield: Shield, mode: str, other: str = "") -> None:
     """SIGHUP with this mode, and wait until it has been taken."""
     before = shield.text().count("configuration reloaded")
-    configure(shield, mode)
+    configure(shield, mode, other)
     shield.signal(signal.SIGHUP)
     assert until(lambda: shield.text().count("configuration reloaded") > before)
 
@@ -140,3 +140,7 @@ def test_a_reload_changes_at_once_what_is_shown(shield: Shield) -> None:
             assert all(SECRET in str(entry["parameters"]) for entry in work(new))
             assert all("hunter3" in entry["statement"] for entry in work(standing))
         assert "at the next start" not in shield.text()
+        reload(shield, "redacted", "retention_days = 30")
+        (told,) = [line for line in shield.text().splitlines() if "at the next start" in line]
+        assert "audit.retention_days" in told
+        assert "statements" not in told
