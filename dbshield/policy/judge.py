@@ -27,7 +27,7 @@ from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import Function, FunctionCatalogue, created_in, harder, redefines
-from dbshield.policy.made import ANY, Made, inserts_into, made_in, makes
+from dbshield.policy.made import Made, inserted_in, made_in, makes, meet
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.rules.frozen import writes
@@ -83,6 +83,7 @@ class Judge:
         self._made = Made()
         self._given = counting.Given(policy, functions, self._made)
         self._inserted: set[str] = set()
+        """Into which relations the texts insert whose verdicts are kept."""
         self.on_redefined: Callable[[], None] | None = None
         """Called when a text passes that changes functions, or what calls one, unless it passed before."""
         self.on_made: Callable[[Set[str]], None] | None = None
@@ -149,10 +150,10 @@ class Judge:
 
     def forget(self, names: Set[str]) -> None:
         """Forget what was said of an INSERT into relations of these names, ANY for all of them."""
-        if ANY in names or not self._inserted.isdisjoint(names):
+        if meet(names, self._inserted):
             self._inserted -= names
             for kept in (self._texts, self._shapes):
-                kept.forget(lambda judgement: inserts_into(judgement, names))
+                kept.forget(lambda judgement: judgement.writes and meet(names, inserted_in(judgement)))
 
     def confirms(self, judgement: Judgement, before: object) -> bool:
         """Whether what `before` said holds here too: the policy is the same, and so is all that is known of the functions that
@@ -251,11 +252,11 @@ class Judge:
             self.on_redefined()
 
     def note(self, made: Set[str]) -> None:
-        """Relations of these names are made or changed by what passes now."""
-        new = self._made.add(made) if made else made
-        if new:
-            self.forget(new)
-            if self.on_made is not None:
+        """What passes now makes or changes relations of these names. Where nobody asks, one text says nothing of another."""
+        if self.on_made is not None and made:
+            new = self._made.add(made)
+            if new:
+                self.forget(new)
                 self.on_made(new)
 
     def _in_full(self, judgement: Judgement, text: bytes) -> Judgement:
@@ -281,7 +282,7 @@ class Judge:
         if len(text) <= MAX_CACHED_TEXT and not makes(judgement):
             if len(self._inserted) > MAX_INSERTED:
                 self._forget_all()
-            self._inserted.update(effect.name.name for effect in judgement.effects if effect.operation is Operation.INSERT)
+            self._inserted |= inserted_in(judgement)
             self._texts.put(text, judgement)
 
     def _read(self, text: bytes, shape: bytes | None) -> Judgement:

@@ -55,11 +55,14 @@ def makes(judgement: Judgement) -> frozenset[str]:
     return made_in(judgement.effects) if isinstance(judgement.verdict, (Allow, Limit)) else frozenset()
 
 
-def inserts_into(judgement: Judgement, names: Set[str]) -> bool:
-    """Whether a text inserts into a relation that has one of these names."""
-    return any(
-        effect.operation is Operation.INSERT and (effect.name.name in names or ANY in names) for effect in judgement.effects
-    )
+def inserted_in(judgement: Judgement) -> frozenset[str]:
+    """The names of the relations that a text inserts into."""
+    return frozenset(effect.name.name for effect in judgement.effects if effect.operation is Operation.INSERT)
+
+
+def meet(some: Set[str], others: Set[str]) -> bool:
+    """Whether a name may be among both."""
+    return bool(some and others) and (ANY in some or ANY in others or not some.isdisjoint(others))
 
 
 class Made:
@@ -91,9 +94,9 @@ class Made:
 
     def add(self, names: Set[str]) -> frozenset[str]:
         """A text that makes or changes these goes through; those among them that were none before."""
-        if len(self.names | names) > MOST:
-            names = {ANY}
         new = frozenset(names - self.names)
+        if new and len(self.names) + len(new) > MOST:
+            names, new = {ANY}, frozenset({ANY} - self.names)
         self.names |= new
         self._young |= names
         return new

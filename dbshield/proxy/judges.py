@@ -19,7 +19,7 @@ from dbshield.errors import DbshieldError, Refused
 from dbshield.model import AgentLogin
 from dbshield.policy.functions import CATALOGUE_QUERY, Function, FunctionCatalogue
 from dbshield.policy.judge import CACHE_BYTES, Judge
-from dbshield.policy.made import Made, inserts_into, makes
+from dbshield.policy.made import Made, makes, meet
 from dbshield.policy.policy import Policy
 from dbshield.proxy import upstream
 from dbshield.proxy.sessions import Session
@@ -176,7 +176,7 @@ class Judges:
             judge.forget(names)
         for session in self._sessions(known):
             relay = session.pair.relay
-            if any(inserts_into(judgement, names) for judgement in relay.prepared.values()):
+            if meet(names, relay.prepared.inserts.names):
                 relay.use(relay.judge)
 
     def _sessions(self, known: _Known) -> list[Session]:

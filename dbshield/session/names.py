@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import Refused
 from dbshield.model import Allow, Hold, Judgement, Operation
-from dbshield.policy.made import Made, makes
+from dbshield.policy.made import Made, inserted_in, makes
 from dbshield.policy.rules.limits import STALE
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ TEXT_BYTES: Final = 4 << 10
 class StatementNames(dict[bytes, Judgement]):
     """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals, `texts` what
     was parsed, where it is short enough to be judged again under another policy. `held` has the names of statements that a human
-    is to be asked for when they are bound: on the server they stand for an empty statement. No name is in both. `makes` has the
-    names of relations that statements of doubtful names may make."""
+    is to be asked for when they are bound: on the server they stand for an empty statement. No name is in both. `inserts`
+    has the names of relations that statements insert into, or did, `makes` those of relations that a statement of a doubtful name
+    may make."""
 
-    __slots__ = ("bound", "doubtful", "fresh", "held", "makes", "texts")
+    __slots__ = ("bound", "doubtful", "fresh", "held", "inserts", "makes", "texts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +45,7 @@ class StatementNames(dict[bytes, Judgement]):
         self.doubtful: set[bytes] = set()
         self.held: dict[bytes, Prepared] = {}
         self.texts: dict[bytes, bytes] = {}
+        self.inserts = Made()
         self.makes = Made()
 
     def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
@@ -56,6 +58,8 @@ class StatementNames(dict[bytes, Judgement]):
             elif self.held:
                 self.held.pop(name, None)
             self[name] = judgement
+            if judgement.writes:
+                self.inserts.add(inserted_in(judgement))
             if len(self) > MAX_NAMES:
                 self.closed(next(iter(self)))
         if self.doubtful:  # while no name is doubtful, none need be told from it

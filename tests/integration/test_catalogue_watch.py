@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,25 @@ def test_what_one_agent_creates_another_may_call(shield: Shield) -> None:
             maker.execute(f"create function {name}(a text) returns text language sql immutable return a || 'x'")
             assert maker.execute(f"select {name}('a')").fetchone() == ("ax",), "known before it is committed"
         assert until(lambda: rule(other, f"select {name}('a')") == "", deadline=SOON)
+
+
+def test_statements_without_end_put_off_no_reading(shield: Shield) -> None:
+    """Each has the catalogue read again a moment later; the moment of the first one comes all the same."""
+    with shield.server.connect(shield.database) as admin, shield.connect("migrate") as agent:
+        admin.execute("drop event trigger if exists dbshield_catalogue_changed")
+        admin.execute("drop event trigger if exists dbshield_catalogue_dropped")
+        admin.execute("grant create on schema shop to agent_migrate")
+        assert until(lambda: watching(shield) == 1)
+        admin.execute(VOLATILE)
+        numbers = itertools.count()
+
+        def learned() -> bool:
+            assert rule(agent, f"create or replace view shop.again as select {next(numbers)} as n") == ""
+            return rule(agent, CALL) == "DS605"
+
+        assert until(learned, deadline=SOON)
+        admin.execute(STABLE)
+        assert until(lambda: not learned(), deadline=SOON)
 
 
 def test_sessions_that_are_over_at_once_are_not_watched(shield: Shield) -> None:
