@@ -31,13 +31,13 @@ from dbshield.wire.frontend import (
     Bind,
     Describe,
     Execute,
-    Message,
     Parse,
     Query,
     Sync,
     Target,
     Terminate,
 )
+from dbshield.wire.message import Message
 
 SELECT = b"select 1"
 DROP = b"drop table shop.orders"
