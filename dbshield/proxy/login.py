@@ -321,13 +321,13 @@ class _Login:
         return session, key
 
     def _relay(self, who: Authenticated, judge: Judge) -> Relay:
-        config = self.state.config
+        state, config = self.state, self.state.config
         return (RecordingRelay if judge.full else Relay)(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
             counter=_counter(who, judge.policy, self.state.budget),
-            # The configuration as it is when it asks: a reload may have come.
-            asks=lambda: can_ask(self.state.config.environments.get(who.login.environment)),
+            # As configured when it asks. Not by way of this login, which would keep the client's connection as long as the relay.
+            asks=lambda: can_ask(state.config.environments.get(who.login.environment)),
             max_message=config.proxy.max_message_bytes,
             max_statement=config.proxy.max_statement_bytes,
         )

@@ -75,6 +75,7 @@ class Pair:
 
     __slots__ = (
         "_client_end",
+        "_cuts",
         "_max_kept",
         "_on_end",
         "active",
@@ -106,6 +107,7 @@ class Pair:
         self.waiting: HumanWaiter | None = None
         self.traced: Answered | None = None
         self._client_end: ClientEnd | None = None
+        self._cuts: dict[asyncio.Transport, asyncio.TimerHandle] = {}
         self._max_kept = 0
 
     def join(self, client: asyncio.Transport, server: asyncio.Transport, *, max_pending: int) -> None:
@@ -131,9 +133,28 @@ class Pair:
         if self.client and not self.client.is_closing():
             if error is not None and not self.relay.fatal and not self.relay.in_answer:
                 self.client.write(fatal(error, sqlstate=sqlstate))
-            _close(self.client)
+            self._close(self.client)
         if self.server:
-            self.server.abort() if error is not None else _close(self.server)
+            self.server.abort() if error is not None else self._close(self.server)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close, and cut what has not gone out in time, or a TLS peer that does not answer the good-bye."""
+        transport.close()
+        self._cuts[transport] = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+    def client_closed(self) -> None:
+        """Its connection is over, and is forgotten at once: with TLS it has buffers of a quarter of a megabyte."""
+        self._closed(self.client)
+        self.client = self._client_end = None
+
+    def server_closed(self) -> None:
+        """As the client's."""
+        self._closed(self.server)
+        self.server = None
+
+    def _closed(self, transport: asyncio.Transport | None) -> None:
+        if transport is not None and transport in self._cuts:
+            self._cuts.pop(transport).cancel()
 
     def drain(self) -> None:
         """End as soon as nothing runs and no transaction is open."""
@@ -243,12 +264,6 @@ class Pair:
         return self.relay.status != IDLE
 
 
-def _close(transport: asyncio.Transport) -> None:
-    """Close, and cut what has not gone out in time, or a TLS peer that does not answer the good-bye."""
-    transport.close()
-    asyncio.get_running_loop().call_later(LINGER, transport.abort)
-
-
 class ClientEnd(asyncio.Protocol):
     """What the client sends, on its way to the server."""
 
@@ -324,6 +339,7 @@ class ClientEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pair.end("the client said good-bye" if self._pair.relay.terminated else "the client went away")
+        self._pair.client_closed()
 
     def pause_writing(self) -> None:
         self._server.pause_reading()
@@ -369,6 +385,7 @@ class ServerEnd(asyncio.Protocol):
             self._pair.end("the client said good-bye")
         else:
             self._pair.end(SERVER_CLOSED, server_gone(), sqlstate=SERVER_GONE)
+        self._pair.server_closed()
 
     def pause_writing(self) -> None:
         self._pair.pause_client(SERVER_IS_SLOW)

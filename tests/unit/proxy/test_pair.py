@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from dbshield.proxy.inbox import Inbox
 from dbshield.proxy.pair import Pair, WhenDurable
 from dbshield.session.relay import Relay
 from dbshield.wire.backend import DataRow, ErrorResponse
-from dbshield.wire.frontend import Query
+from dbshield.wire.frontend import Query, Terminate
 
 
 @dataclass
@@ -105,6 +106,44 @@ async def test_between_messages_the_client_reads_why() -> None:
         told = await both.client_reads_all()
         error = ErrorResponse.decode(told[5:])
         assert (error.sqlstate, int.from_bytes(told[1:5], "big") + 1) == ("08006", len(told))
+
+
+def client_goes(both: Ends) -> None:
+    both.client.close()
+
+
+def client_says_so(both: Ends) -> None:
+    both.client.send(Terminate().encode())
+    both.client.close()
+
+
+def server_goes(both: Ends) -> None:
+    both.server.close()
+
+
+def server_goes_as_it_was_told(both: Ends) -> None:
+    both.client.send(Terminate().encode())
+    both.server.close()
+
+
+def proxy_goes(both: Ends) -> None:
+    both.pair.drain()
+
+
+@pytest.mark.parametrize("go", [client_goes, client_says_so, server_goes, server_goes_as_it_was_told, proxy_goes])
+@on_uvloop
+async def test_regression_a_closed_connection_is_not_kept(monkeypatch: pytest.MonkeyPatch, go: Callable[[Ends], None]) -> None:
+    """What cuts a peer that lingers kept each connection that was over, and with TLS its buffers of a quarter of a megabyte."""
+    monkeypatch.setattr(pair_module, "LINGER", 3600.0)
+    async with ends() as both:
+        kept = [weakref.ref(transport) for transport in (both.pair.client, both.pair.server) if transport is not None]
+        go(both)
+        await until(functools.partial(getattr, both, "reasons"))
+        both.client.close()
+        both.server.close()
+    assert len(kept) == 2
+    # No garbage has to be collected for it.
+    await until(lambda: not any(reference() for reference in kept))
 
 
 @on_uvloop
