@@ -23,6 +23,13 @@ select '<firing>', '', c.relname::pg_catalog.text, '', '', '', '', '', '', null 
         select d.classid, d.objid from pg_catalog.pg_depend d join written w on w.oid operator(pg_catalog.=) d.refobjid
         where d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
     ),
+    -- Domains with a CHECK that calls, and what is built of them: domains, arrays, ranges, rows, and the tables that have these.
+    built as (
+        select 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid as classid, one.contypid as objid
+        from <calling pg_constraint> where one.contypid operator(pg_catalog.<>) 0
+        union
+        select more.classid, more.objid from built <built of it>
+    ),
     fires as (
         select direct.oid from (
             select t.tgrelid as oid from pg_catalog.pg_trigger t join written w on w.oid operator(pg_catalog.=) t.tgfoid
@@ -38,8 +45,7 @@ select '<firing>', '', c.relname::pg_catalog.text, '', '', '', '', '', '', null 
             union
             select one.conrelid from <calling pg_constraint>
             union
-            select a.attrelid from <calling pg_constraint>
-            join pg_catalog.pg_attribute a on a.atttypid operator(pg_catalog.=) one.contypid and not a.attisdropped
+            select b.objid from built b where b.classid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
             union
             select x.indrelid from <calling pg_class>
             join pg_catalog.pg_index x on x.indexrelid operator(pg_catalog.=) one.oid
@@ -56,7 +62,22 @@ select '<firing>', '', c.relname::pg_catalog.text, '', '', '', '', '', '', null 
         ) above
     )
     select fires.oid from fires
-) found join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) found.oid"""
+) found join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) found.oid
+where c.relkind operator(pg_catalog.=) any ('{r,p,v,f}'::pg_catalog."char"[])"""
+
+BUILT_OF_IT: Final = """\
+cross join lateral (
+    select d.classid, d.objid from pg_catalog.pg_depend d
+    where d.refclassid operator(pg_catalog.=) built.classid and d.refobjid operator(pg_catalog.=) built.objid
+        and d.classid operator(pg_catalog.=) any (
+            array['pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass]::pg_catalog.oid[])
+    union all
+    select 'pg_catalog.pg_type'::pg_catalog.regclass, c.reltype from pg_catalog.pg_class c
+    where built.classid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+        and c.oid operator(pg_catalog.=) built.objid and c.reltype operator(pg_catalog.<>) 0
+) more"""
+"""From types and relations, `built`, to those that have them in themselves. The type of rows does not depend on their relation
+where CREATE TYPE made it, but the other way round (GenerateTypeDependencies in `pg_type.c`)."""
 
 _CALLING: Final = re.compile(r"<calling (\w+)>")
 _JOIN: Final = (
@@ -65,6 +86,6 @@ _JOIN: Final = (
 )
 """With what in a catalogue calls a function that somebody wrote: in a language in which not only superusers create them."""
 
-FIRING_QUERY: Final = _CALLING.sub(_JOIN, _QUERY).replace("<firing>", FIRING)
+FIRING_QUERY: Final = _CALLING.sub(_JOIN, _QUERY).replace("<firing>", FIRING).replace("<built of it>", BUILT_OF_IT)
 """The names of these relations, of tables that they are parts of, and of views over them: an INSERT there comes here. The columns
 are those of the query for functions, which it is sent with."""

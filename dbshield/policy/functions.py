@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from dbshield.model import Effect, Flag, ObjectKind, ObjectName, Operation
-from dbshield.policy.firing import FIRING, FIRING_QUERY
+from dbshield.policy.firing import BUILT_OF_IT, FIRING, FIRING_QUERY
 from dbshield.policy.made import RELATIONS
 from dbshield.policy.settings import TAKEN_QUERY
 from dbshield.sqltext.bodies import READ
@@ -42,18 +42,31 @@ left join (
         from pg_catalog.pg_cast c
         join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) any (array[c.castsource, c.casttarget])
         union
-        select d.refobjid, t.typname::pg_catalog.text operator(pg_catalog.||) '::'
-        from pg_catalog.pg_constraint k
-        join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) k.contypid
-        join pg_catalog.pg_depend d on d.objid operator(pg_catalog.=) k.oid
-            and d.classid operator(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
-            and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+        select checked.code, t.typname::pg_catalog.text operator(pg_catalog.||) '::'
+        from (
+            with recursive built as (
+                select d.refobjid as code, k.contypid as objid,
+                    'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid as classid
+                from pg_catalog.pg_constraint k
+                join pg_catalog.pg_depend d on d.objid operator(pg_catalog.=) k.oid
+                    and d.classid operator(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass
+                    and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                where k.contypid operator(pg_catalog.<>) 0
+                union
+                select built.code, more.objid, more.classid from built <built of it>
+            )
+            select built.code, built.objid from built
+            where built.classid operator(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+        ) checked
+        join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) checked.objid
     ) each
     group by each.code
 ) hidden on hidden.code operator(pg_catalog.=) p.oid
-where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_catalog.<>) 'information_schema'"""
-"""The functions of a database; all columns are text. The last column are the operators (`+`) and the types of casts and
-domains (`mood::`) behind which the function stands, one a line."""
+where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_catalog.<>) 'information_schema'""".replace(
+    "<built of it>", BUILT_OF_IT
+)
+"""The functions of a database; all columns are text. The last column are the operators (`+`) and the types of casts, and of
+domains and what is built of them (`mood::`), behind which the function stands, one a line."""
 
 CATALOGUE_QUERY = "\nunion all\n".join((FUNCTIONS_QUERY, TAKEN_QUERY, FIRING_QUERY))
 """What the proxy asks the protected server. The rows are what `FunctionCatalogue.from_rows` takes. Rows whose OID is 0 are no

@@ -34,6 +34,14 @@ TRAPS = (
     "create trigger prune before insert on shop.log_e1 for each row execute function shop.prune()",
     "create domain shop.word as text check (shop.is_fine(value))",
     "create table shop.log_f (id integer, note shop.word)",
+    "create domain shop.long_word as shop.word check (length(value) > 0)",
+    "create type shop.words as (one shop.word)",
+    "create type shop.spread as range (subtype = shop.word)",
+    "create table shop.log_h (id integer, note shop.long_word)",
+    "create table shop.log_i (id integer, note shop.word[])",
+    "create table shop.log_j (id integer, note shop.words)",
+    "create table shop.log_k (id integer, note shop.log_j)",
+    "create table shop.log_l (id integer, note shop.spread)",
     "create table shop.log_g (id integer, note text)",
     "create function shop.stamp() returns trigger language plpgsql as $$ begin new.note = 'now'; return new; end $$",
     "create trigger stamp before insert on shop.log_g for each row execute function shop.stamp()",
@@ -51,7 +59,7 @@ TRAPS = (
     " options (schema_name 'shop', table_name 'order_items')",
     "grant all on all tables in schema shop to agent_write",
 )
-INSERTS = ("log_a", "log_b", "log_c", "log_d", "log_e", "log_f", "log_seen")
+INSERTS = ("log_a", "log_b", "log_c", "log_d", "log_e", "log_f", "log_h", "log_seen")
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +98,29 @@ def test_an_insert_that_deletes_is_counted(trapped: Shield, agent: psycopg.Conne
     assert lines(trapped) == 12_000
 
 
+@pytest.mark.parametrize(
+    "values", ["log_i values (1, '{a}')", "log_j values (1, row('a'))", "log_k values (1, row(1, row('a')))"]
+)
+def test_a_type_built_of_a_domain_checks_as_well(trapped: Shield, agent: psycopg.Connection[Any], values: str) -> None:
+    with pytest.raises(errors.InsufficientPrivilege) as refused:
+        agent.execute(f"insert into shop.{values}".encode())
+    assert "rule=DS220" in str(refused.value.diag.message_detail)
+    with pytest.raises(errors.InsufficientPrivilege, match="rows"):
+        agent.execute("insert into shop.log_l values (1, '[a,b)')")
+    assert lines(trapped) == 12_000
+
+
 def test_a_domain_whose_check_deletes_is_a_call(trapped: Shield, agent: psycopg.Connection[Any]) -> None:
-    for text in ("select 'a'::shop.word", "select cast('a' as shop.word)"):
+    for text in (
+        "select 'a'::shop.word",
+        "select cast('a' as shop.word)",
+        "select 'a'::shop.long_word",
+        "select '{a}'::shop.word[]",
+        "select row('a')::shop.words",
+        "select '(a)'::shop.words[]",
+        "select '[a,b)'::shop.spread",
+        "select row(1, row('a'))::shop.log_j",
+    ):
         with pytest.raises(errors.InsufficientPrivilege, match=r"shop\.is_fine"):
             agent.execute(text.encode())
     with pytest.raises(errors.InsufficientPrivilege, match=r"shop\.is_fine"):
