@@ -21,11 +21,13 @@ RELATIONS: Final = frozenset({ObjectKind.TABLE, ObjectKind.VIEW})
 """What rows are inserted into."""
 FOREIGN: Final = "foreign table"
 MEMBERS: Final = frozenset({ObjectKind.COLUMN, ObjectKind.POLICY, ObjectKind.RULE, ObjectKind.TRIGGER})
-"""What stands on a relation, and is named `relation.member`."""
+"""What stands on a relation, and concerns an INSERT by way of a view, a parent or a partition as well."""
 RENAMED: Final = frozenset(
     {ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.MATERIALIZED_VIEW, ObjectKind.INDEX, ObjectKind.SEQUENCE}
 )
 """With what words before its name a relation can be renamed; the effect does not carry the new name."""
+OF_MEMBERS: Final = ("trig", "rule")
+"""What an ALTER TABLE about these has in its detail: `enable trig`, `enable always rule`."""
 CHANGES: Final = frozenset({Operation.CREATE, Operation.REPLACE, Operation.ALTER})
 
 
@@ -40,14 +42,14 @@ def made_in(effects: Iterable[Effect]) -> frozenset[str]:
 
 def _names(effect: Effect) -> Iterable[str]:
     name, kind, detail = effect.name.name, effect.kind, effect.detail
-    if effect.operation is Operation.ALTER and (detail == "attach partition" or (detail == "rename" and kind in RENAMED)):
-        return (name, ANY)
-    if kind in RELATIONS or (kind is ObjectKind.OTHER and detail == FOREIGN):
-        return (name,)
-    if kind in MEMBERS and not (kind is ObjectKind.COLUMN and detail == "rename"):
-        # A quoted name may have dots of its own.
-        return [name[:end] for end, character in enumerate(name) if character == "."] or (ANY,)
-    return ()
+    if kind in MEMBERS:
+        return () if kind is ObjectKind.COLUMN and detail == "rename" else (ANY,)
+    if effect.operation is Operation.ALTER:
+        if detail == "attach partition" or (detail == "rename" and kind in RENAMED):
+            return (name, ANY)
+        if kind in RELATIONS and any(word in detail for word in OF_MEMBERS):
+            return (ANY,)
+    return (name,) if kind in RELATIONS or (kind is ObjectKind.OTHER and detail == FOREIGN) else ()
 
 
 def makes(judgement: Judgement) -> frozenset[str]:

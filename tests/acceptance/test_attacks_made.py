@@ -170,3 +170,25 @@ def test_what_a_migration_makes(trapped: Shield, agent: psycopg.Connection[Any],
     with pytest.raises(errors.InsufficientPrivilege, match="rows"), migrating.transaction():
         migrating.execute("create view shop.hidden as select * from shop.by_default")
         migrating.execute("insert into shop.hidden (id) values (1)")
+
+
+def test_temporary_tables_as_agents_use_them(agent: psycopg.Connection[Any]) -> None:
+    """More rows than the limit, in every form; what is only added is counted and bounds nothing."""
+    agent.execute("create temp table batch (id integer primary key, note text default 'new')")
+    with agent.cursor() as cursor:
+        cursor.executemany("insert into batch (id) values (%s)", [[number] for number in range(300)])
+        with cursor.copy("copy batch from stdin") as copy:
+            copy.write("".join(f"{number}\tcopied\n" for number in range(300, 350)))
+    agent.execute("insert into batch select g from generate_series(1000, 2000) g on conflict do nothing")
+    with agent.transaction():
+        agent.execute(
+            "create temp table chosen on commit drop as select order_id, line from shop.order_items where order_id < 200"
+        )
+        assert agent.execute("insert into chosen select id, 1 from batch").rowcount == 1_351
+        assert agent.execute("select count(*) from chosen join batch on id = order_id").fetchone() != (0,)
+        assert agent.execute("delete from chosen where line > 0").rowcount > 1_000, "nobody counts what is temporary"
+    agent.execute("create temp table copied (like shop.plain including all)")
+    assert agent.execute("insert into copied select id, note from batch").rowcount == 1_351
+    agent.execute("drop table pg_temp.batch")
+    agent.execute("create temp table batch as select 1 as id")
+    assert agent.execute("insert into batch values (2), (3)").rowcount == 2
