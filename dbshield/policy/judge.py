@@ -27,7 +27,7 @@ from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
 from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
 from dbshield.policy.functions import Function, FunctionCatalogue, created_in, harder, redefines
-from dbshield.policy.made import Made, inserted_in, made_in, makes, meet
+from dbshield.policy.made import Made, Names, inserted_in, made_in, makes, meet
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.rules.frozen import writes
@@ -311,7 +311,7 @@ class Judge:
             effects.update(dict.fromkeys(own))
             if made_in(own):
                 # It, or what stands behind it in the same text, may insert there.
-                given = counting.Given(self.policy, self.functions, self._made.also(made_in(effects)))
+                given = counting.Given(self.policy, self.functions, Names(self._made.names | made_in(effects)))
             spoken = self._findings(own, statement)
             findings += spoken
             count = counting.count(place, statement.kind, own, spoken, given)

@@ -67,40 +67,49 @@ def meet(some: Set[str], others: Set[str]) -> bool:
     return bool(some and others) and (ANY in some or ANY in others or not some.isdisjoint(others))
 
 
-class Made:
-    """The names of one database, which its judges share.
+class Names:
+    """Names of relations; when they come to be more than MOST it may be any."""
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names: set[str] = set(names)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a relation of this name may be one of them."""
+        return name in self.names or ANY in self.names
+
+    def add(self, names: Set[str]) -> frozenset[str]:
+        """Those among `names` that were none of them before."""
+        new = frozenset(names - self.names)
+        if new and len(self.names) + len(new) > MOST:
+            new = frozenset({ANY} - self.names)
+        self.names |= new
+        return new
+
+
+class Made(Names):
+    """The names of what is made in one database, which its judges share.
 
     A name is forgotten when the catalogue tells what there is to tell. Nobody says when a transaction is over, so that takes
     readings of the catalogue: one at which the sessions that have something open are written down, those until each of them was
     seen with nothing open, and one that began after that. A name that was made anew meanwhile stays.
     """
 
-    __slots__ = ("_over", "_retiring", "_waiting", "_young", "names")
+    __slots__ = ("_over", "_retiring", "_waiting", "_young")
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
+        super().__init__()
         self._young: set[str] = set()
         self._retiring: set[str] = set()
         self._waiting: set[int] = set()
         self._over = False
 
-    def __contains__(self, name: object) -> bool:
-        """Whether a relation of this name may be one of them."""
-        return name in self.names or ANY in self.names
-
-    def also(self, names: Set[str]) -> Made:
-        """These and others, for whoever must not tell of the others yet."""
-        both = Made()
-        both.add(self.names | names)
-        return both
-
     def add(self, names: Set[str]) -> frozenset[str]:
-        """A text that makes or changes these goes through; those among them that were none before."""
-        new = frozenset(names - self.names)
-        if new and len(self.names) + len(new) > MOST:
-            names, new = {ANY}, frozenset({ANY} - self.names)
-        self.names |= new
-        self._young |= names
+        """A text that makes or changes these goes through; those among them that were not known for it."""
+        new = super().add(names)
+        # Where it may be any, a name that is not there by itself is there by that.
+        self._young |= names if self.names.issuperset(names) else {ANY}
         return new
 
     def settle(self, busy: Set[int], prepared: Set[str]) -> frozenset[str]:
@@ -108,7 +117,9 @@ class Made:
         something open now, `prepared` the names that statements make which are ready to be executed again. The names that are
         forgotten: the catalogue tells of them now."""
         if not self._retiring:
-            self._retiring = self.names - prepared
+            super().add(prepared)
+            # Of what does not stand there by itself it is told only that it may be any.
+            self._retiring = self.names - prepared - (set() if self.names.issuperset(prepared) else {ANY})
             self._young.clear()
             self._waiting, self._over = set(busy), False
         self._waiting &= busy

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import Refused
 from dbshield.model import Allow, Hold, Judgement, Operation
-from dbshield.policy.made import Made, inserted_in, makes
+from dbshield.policy.made import Names, inserted_in, makes
 from dbshield.policy.rules.limits import STALE
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class StatementNames(dict[bytes, Judgement]):
         self.doubtful: set[bytes] = set()
         self.held: dict[bytes, Prepared] = {}
         self.texts: dict[bytes, bytes] = {}
-        self.inserts = Made()
-        self.makes = Made()
+        self.inserts = Names()
+        self.makes = Names()
 
     def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
         """A Parse gave a name to a statement."""

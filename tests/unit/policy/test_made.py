@@ -256,6 +256,18 @@ class TestSettling:
         assert made.settle(NOBODY, {"x"}) == frozenset()
         assert made.names == {"x"}
 
+    def test_what_came_when_there_were_too_many(self) -> None:
+        made = Made()
+        made.add({f"x{number}" for number in range(MOST)})
+        made.add({"y"})
+        for _ in range(2):
+            assert "y" in made
+            made.settle(NOBODY, {"y"})
+        assert made.names == {ANY}, "it is there by that alone"
+        made.settle(NOBODY, {"y"})
+        assert made.settle(NOBODY, {"y"}) == {ANY}
+        assert made.names == {"y"}
+
 
 def test_who_makes_is_told_by_what_goes_through(judge: Judge) -> None:
     assert makes(judge.judge(LIKE)) == {"x"}
