@@ -26,8 +26,9 @@ from dbshield.policy.policy import Policy
 from dbshield.proxy import identity, listener, rotation, upstream
 from dbshield.proxy.client import Client
 from dbshield.proxy.ending import check_standing
+from dbshield.proxy.fatal import SERVER_CLOSED, SERVER_GONE, fatal, server_gone
 from dbshield.proxy.inbox import Inbox
-from dbshield.proxy.pair import SERVER_CLOSED, SERVER_GONE, Pair, WhenDurable, fatal, server_gone
+from dbshield.proxy.pair import Pair, WhenDurable
 from dbshield.proxy.sessions import TOO_MANY_CONNECTIONS, Place, Session
 from dbshield.proxy.state import WorkerState
 from dbshield.proxy.throttle import Proceed, TooMany
@@ -97,13 +98,7 @@ def _tell_refused(
     """Of a login that failed, in the log and the audit."""
     state.log.warning("login failed", client=client.name, user=user, why=why)
     state.login_refused(
-        time.time(),
-        source=client.source,
-        client=client.name,
-        user=user,
-        why=why,
-        token_id=token_id,
-        throttled=throttled,
+        time.time(), source=client.source, client=client.name, user=user, why=why, token_id=token_id, throttled=throttled
     )
 
 

@@ -15,24 +15,15 @@ from typing import Protocol
 
 from dbshield.errors import DbshieldError, Refused
 from dbshield.model import Allow, Judgement, Limit
+from dbshield.proxy.fatal import INTERNAL, SERVER_CLOSED, SERVER_GONE, SHUTTING_DOWN, fatal, server_gone, shutting_down
 from dbshield.session import held
 from dbshield.session.handlers import IDLE
 from dbshield.session.held import HeldStatement, Phase
 from dbshield.session.relay import Relay
-from dbshield.wire.backend import ErrorResponse
 
 LINGER = 10.0
 """Seconds that a peer gets to take what was still on its way to it when the session ended; then its connection is cut, since
 one that never reads would keep the buffer and the descriptor for ever."""
-
-SERVER_GONE = "08006"
-"""connection_failure"""
-SHUTTING_DOWN = "57P01"
-"""admin_shutdown"""
-INTERNAL = "XX000"
-"""internal_error"""
-SERVER_CLOSED = "the server closed the connection"
-"""The reason of a session that its server ended."""
 
 Record = Callable[[float, Judgement], None]
 """Where judgements go, with seconds since 1970; one is made for each session, knowing who it is."""
@@ -392,26 +383,3 @@ class ServerEnd(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._pair.resume_client(SERVER_IS_SLOW)
-
-
-def fatal(error: DbshieldError, *, sqlstate: str = INTERNAL) -> bytes:
-    """The FATAL ErrorResponse for an error; always with a SQLSTATE."""
-    return ErrorResponse.of(
-        "FATAL",
-        getattr(error, "sqlstate", sqlstate),
-        error.message if error.message.startswith("dbshield") else f"dbshield: {error.message}",
-        detail=getattr(error, "detail", ""),
-        hint=error.hint,
-    ).encode()
-
-
-def server_gone() -> Refused:
-    return Refused(
-        "the protected server closed the connection",
-        sqlstate=SERVER_GONE,
-        hint="What was not committed is rolled back. Reconnect; a statement that was running may or may not have been committed.",
-    )
-
-
-def shutting_down() -> Refused:
-    return Refused("dbshield is shutting down", sqlstate=SHUTTING_DOWN, hint="Reconnect.")

@@ -10,7 +10,8 @@ from typing import Final
 
 from dbshield.errors import Refused
 from dbshield.model import AgentLogin
-from dbshield.proxy.pair import SHUTTING_DOWN, Pair, shutting_down
+from dbshield.proxy.fatal import SHUTTING_DOWN, shutting_down
+from dbshield.proxy.pair import Pair
 
 TOO_MANY_CONNECTIONS: Final = "53300"
 IDLE_SESSION_TIMEOUT: Final = "57P05"
