@@ -326,11 +326,16 @@ class ClientEnd(asyncio.Protocol):
             pair.resume_client(WITHHELD)
 
     def eof_received(self) -> bool:
+        # At once: a client that reads nothing more would keep the connection, and so the session, for as long as it likes.
+        self._gone()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pair.end("the client said good-bye" if self._pair.relay.terminated else "the client went away")
+        self._gone()
         self._pair.client_closed()
+
+    def _gone(self) -> None:
+        self._pair.end("the client said good-bye" if self._pair.relay.terminated else "the client went away")
 
     def pause_writing(self) -> None:
         self._server.pause_reading()

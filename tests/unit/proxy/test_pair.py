@@ -165,6 +165,20 @@ async def test_regression_a_client_that_reads_nothing_is_cut_off(monkeypatch: py
 
 
 @on_uvloop
+async def test_regression_a_client_that_has_said_its_last_and_reads_nothing_ends_its_session() -> None:
+    async with ends() as both:
+        transport = both.pair.client
+        assert transport is not None
+        row = DataRow(values=(b"x" * 100_000,)).encode()
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(both.server, row * 50))
+        await until(transport.get_write_buffer_size)
+        both.client.shutdown(socket.SHUT_WR)
+        await until(lambda: both.reasons == ["the client went away"])
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
+@on_uvloop
 async def test_regression_what_was_tried_before_a_broken_message_is_recorded() -> None:
     async with ends() as both:
         both.client.send(Query(query=b"drop table shop.orders").encode() + b"?\0\0\0\4")
