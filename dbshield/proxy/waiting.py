@@ -118,7 +118,7 @@ class Waiting:
             answer = held_answers.stopped(statement, f"{IN_VAIN}: {error.message}", hint=error.hint or ASK_A_HUMAN)
         except Exception:  # noqa: BLE001 - a bug must not leave a client without an answer
             self._log.exception("bug while a session waited for a human", session=self._session)
-            answer = held_answers.stopped(statement, "failed while this statement waited for a human", hint=ASK_A_HUMAN)
+            answer = held_answers.stopped(statement, "failed while it asked a human for this statement", hint=ASK_A_HUMAN)
         self.active = False
         self._pair.answer(answer)
 
@@ -155,6 +155,9 @@ class Waiting:
             # Whoever is gone reads no answer, and what it gave up stays open: this is all that is said of it.
             self._log.warning("what became of an approval is not known", approval=approval.id, why=error.message)
             return waiting_answers.unknown(statement, approval.id, error.message)
+        except Exception:  # noqa: BLE001 - a human may have said yes to it
+            self._log.exception("bug while a session waited for a human", session=self._session, approval=approval.id)
+            return waiting_answers.unknown(statement, approval.id, "dbshield failed")
         if approval.result is not None and approval.result.get("truncated"):
             self._say(f"{approval.id} gave more rows than are kept: these are the first of them", approval.id)
         now = datetime.now(UTC)

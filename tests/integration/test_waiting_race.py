@@ -75,6 +75,13 @@ class Patient(WorkerApprovals):
         return await super().get(approval)
 
 
+class Broken(WorkerApprovals):
+    """The real ones, but for a bug in how they are looked at again."""
+
+    async def get(self, approval: str) -> Approval:
+        raise RuntimeError(f"a bug with {approval}")
+
+
 @dataclass
 class Client:
     """What a client would read."""
@@ -222,3 +229,21 @@ def test_nobody_is_told_that_nothing_ran_while_nobody_can_tell(
     assert f"`dbshield approvals show {approval}`" in answer.hint
     [said] = [entry for entry in logs if entry["log_level"] == "warning"]
     assert (said["approval"], "does not answer" in said["why"]) == (approval, True)
+
+
+async def ended_by_a_bug(dsn: str, decider: Decider) -> tuple[str, Client]:
+    client = Client()
+    async with asked(Broken(dsn), decider.control, client) as (waiting, approval):
+        decider.take_up(approval)
+        waiting._wake.set()
+    return approval, client
+
+
+def test_a_bug_of_ours_does_not_say_that_nothing_ran(control_dsn: str, decider: Decider) -> None:
+    with structlog.testing.capture_logs() as logs:
+        approval, client = asyncio.run(ended_by_a_bug(control_dsn, decider))
+    [frame] = FrameReader().feed(client.answered[0])
+    answer = ErrorResponse.decode(frame.payload)
+    assert answer.sqlstate == "57014"
+    assert f"cannot tell whether this statement ran or will run: {approval}" in answer.message
+    assert [entry["approval"] for entry in logs if entry["log_level"] == "error"] == [approval]
