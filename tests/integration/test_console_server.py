@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from support.commands import Command, run_command
 from support.consoles import FORM, PASSWORD
 from support.control import control_database, empty_database
 from support.people import Phone
+from support.ports import free_port
 from support.servers import Server
 from support.waiting import until
 
@@ -40,9 +40,7 @@ class Site:
     def __init__(self, database: Database, dsn: str, folder: Path) -> None:
         self.database = database
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.config = folder / "dbshield.toml"
         self.config.write_text(

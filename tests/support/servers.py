@@ -28,6 +28,7 @@ from dbshield.cluster import Binaries, Cluster, debian_binaries, embedded_binari
 from dbshield.cluster.account import server_account
 from dbshield.errors import ClusterError
 from support.pki import Authority, Certificate
+from support.ports import free_port
 
 RUN = "DBSHIELD_TEST_RUN"
 REQUIRE = "DBSHIELD_REQUIRE_SERVERS"
@@ -186,11 +187,12 @@ def start(major: int, name: str) -> Server:
         if major == 15:
             settings |= {"ssl": "on", "ssl_cert_file": str(certificate.certificate), "ssl_key_file": str(certificate.key)}
         port = here() / f"{name}.port"
-        # A server that is started again keeps its port, as those who connect to it expect.
-        known = int(port.read_text()) if port.exists() else None
-        cluster = Cluster(folder, binaries=SOURCES[major](), listen=True, settings=settings, port=known)
+        # A server that is started again keeps its port, as those who connect to it expect. So it is none that the kernel gives
+        # away meanwhile, for somebody's connection.
+        if not port.exists():
+            port.write_text(str(free_port()))
+        cluster = Cluster(folder, binaries=SOURCES[major](), listen=True, settings=settings, port=int(port.read_text()))
         cluster.start()
-        port.write_text(str(cluster.port))
         _started.append(cluster)
         secret = here() / f"{name}.secret"
         if not secret.exists():
