@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from support.backups import Backups, backups_of
-from support.buckets import BUCKET, PIECE
+from support.backups import Backups, backups_of, small_database
+from support.buckets import BUCKET, PIECE, client_of
 from support.servers import Server
 from support.waiting import until
 
@@ -29,27 +27,9 @@ from dbshield.config import BackupConfig
 
 @pytest.fixture
 def small(server18: Server, worker_id: str, tmp_path: Path) -> Iterator[Backups]:
-    """Of a database with one table: each member of its snapshots is a dozen requests."""
     name = f"backup_locked_{worker_id}"
-    with server18.connect() as admin:
-        admin.execute(f'create database "{name}"')
-    try:
-        with server18.connect(name) as source:
-            source.execute("create table t as select g from generate_series(1, 100) g")
-        with backups_of(server18, name, tmp_path / "shield") as made:
-            yield made
-    finally:
-        server18.drop(name)
-
-
-def client_of(endpoint: str) -> Any:
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="hunter2hunter2",
-    )
+    with small_database(server18, name), backups_of(server18, name, tmp_path / "shield") as made:
+        yield made
 
 
 def one_after_the_other(small: Backups) -> str:

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from support.backups import Backups, backups_of
+from support.backups import Backups, backups_of, small_database
+from support.buckets import client_of
 from support.servers import Server
 
 from dbshield.backup.catalogue import Catalogue
@@ -22,12 +22,8 @@ def locked(server18: Server, worker_id: str, plan: BackupConfig, tmp_path: Path)
     """A plan that locks, of a database with one table."""
     name = f"drill_locked_{worker_id}"
     ground = temporary_folder("dbshield-drill-locked-test-")
-    with server18.connect() as admin:
-        admin.execute(f'create database "{name}"')
     try:
-        with server18.connect(name) as source:
-            source.execute("create table t as select g from generate_series(1, 100) g")
-        with backups_of(server18, name, tmp_path / "shield") as made:
+        with small_database(server18, name), backups_of(server18, name, tmp_path / "shield") as made:
             made.write_config(
                 same_device=None,
                 destination="s3://drilled/shop",
@@ -41,18 +37,11 @@ def locked(server18: Server, worker_id: str, plan: BackupConfig, tmp_path: Path)
             )
             yield made
     finally:
-        server18.drop(name)
         shutil.rmtree(ground)
 
 
 def test_a_drill_reads_what_the_lock_kept_and_its_record_says_so(locked: Backups, endpoint: str) -> None:
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="hunter2hunter2",
-    )
+    client = client_of(endpoint)
     client.create_bucket(Bucket="drilled", ObjectLockEnabledForBucket=True)
     snapshot = locked.backup()["snapshot"]
     sizes = {

@@ -126,6 +126,19 @@ class Backups:
 
 
 @contextlib.contextmanager
+def small_database(server: Server, name: str) -> Iterator[None]:
+    """A database with one table: each member of its snapshots is a dozen requests to an object store."""
+    with server.connect() as admin:
+        admin.execute(f'create database "{name}"')
+    try:
+        with server.connect(name) as source:
+            source.execute("create table t as select g from generate_series(1, 100) g")
+        yield
+    finally:
+        server.drop(name)
+
+
+@contextlib.contextmanager
 def backups_of(server: Server, database: str, folder: Path) -> Iterator[Backups]:
     """Set up, with a control database that is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)

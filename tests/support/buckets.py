@@ -6,6 +6,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import boto3
 
 from dbshield.backup.wal import Piece
 from dbshield.config import BackupConfig
@@ -61,4 +64,15 @@ def plan_in(address: str, folder: Path) -> BackupConfig:
         credentials_file=file,
         endpoint=address,
         region="us-east-1",
+    )
+
+
+def client_of(address: str) -> Any:
+    """Amazon's own client for it."""
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="hunter2hunter2",
     )
