@@ -146,36 +146,36 @@ async def test_regression_a_closed_connection_is_not_kept(monkeypatch: pytest.Mo
     await until(lambda: not any(reference() for reference in kept))
 
 
-@on_uvloop
-async def test_regression_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its session is over and its place free, so its buffer and descriptor must not stay for as long as it likes."""
-    monkeypatch.setattr(pair_module, "LINGER", 0.05)
+@asynccontextmanager
+async def unread() -> AsyncIterator[tuple[Ends, asyncio.Transport]]:
+    """A pair whose server sends more than its client reads, and the transport at which it waits."""
     async with ends() as both:
         transport = both.pair.client
         assert transport is not None
         row = DataRow(values=(b"x" * 100_000,)).encode()
         sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(both.server, row * 50))
         await until(transport.get_write_buffer_size)
+        yield both, transport
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
+@on_uvloop
+async def test_regression_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session is over and its place free, so its buffer and descriptor must not stay for as long as it likes."""
+    monkeypatch.setattr(pair_module, "LINGER", 0.05)
+    async with unread() as (both, transport):
         both.client.send(b"?\0\0\0\4")
         await until(lambda: both.reasons)
         await until(lambda: transport.get_write_buffer_size() == 0)
-        sending.cancel()
-        await asyncio.wait([sending])
         assert "invalid frontend message type" in both.reasons[0]
 
 
 @on_uvloop
 async def test_regression_a_client_that_has_said_its_last_and_reads_nothing_ends_its_session() -> None:
-    async with ends() as both:
-        transport = both.pair.client
-        assert transport is not None
-        row = DataRow(values=(b"x" * 100_000,)).encode()
-        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(both.server, row * 50))
-        await until(transport.get_write_buffer_size)
+    async with unread() as (both, _):
         both.client.shutdown(socket.SHUT_WR)
         await until(lambda: both.reasons == ["the client went away"])
-        sending.cancel()
-        await asyncio.wait([sending])
 
 
 @on_uvloop
