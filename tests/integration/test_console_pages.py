@@ -17,12 +17,15 @@ from support.consoles import Browser, ConsoleDesk
 from support.control import ENVIRONMENTS, control_database, empty_database
 from support.servers import Server
 
-from dbshield.console.pages.audit import EXPORTS_MOST
+from dbshield.console.pages.audit import EXPORTS_MOST, Round
+from dbshield.control import audit_search
 from dbshield.control.agents import Agents
+from dbshield.control.audit_search import Chain, chain
 from dbshield.control.audit_store import record
 from dbshield.control.freezes import Freezes
 from dbshield.control.person_roles import Role
 from dbshield.model import AccessLevel
+from dbshield.store.database import Database
 
 AGENT = "/agents/staging/claude"
 
@@ -201,6 +204,25 @@ def test_an_entry_is_shown_whole_and_one_that_is_not_there_is_told(desk: Console
     assert bob.get(f"/audit/{position + 1000}").status_code == 503
     checkpoint = bob.get("/audit/checkpoint.json").json()
     assert checkpoint["position"] >= position
+
+
+@pytest.mark.parametrize("path", ["/audit", "/audit/chain"])
+def test_regression_a_walk_that_ends_while_a_page_is_made_is_not_over_for_it(
+    desk: ConsoleDesk, bob: Browser, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Or else it shows the chain as it was before, and asks no more."""
+    walk = desk.app.state.audit_round = Round(since=desk.now, person="ann")
+
+    def last(database: Database) -> Chain:
+        found = chain(database)
+        walk.since = None
+        return found
+
+    monkeypatch.setattr(audit_search, "chain", last)
+    page = bob.get(path).text
+    assert 'hx-get="/audit/chain"' in page
+    assert "Verifying" in page
+    assert 'hx-get="/audit/chain"' not in bob.get(path).text
 
 
 @pytest.mark.parametrize(

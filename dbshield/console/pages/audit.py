@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -73,7 +73,6 @@ async def search(request: Request) -> Response:
         found = await run_in_threadpool(audit_search.search, parts.database, which)
     except ConfigError as error:
         problem = error
-    chain = await run_in_threadpool(audit_search.chain, parts.database)
     given = _given(asked)
     context = {
         "problem_said": problem,
@@ -85,8 +84,7 @@ async def search(request: Request) -> Response:
         "older": f"/audit?{urlencode({**given, 'before': found.older})}" if found.older is not None else "",
         "newest": f"/audit?{urlencode(given)}" if asked.get("before") else "",
         "exports": {form: f"/audit/export.{form}?{urlencode(given)}" for form in FORMS},
-        "chain": chain,
-        "round": _round(request),
+        **await _chain(request),
     }
     return await render(request, "audit.html", context, status=400 if problem is not None else 200)
 
@@ -163,8 +161,7 @@ async def _in_batches(lines: Iterator[str], links: Iterator[Any]) -> AsyncIterat
 @allowed(Role.VIEWER)
 async def chain(request: Request) -> Response:
     """The chain's state alone, for a page that waits for a verification."""
-    found = await run_in_threadpool(audit_search.chain, parts_of(request).database)
-    return await render(request, "audit_chain.html", {"chain": found, "round": _round(request)})
+    return await render(request, "audit_chain.html", await _chain(request))
 
 
 @allowed(Role.APPROVER)
@@ -196,6 +193,12 @@ async def checkpoint(request: Request) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="checkpoint-{made.position}.json"'}
     said = {name: getattr(made, name) for name in audit_read.Checkpoint.__slots__}
     return Response(json.dumps(said, indent=2) + "\n", media_type="application/json", headers=headers)
+
+
+async def _chain(request: Request) -> dict[str, Any]:
+    """What audit_chain.html shows. How the walk stands is taken first, so that who sees that it is over sees what came of it."""
+    state = replace(_round(request))
+    return {"round": state, "chain": await run_in_threadpool(audit_search.chain, parts_of(request).database)}
 
 
 def _round(request: Request) -> Round:
