@@ -25,16 +25,15 @@ ROTATIONS = 4
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def shield(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Shield]:
+def shield(request: pytest.FixtureRequest) -> Iterator[Shield]:
     """A proxy with two workers in front of a guarded database on a server of its own, and no agent yet."""
-    server = servers.start(request.param, f"made-roles-{worker_id}-{request.param}")
-    keep_to_itself(server)
-    folder = servers.here() / f"made-roles-shield-{worker_id}-{request.param}"
-    with running_shield(server, "made_roles", folder, agents=(), workers=2) as shield:
-        with server.connect("made_roles") as admin:
-            install(admin, Options(environment=ENVIRONMENT))
-        yield shield
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"made-roles-{request.param}") as server:
+        keep_to_itself(server)
+        folder = servers.here() / f"{server.cluster.folder.name}-shield"
+        with running_shield(server, "made_roles", folder, agents=(), workers=2) as shield:
+            with server.connect("made_roles") as admin:
+                install(admin, Options(environment=ENVIRONMENT))
+            yield shield
 
 
 def as_administrator(shield: Shield, *words: str, fails: bool = False) -> Any:

@@ -34,21 +34,19 @@ NEWEST = [
 
 
 @pytest.fixture(scope="module", params=NEWEST)
-def company(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Company]:
+def company(request: pytest.FixtureRequest) -> Iterator[Company]:
     """On a server of its own, because the guard's and the agents' roles belong to the whole cluster."""
-    name = f"flow-{worker_id}-{request.param}"
-    server = servers.start(request.param, name)
-    keep_to_itself(server)
-    with server.connect() as admin:
-        admin.execute(f"create database {CONTROL}")
-    place = Place(server=server, database=DATABASE, settings={"approval_wait": 120.0, "denial_memory_minutes": 0})
-    place.prepare()
-    company = Company(servers.here() / f"company-{name}", server.dsn(CONTROL), {ENVIRONMENT: place})
-    company.set_up("ann", "bob")
-    company.agent(AGENT, "migrate", ENVIRONMENT, "--owner", "bob")
-    with company.at_work():
-        yield company
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"flow-{request.param}") as server:
+        keep_to_itself(server)
+        with server.connect() as admin:
+            admin.execute(f"create database {CONTROL}")
+        place = Place(server=server, database=DATABASE, settings={"approval_wait": 120.0, "denial_memory_minutes": 0})
+        place.prepare()
+        company = Company(servers.here() / f"{server.cluster.folder.name}-company", server.dsn(CONTROL), {ENVIRONMENT: place})
+        company.set_up("ann", "bob")
+        company.agent(AGENT, "migrate", ENVIRONMENT, "--owner", "bob")
+        with company.at_work():
+            yield company
 
 
 @pytest.fixture

@@ -37,22 +37,22 @@ Connection = psycopg.Connection[Any]
 
 
 @pytest.fixture(scope="module")
-def guarded(request: pytest.FixtureRequest, worker_id: str) -> Iterator[GuardedArena]:
+def guarded(request: pytest.FixtureRequest) -> Iterator[GuardedArena]:
     """A server of a worker's own with a proxy in front of it and the guard inside."""
-    name = f"both-{worker_id}-{request.param}"
-    server = servers.start(request.param, name)
-    control = servers.shared_server(18)
-    with running_shield(server, "both", servers.here() / f"shield-{name}", control_server=control) as shield:
-        with server.connect("both") as admin:
-            install(admin, Options(environment="test"))
-            admin.execute("grant dbshield_agents to agent_read, agent_write, agent_migrate")
-            set_limit(admin, "agent_read", 0)
-            assert verify(admin) == ()
-        arena = GuardedArena(shield)
-        yield arena
-        arena.close()
-        arena.fixture.admin.close()
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"both-{request.param}") as server:
+        control = servers.shared_server(18)
+        with running_shield(
+            server, "both", servers.here() / f"{server.cluster.folder.name}-shield", control_server=control
+        ) as shield:
+            with server.connect("both") as admin:
+                install(admin, Options(environment="test"))
+                admin.execute("grant dbshield_agents to agent_read, agent_write, agent_migrate")
+                set_limit(admin, "agent_read", 0)
+                assert verify(admin) == ()
+            arena = GuardedArena(shield)
+            yield arena
+            arena.close()
+            arena.fixture.admin.close()
 
 
 def destroys_nothing(arena: Arena, case: Case) -> None:

@@ -45,23 +45,21 @@ HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.
 
 
 @pytest.fixture(scope="module")
-def office(worker_id: str) -> Iterator[Office]:
+def office() -> Iterator[Office]:
     """On a server of its own, because the guard's and the agents' roles belong to the whole cluster."""
     major = max(servers.majors())
-    name = f"console-{worker_id}"
-    server = servers.start(major, name)
-    keep_to_itself(server)
-    with server.connect() as admin:
-        admin.execute(f"create database {CONTROL}")
-    place = Place(server=server, database=DATABASE, settings={"approval_wait": 120.0, "denial_memory_minutes": 0})
-    place.prepare()
-    office = Office(servers.here() / f"company-{name}", server.dsn(CONTROL), {ENVIRONMENT: place})
-    office.set_up("ann", "bob")
-    office.passwords()
-    office.agent(AGENT, "migrate", ENVIRONMENT, "--owner", "bob")
-    with office.at_work(), office.open():
-        yield office
-    server.cluster.stop("immediate")
+    with servers.own_server(major, "console") as server:
+        keep_to_itself(server)
+        with server.connect() as admin:
+            admin.execute(f"create database {CONTROL}")
+        place = Place(server=server, database=DATABASE, settings={"approval_wait": 120.0, "denial_memory_minutes": 0})
+        place.prepare()
+        office = Office(servers.here() / f"{server.cluster.folder.name}-company", server.dsn(CONTROL), {ENVIRONMENT: place})
+        office.set_up("ann", "bob")
+        office.passwords()
+        office.agent(AGENT, "migrate", ENVIRONMENT, "--owner", "bob")
+        with office.at_work(), office.open():
+            yield office
 
 
 @pytest.fixture(scope="module")

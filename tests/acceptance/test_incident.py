@@ -31,15 +31,14 @@ PASSWORD = "the same everywhere"
 
 
 @pytest.fixture(scope="module")
-def clusters(worker_id: str) -> Iterator[dict[str, Server]]:
-    found = {name: servers.start(18, f"incident-{name}-{worker_id}") for name in ("staging", "production")}
-    for server in found.values():
-        keep_to_itself(server)
-        with server.connect() as admin:
-            admin.execute(sql.SQL("alter role agent_write password {}").format(PASSWORD))
-    yield found
-    for server in found.values():
-        server.cluster.stop("immediate")
+def clusters() -> Iterator[dict[str, Server]]:
+    with servers.own_server(18, "staging") as staging, servers.own_server(18, "production") as production:
+        found = {"staging": staging, "production": production}
+        for server in found.values():
+            keep_to_itself(server)
+            with server.connect() as admin:
+                admin.execute(sql.SQL("alter role agent_write password {}").format(PASSWORD))
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def phone() -> Iterator[HttpReceiver]:
 
 
 @pytest.fixture(scope="module")
-def company(clusters: dict[str, Server], server18: Server, phone: HttpReceiver, worker_id: str) -> Iterator[Company]:
+def company(clusters: dict[str, Server], server18: Server, phone: HttpReceiver) -> Iterator[Company]:
     """Tokens of production live three seconds where nothing else is said."""
     control = f"incident_{uuid4().hex}"
     with server18.connect() as admin:
@@ -59,7 +58,7 @@ def company(clusters: dict[str, Server], server18: Server, phone: HttpReceiver, 
     places = {name: Place(server=server, database=DATABASE, settings=own[name]) for name, server in clusters.items()}
     for place in places.values():
         place.prepare()
-    company = Company(servers.here() / f"company-incident-{worker_id}", server18.dsn(control), places, alerts=phone.url)
+    company = Company(servers.here() / control, server18.dsn(control), places, alerts=phone.url)
     company.set_up("ann")
     company.agent(AGENT, "write", "staging")
     company.agent(OTHER, "migrate", "production", "--ttl", "1d")

@@ -40,40 +40,38 @@ pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.one_server]
 
 
 @pytest.fixture(scope="module")
-def control(worker_id: str) -> Iterator[Server]:
+def control() -> Iterator[Server]:
     """It dies and comes back."""
-    server = servers.start(18, f"scaled-control-{worker_id}")
-    with server.connect() as admin:
-        admin.execute(f"create database {CONTROL}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(18, "scaled-control") as server:
+        with server.connect() as admin:
+            admin.execute(f"create database {CONTROL}")
+        yield server
 
 
 @pytest.fixture(scope="module")
-def site(control: Server, worker_id: str) -> Iterator[Balanced]:
-    server = servers.start(18, f"scaled-{worker_id}")
-    keep_to_itself(server)
-    settings = {
-        "administrator": server.dsn(DATABASE),
-        "approval_wait": 300.0,
-        "execution_lock_timeout": 120.0,
-        "max_rows_per_hour": 0,
-        "freeze_after_refusals": 0,
-    }
-    place = Place(server=server, database=DATABASE, settings=settings)
-    place.prepare()
-    with server.connect(DATABASE) as conn:
-        conn.execute("create table shop.ledger (writer int not null, number int not null)")
-        conn.execute("create table shop.tally (n int not null)")
-        conn.execute("insert into shop.tally values (0)")
-        conn.execute("alter table shop.ledger owner to app_owner")
-        conn.execute("alter table shop.tally owner to app_owner")
-    company = Company(servers.here() / f"scaled-company-{worker_id}", control.dsn(CONTROL), {ENVIRONMENT: place})
-    balanced = Balanced(company, control)
-    company.set_up("ann")
-    company.agent(AGENT, "write", ENVIRONMENT)
-    yield balanced
-    server.cluster.stop("immediate")
+def site(control: Server) -> Iterator[Balanced]:
+    with servers.own_server(18, "scaled") as server:
+        keep_to_itself(server)
+        settings = {
+            "administrator": server.dsn(DATABASE),
+            "approval_wait": 300.0,
+            "execution_lock_timeout": 120.0,
+            "max_rows_per_hour": 0,
+            "freeze_after_refusals": 0,
+        }
+        place = Place(server=server, database=DATABASE, settings=settings)
+        place.prepare()
+        with server.connect(DATABASE) as conn:
+            conn.execute("create table shop.ledger (writer int not null, number int not null)")
+            conn.execute("create table shop.tally (n int not null)")
+            conn.execute("insert into shop.tally values (0)")
+            conn.execute("alter table shop.ledger owner to app_owner")
+            conn.execute("alter table shop.tally owner to app_owner")
+        company = Company(servers.here() / f"{server.cluster.folder.name}-company", control.dsn(CONTROL), {ENVIRONMENT: place})
+        balanced = Balanced(company, control)
+        company.set_up("ann")
+        company.agent(AGENT, "write", ENVIRONMENT)
+        yield balanced
 
 
 @pytest.mark.timeout(1500)

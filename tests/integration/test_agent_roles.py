@@ -43,7 +43,7 @@ THINGS = """
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
 def own_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
-    with roles_server(request.param, worker_id) as server:
+    with roles_server(request.param) as server:
         yield server
 
 

@@ -54,21 +54,20 @@ def _without_roles(server: Server) -> None:
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def made(request: pytest.FixtureRequest, worker_id: str) -> Iterator[DirectArena]:
+def made(request: pytest.FixtureRequest) -> Iterator[DirectArena]:
     """A server of a worker's own; the cases name the roles agent_read, agent_write and agent_migrate."""
-    server = servers.start(request.param, f"made-{worker_id}-{request.param}")
-    _without_roles(server)
-    with server.connect("made") as admin:
-        install(admin, Options(environment="test"))
-    for access in ACCESS:
-        make(server, spec_of(access, access, name=f"agent_{access}"), "made", password=server.passwords[access])
-    arena = DirectArena(server, "made")
-    arena.fixture.admin.close()
-    arena.admin_fixture = arena.fixture = Fixture(server, "made")
-    yield arena
-    arena.close()
-    arena.fixture.admin.close()
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"made-{request.param}") as server:
+        _without_roles(server)
+        with server.connect("made") as admin:
+            install(admin, Options(environment="test"))
+        for access in ACCESS:
+            make(server, spec_of(access, access, name=f"agent_{access}"), "made", password=server.passwords[access])
+        arena = DirectArena(server, "made")
+        arena.fixture.admin.close()
+        arena.admin_fixture = arena.fixture = Fixture(server, "made")
+        yield arena
+        arena.close()
+        arena.fixture.admin.close()
 
 
 def _sample(cases: list[Case]) -> list[Any]:

@@ -102,15 +102,14 @@ class Office:
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def own_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of this module's own, with a guarded database."""
-    server = servers.start(request.param, f"role-store-{worker_id}-{request.param}")
-    keep_to_itself(server)
-    server.clone(DATABASE)
-    with server.connect(DATABASE) as admin:
-        install(admin, Options(environment=ENVIRONMENT))
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"role-store-{request.param}") as server:
+        keep_to_itself(server)
+        server.clone(DATABASE)
+        with server.connect(DATABASE) as admin:
+            install(admin, Options(environment=ENVIRONMENT))
+        yield server
 
 
 @pytest.fixture

@@ -277,9 +277,10 @@ def role18(server18: Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def guarded_server(request: pytest.FixtureRequest, worker_id: str) -> Server:
+def guarded_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster."""
-    return servers.start(request.param, f"doctor-{worker_id}-{request.param}")
+    with servers.own_server(request.param, f"doctor-{request.param}") as server:
+        yield server
 
 
 def test_a_guarded_database_is_left_with_what_the_guard_does_not_close(guarded_server: Server) -> None:

@@ -26,11 +26,10 @@ DATABASE = "identity"
 
 
 @pytest.fixture(scope="module")
-def production(worker_id: str) -> Iterator[Server]:
+def production() -> Iterator[Server]:
     """A cluster of its own, with a database of the same name and roles that let the same passwords in."""
-    server = servers.start(18, f"production-{worker_id}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(18, "production") as server:
+        yield server
 
 
 @contextmanager

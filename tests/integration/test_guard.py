@@ -27,11 +27,10 @@ LEFT = """select 'event trigger ' || evtname from pg_event_trigger
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def guarded_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def guarded_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of this module's own: the guard's roles belong to the whole cluster."""
-    server = servers.start(request.param, f"guard-{worker_id}-{request.param}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"guard-{request.param}") as server:
+        yield server
 
 
 @pytest.fixture

@@ -116,19 +116,18 @@ class DirectArena(Arena):
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def direct(request: pytest.FixtureRequest, worker_id: str) -> Iterator[DirectArena]:
+def direct(request: pytest.FixtureRequest) -> Iterator[DirectArena]:
     """A server of a worker's own, its database guarded, and the agents' roles in the group."""
-    server = servers.start(request.param, f"direct-{worker_id}-{request.param}")
-    server.clone("direct")
-    with server.connect("direct") as admin:
-        install(admin, Options(environment="test"))
-        admin.execute("grant dbshield_agents to agent_read, agent_write, agent_migrate")
-        set_limit(admin, "agent_read", 0)
-    arena = DirectArena(server, "direct")
-    yield arena
-    arena.close()
-    arena.fixture.admin.close()
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"direct-{request.param}") as server:
+        server.clone("direct")
+        with server.connect("direct") as admin:
+            install(admin, Options(environment="test"))
+            admin.execute("grant dbshield_agents to agent_read, agent_write, agent_migrate")
+            set_limit(admin, "agent_read", 0)
+        arena = DirectArena(server, "direct")
+        yield arena
+        arena.close()
+        arena.fixture.admin.close()
 
 
 @pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case["id"])

@@ -19,11 +19,10 @@ Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def guarded_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def guarded_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster. test_guard.py has the same one."""
-    server = servers.start(request.param, f"guard-commands-{worker_id}-{request.param}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"guard-commands-{request.param}") as server:
+        yield server
 
 
 @pytest.fixture

@@ -22,11 +22,10 @@ PSQL_TIMEOUT = 60.0
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def golden_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def golden_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster."""
-    server = servers.start(request.param, f"golden-{worker_id}-{request.param}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"golden-{request.param}") as server:
+        yield server
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.sql")), ids=lambda file: file.stem)

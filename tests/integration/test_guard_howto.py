@@ -25,13 +25,12 @@ MANAGED = "## Managed PostgreSQL"
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster."""
-    server = servers.start(request.param, f"howto-{worker_id}-{request.param}")
-    with server.connect() as admin:
-        admin.execute("create role claude login; create role shop_owner login createrole password 'owner'")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"howto-{request.param}") as server:
+        with server.connect() as admin:
+            admin.execute("create role claude login; create role shop_owner login createrole password 'owner'")
+        yield server
 
 
 @pytest.fixture

@@ -61,21 +61,20 @@ SINCE_17 = {
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def status_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def status_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster."""
-    server = servers.start(request.param, f"status-{worker_id}-{request.param}")
-    server.clone("looked")
-    with server.connect("looked") as conn:
-        install(conn, Options(environment="test"))
-        # The seed lets everybody write a large object; here the agents own nothing and may do little.
-        conn.execute("revoke update on all sequences in schema shop from agent_write")
-        conn.execute(
-            "do $$ declare l oid; begin for l in select oid from pg_largeobject_metadata loop"
-            " execute format('revoke all on large object %s from public, agent_write', l); end loop; end $$"
-        )
-        conn.execute("grant dbshield_agents to agent_read, agent_write")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"status-{request.param}") as server:
+        server.clone("looked")
+        with server.connect("looked") as conn:
+            install(conn, Options(environment="test"))
+            # The seed lets everybody write a large object; here the agents own nothing and may do little.
+            conn.execute("revoke update on all sequences in schema shop from agent_write")
+            conn.execute(
+                "do $$ declare l oid; begin for l in select oid from pg_largeobject_metadata loop"
+                " execute format('revoke all on large object %s from public, agent_write', l); end loop; end $$"
+            )
+            conn.execute("grant dbshield_agents to agent_read, agent_write")
+        yield server
 
 
 @pytest.fixture

@@ -48,11 +48,10 @@ Connection = psycopg.Connection[Any]
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def old_server(request: pytest.FixtureRequest, worker_id: str) -> Iterator[Server]:
+def old_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: the guard's roles belong to the whole cluster."""
-    server = servers.start(request.param, f"upgrade-{worker_id}-{request.param}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(request.param, f"upgrade-{request.param}") as server:
+        yield server
 
 
 @pytest.fixture
@@ -158,15 +157,18 @@ def test_an_upgrade_that_fails_leaves_the_guard_that_was_there(
     assert is_guarded(agent)
 
 
-def test_a_copy_in_another_cluster_is_guarded(
-    old_server: Server, admin: Connection, worker_id: str, request: pytest.FixtureRequest
-) -> None:
+@pytest.fixture
+def other(old_server: Server) -> Iterator[Server]:
+    """Another cluster of the same version."""
+    with servers.own_server(old_server.major, f"copied-{old_server.major}") as server:
+        yield server
+
+
+def test_a_copy_in_another_cluster_is_guarded(old_server: Server, admin: Connection, other: Server, tmp_path: Path) -> None:
     """There dbshield_agents has another number, by which version 1 knew it."""
     install(admin, OPTIONS)
-    other = servers.start(old_server.major, f"copied-{worker_id}-{old_server.major}")
-    request.addfinalizer(lambda: other.cluster.stop("immediate"))
     tools = old_server.cluster.binaries
-    dump = servers.here() / f"copied-{worker_id}-{old_server.major}.dump"
+    dump = tmp_path / "copied.dump"
     run = partial(subprocess.run, check=True, timeout=COPY_TIMEOUT, capture_output=True)
     run([tools.program("pg_dump"), "--format=custom", f"--file={dump}", old_server.dsn("old")])
     with other.connect() as conn:

@@ -25,19 +25,18 @@ OWNER = "postgresql://shop_owner@db.example.com/shop"
 
 
 @pytest.fixture
-def server(worker_id: str) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """One of its own: the guard's roles belong to the whole cluster."""
-    server = servers.start(18, f"managed-{worker_id}")
-    server.clone("shop")
-    with server.connect() as admin:
-        admin.execute("create role shop_owner login createrole password 'owner'")
-        admin.execute("create database dbshield_control")
-        admin.execute(SETUP.encode())
-        admin.execute("grant dbshield_agents to shop_owner with admin option")
-    with server.connect("shop") as admin:
-        admin.execute("reassign owned by app_owner to shop_owner")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(18, "managed") as server:
+        server.clone("shop")
+        with server.connect() as admin:
+            admin.execute("create role shop_owner login createrole password 'owner'")
+            admin.execute("create database dbshield_control")
+            admin.execute(SETUP.encode())
+            admin.execute("grant dbshield_agents to shop_owner with admin option")
+        with server.connect("shop") as admin:
+            admin.execute("reassign owned by app_owner to shop_owner")
+        yield server
 
 
 @pytest.fixture

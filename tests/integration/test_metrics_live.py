@@ -74,11 +74,10 @@ class Endpoint:
 
 
 @pytest.fixture(scope="module")
-def mortal(worker_id: str) -> Iterator[Server]:
+def mortal() -> Iterator[Server]:
     """It dies and comes back."""
-    server = servers.start(18, f"mortal-{worker_id}")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(18, "mortal") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

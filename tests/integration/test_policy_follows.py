@@ -19,14 +19,14 @@ INSERT = "insert into shop.settings (key, value) values (gen_random_uuid()::text
 
 
 @pytest.fixture(scope="module")
-def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
+def shield(server18: Server) -> Iterator[Shield]:
     """In front of a server of its own, without the control database: the transaction ids of one that others use, or that the
     audit is written to, would tell nothing."""
-    server = servers.start(18, f"follows-{worker_id}")
-    folder = servers.here() / f"follows-shield-{worker_id}"
-    with running_shield(server, f"follows_{worker_id}", folder, drain_timeout=5.0, control_server=server18) as running:
-        running.connect().close()  # its worker is there, and takes signals
-        yield running
+    with servers.own_server(18, "follows") as server:
+        name = f"{server.cluster.folder.name}-shield"
+        with running_shield(server, "follows", servers.here() / name, drain_timeout=5.0, control_server=server18) as running:
+            running.connect().close()  # its worker is there, and takes signals
+            yield running
 
 
 @pytest.fixture

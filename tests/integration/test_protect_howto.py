@@ -30,14 +30,13 @@ FINE: dict[str, set[int]] = {"doctor": {0, 1}, "scan": {1}}
 
 
 @pytest.fixture
-def server(worker_id: str) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """One of its own: the guard's roles belong to the whole cluster."""
-    server = servers.start(18, f"protect-{worker_id}")
-    server.clone("shop")
-    with server.connect() as admin:
-        admin.execute("create database dbshield_control")
-    yield server
-    server.cluster.stop("immediate")
+    with servers.own_server(18, "protect") as server:
+        server.clone("shop")
+        with server.connect() as admin:
+            admin.execute("create database dbshield_control")
+        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import psycopg
@@ -14,15 +13,12 @@ from dbshield.guard import roles
 from dbshield.guard.install import Options, install
 from dbshield.guard.roles import Made, RoleSpec
 from dbshield.guard.steps import AGENTS
-from support import servers
 from support.roles import ENVIRONMENT, keep_to_itself, make, spec_of
-from support.servers import Server
+from support.servers import Server, own_server
 
 Connection = psycopg.Connection[Any]
 
 DATABASE = "roles"
-_MODULES = count()
-"""What one module leaves in its cluster is not the next one's."""
 OURS = "select rolname from pg_roles where rolname like 'dbshield\\_test\\_%'"
 
 GRANTED = """
@@ -49,14 +45,11 @@ GRANTED = """
 
 
 @contextmanager
-def roles_server(major: int, worker_id: str) -> Iterator[Server]:
-    """A server of a module's own: roles and the guard's group belong to the whole cluster."""
-    server = servers.start(major, f"roles-{worker_id}-{major}-{next(_MODULES)}")
-    keep_to_itself(server)
-    try:
+def roles_server(major: int) -> Iterator[Server]:
+    """A server of a module's own, into whose template nobody goes."""
+    with own_server(major, f"roles-{major}") as server:
+        keep_to_itself(server)
         yield server
-    finally:
-        server.cluster.stop("immediate")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import psycopg
@@ -66,6 +67,7 @@ grant execute on all routines in schema shop to agent_write, agent_migrate;
 """
 """As cases/validate.py hands them out; the roles themselves are made once a server."""
 
+_OWN = count(1)
 _started: list[Cluster] = []
 """What this process started, kept for as long as it lives: a server outlives the worker that happened to need it first."""
 
@@ -201,6 +203,20 @@ def start(major: int, name: str) -> Server:
         server = Server(major=major, cluster=cluster, passwords=passwords, ca=ca)
         _seed(server)
     return server
+
+
+@contextmanager
+def own_server(major: int, name: str) -> Iterator[Server]:
+    """A server of a module's or a test's own, since the guard's and the agents' roles belong to the whole cluster.
+
+    A fresh one each time, under a folder's name that is used once in a run: a module's tests may come to one worker in several
+    portions, and what is left of a server that was stopped at once need not be what its last test left.
+    """
+    server = start(major, f"{name}-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}-{next(_OWN)}")
+    try:
+        yield server
+    finally:
+        server.cluster.remove()
 
 
 def _pki(name: str) -> tuple[Path, Certificate]:
