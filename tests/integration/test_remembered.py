@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.cases import oracle
+from support.cases import oracle, own
 from support.remembered import Memory
 from support.servers import Server
 
@@ -44,4 +44,4 @@ def test_every_change_is_seen(server: Server, database: str) -> None:
         for change in CHANGES:
             for one in change.split("; "):
                 admin.execute(one.encode())
-            assert oracle.snapshot(memory.over(reader)) == oracle.snapshot(reader), change
+            assert own(oracle.snapshot(memory.over(reader)), reader) == own(oracle.snapshot(reader), reader), change

@@ -37,9 +37,12 @@ def load(name: str) -> list[Case]:
 
 
 def facts(connection: psycopg.Connection[Any]) -> Any:
-    """What the oracle sees of this database and of the seed's roles. Other tests make roles and databases of the same cluster
-    meanwhile, and those are left out."""
-    seen = oracle.snapshot(_MEMORY.over(connection))
+    """What the oracle sees of this database and of the seed's roles."""
+    return own(oracle.snapshot(_MEMORY.over(connection)), connection)
+
+
+def own(seen: Any, connection: psycopg.Connection[Any]) -> Any:
+    """What was seen, without what is another database's or role's: other tests make some in the same cluster meanwhile."""
     row = connection.execute("select oid::text, datname from pg_database where datname = current_database()").fetchone()
     assert row is not None
     mine: dict[str, Callable[[str], bool]] = {
