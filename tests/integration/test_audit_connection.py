@@ -145,10 +145,11 @@ async def test_a_server_that_goes_before_it_has_read_what_was_sent(dsn: str) -> 
 @on_uvloop
 async def test_a_server_that_does_not_answer_in_time_is_told_to_stop(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or else each connection that is given up would leave one behind that waits, and takes its place in the chain later."""
-    monkeypatch.setattr(audit_connection, "QUERY_TIMEOUT", 0.2)
     writer = uuid4()
     with psycopg.connect(dsn) as holder:
         async with connected(dsn) as connection:
+            # Not for connecting, which may take longer.
+            monkeypatch.setattr(audit_connection, "QUERY_TIMEOUT", 0.2)
             holder.execute("select from dbshield.audit_head for update")
             with pytest.raises(TimeoutError):
                 await connection.append(writer, 1, [ENTRY % "a"])

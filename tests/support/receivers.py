@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from support.ports import free_port
+from support.waiting import DEADLINE
 
 
 class HttpReceiver:
@@ -72,8 +73,9 @@ class HttpReceiver:
             def handle_error(self, request: object, client_address: object) -> None:
                 """A sender that is killed leaves a broken pipe behind."""
 
+        # None that the kernel gives away meanwhile: it is stopped and comes back where it was.
+        self.port = self.port or free_port()
         self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -123,7 +125,7 @@ def smtp_receiver() -> Iterator[tuple[SmtpReceiver, str]]:
     """The receiver and the apprise URL that leads to it."""
     port = free_port()
     receiver = SmtpReceiver()
-    controller = Controller(receiver, hostname="127.0.0.1", port=port)
+    controller = Controller(receiver, hostname="127.0.0.1", port=port, ready_timeout=DEADLINE)
     controller.start()
     try:
         yield receiver, f"mailto://127.0.0.1:{port}?from=dbshield@example.com&to=team@example.com&mode=insecure"
