@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,27 +13,49 @@ from bench.machine import noise
 from bench.measure import Neighbours, Processes, others
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
+AND_WAIT = "import sys\nprint(flush=True)\nsys.stdin.read()\n"
+STARTS = """
+import subprocess, sys
+sys.stdin.readline()
+with subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    if not child.stdout.readline():
+        child.wait()
+    print(flush=True)
+    sys.stdin.readline()
+"""
+"""Told to, starts a child, and says when that has spoken or ended."""
+
+
+@contextmanager
+def starting(child: str) -> Iterator[tuple[Processes, Callable[[], None]]]:
+    """The processes of a program, and what lets it start its child. They are not our own: below us may be servers, whose
+    processes come and go with what other tests do."""
+    with subprocess.Popen([sys.executable, "-c", STARTS, child], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+
+        def start() -> None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline()
+
+        yield Processes(process.pid), start
+        process.communicate()
 
 
 def test_a_child_that_ended_still_counts() -> None:
-    processes = Processes(os.getpid())
-    before = processes.cpu_seconds()
-    subprocess.run([sys.executable, "-c", BURN], check=True)
-    assert processes.cpu_seconds() - before >= 0.25
+    with starting(BURN) as (processes, start):
+        before = processes.cpu_seconds()
+        start()
+        assert processes.cpu_seconds() - before >= 0.25
 
 
 def test_a_child_that_lives_counts_in_time_and_memory() -> None:
-    processes = Processes(os.getpid())
-    time_before, memory_before = processes.cpu_seconds(), processes.resident_bytes()
-    child = subprocess.Popen(
-        [sys.executable, "-c", f"{BURN}print(flush=True)\ninput()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with child:
-        assert child.stdout is not None
-        child.stdout.readline()
+    with starting(BURN + AND_WAIT) as (processes, start):
+        time_before, memory_before = processes.cpu_seconds(), processes.resident_bytes()
+        start()
         assert processes.cpu_seconds() - time_before >= 0.25
         assert processes.resident_bytes() - memory_before > 4_000_000
-        child.communicate(b"\n")
 
 
 def test_a_process_that_is_gone_costs_nothing() -> None:

@@ -21,9 +21,9 @@ def worker(*, pid: int = US, beat: float = NOW - 1, refuses: str = "", connected
     return Reading(pid=pid, starts=1, beat=beat, facts={"refuses": refuses}, gauges={CONNECTED: connected})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ended() -> int:
-    """The number of a process that is over."""
+    """The number of a process that is just over: later it may be another's."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     return process.pid

