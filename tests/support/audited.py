@@ -36,8 +36,8 @@ def audited_shield(server: Server, worker_id: str) -> Iterator[Shield]:
             admin.execute("create table shop.journal (who integer, number integer)")
             admin.execute("grant select, insert on shop.journal to agent_read, agent_write")
         yield prepared
-        for left in (folder / "state" / "audit").glob("*"):
-            left.unlink()
+        for left in [*(folder / "state" / "audit").glob("*"), folder / "state" / "audit.jsonl"]:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -87,6 +87,13 @@ def statements(links: list[Link]) -> Counter[str]:
         if link.kind == "statement" and link.verdict == "allow":
             counted[entry["statement"]] += entry.get("repeats", 1)
     return counted
+
+
+def writers(shield: Shield) -> int:
+    """How many workers have written anything."""
+    with psycopg.connect(shield.server.dsn(shield.control)) as connection:
+        [found] = connection.execute("select count(distinct writer) from dbshield.audit").fetchone() or (0,)
+    return int(found)
 
 
 def without_gaps(links: list[Link]) -> bool:
