@@ -22,8 +22,19 @@ CommandLine = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module")
+def shop(server18: Server, worker_id: str) -> Iterator[str]:
+    """The name of a seeded database to log in to. The one that all others are cloned from is to be left alone."""
+    name = f"scanned_{worker_id}"
+    server18.clone(name)
+    yield name
+    server18.drop(name)
+
+
 @pytest.fixture
-def cli(server18: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+def cli(
+    server18: Server, shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> CommandLine:
     """The command line with production on the server, and an empty folder `work` beside the configuration."""
     for name in list(os.environ):
         if name.startswith("PG"):
@@ -36,7 +47,7 @@ def cli(server18: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     (tmp_path / "dbshield.toml").write_text(
         f"""
         [environments.production]
-        upstream = "postgresql://agent_read@{cluster.host}:{cluster.port}/seeded_tmpl"
+        upstream = "postgresql://agent_read@{cluster.host}:{cluster.port}/{shop}"
         password_env = "READER"
         """,
         encoding="utf-8",
@@ -60,13 +71,18 @@ def told(out: str) -> list[dict[str, Any]]:
     return findings
 
 
-def url(server: Server, access: str, host: str = "", database: str = "seeded_tmpl") -> str:
-    place = f"{host or server.cluster.host}:{server.cluster.port}"
-    return f"postgresql://agent_{access}:{quote(server.passwords[access])}@{place}/{database}"
+@pytest.fixture
+def url(server18: Server, shop: str) -> Callable[..., str]:
+    """What leads to the database past the proxy, by an agent's access and the host's name."""
+
+    def made(access: str, host: str = server18.cluster.host) -> str:
+        return f"postgresql://agent_{access}:{quote(server18.passwords[access])}@{host}:{server18.cluster.port}/{shop}"
+
+    return made
 
 
-def test_a_credential_that_goes_around_the_proxy_is_named_and_not_shown(cli: CommandLine, server18: Server) -> None:
-    Path("work/.env").write_text(f"# old\nDATABASE_URL={url(server18, 'write')}\n", encoding="utf-8")
+def test_a_credential_that_goes_around_the_proxy_is_named_and_not_shown(cli: CommandLine, url: Callable[..., str]) -> None:
+    Path("work/.env").write_text(f"# old\nDATABASE_URL={url('write')}\n", encoding="utf-8")
     code, out, err = cli("work")
     assert code == 1
     (line,) = [line for line in out.splitlines() if line.startswith("around the proxy")]
@@ -76,9 +92,9 @@ def test_a_credential_that_goes_around_the_proxy_is_named_and_not_shown(cli: Com
     assert "change the passwords" in err
 
 
-def test_what_was_tried_tells_the_rights(cli: CommandLine, server18: Server) -> None:
-    Path("work/a.env").write_text(url(server18, "write"), encoding="utf-8")
-    Path("work/b.env").write_text(url(server18, "write").replace("write-", "wrong-"), encoding="utf-8")
+def test_what_was_tried_tells_the_rights(cli: CommandLine, url: Callable[..., str]) -> None:
+    Path("work/a.env").write_text(url("write"), encoding="utf-8")
+    Path("work/b.env").write_text(url("write").replace("write-", "wrong-"), encoding="utf-8")
     code, out, _ = cli("work", "--try", "--json")
     first, second = told(out)
     assert code == 1
@@ -88,9 +104,9 @@ def test_what_was_tried_tells_the_rights(cli: CommandLine, server18: Server) -> 
     assert first["fingerprint"] != second["fingerprint"]
 
 
-def test_an_address_that_no_comparison_knows_is_found_by_trying(cli: CommandLine, server18: Server) -> None:
+def test_an_address_that_no_comparison_knows_is_found_by_trying(cli: CommandLine, url: Callable[..., str]) -> None:
     """127.0.0.1 as one number, which the system's resolver reads as well."""
-    Path("work/dsn").write_text(url(server18, "write", host="2130706433"), encoding="utf-8")
+    Path("work/dsn").write_text(url("write", host="2130706433"), encoding="utf-8")
     code, out, _ = cli("work", "--json")
     assert (code, told(out)[0]["way"]) == (0, "elsewhere")
     code, out, _ = cli("work", "--try", "--json")
@@ -113,9 +129,9 @@ def test_what_leads_elsewhere_is_told_and_fails_only_on_demand(cli: CommandLine)
     assert "0f3a8c51" not in cli("work")[1]
 
 
-def test_many_that_lead_elsewhere_do_not_hide_the_one_that_does_not(cli: CommandLine, server18: Server) -> None:
+def test_many_that_lead_elsewhere_do_not_hide_the_one_that_does_not(cli: CommandLine, url: Callable[..., str]) -> None:
     Path("work/a").write_text("".join(f"postgres://a:b{number}@db.example.org/x\n" for number in range(50)))
-    Path("work/z").write_text(url(server18, "write"))
+    Path("work/z").write_text(url("write"))
     _, out, _ = cli("work")
     lines = out.splitlines()
     assert lines[1].startswith("around the proxy")
@@ -215,10 +231,10 @@ def test_the_hook_for_pre_commit_names_a_command_that_there_is(cli: CommandLine)
     assert cli(*words, "work/x")[0] == 1
 
 
-def test_passwords_are_tried_with_the_role_of_the_text(server18: Server) -> None:
-    with psycopg.connect(server18.agent_dsn("read", "seeded_tmpl")) as connection:
+def test_passwords_are_tried_with_the_role_of_the_text(url: Callable[..., str]) -> None:
+    with psycopg.connect(url("read")) as connection:
         assert connection.info.user == "agent_read"
-    (found,) = find_connections(url(server18, "read"), 1)
+    (found,) = find_connections(url("read"), 1)
     tried = attempt(found)
     assert tried is not None
     assert (tried.connected, tried.role) == (True, "agent_read")

@@ -70,22 +70,24 @@ def other(host: str, **changed: str) -> Place:
 
 
 def test_what_changed_since_is_told_once(control: Database) -> None:
-    [(kind, policies)] = look(control, config())
+    # No other test's file: what they have told stays in the audit.
+    place = other("one", file="/etc/dbshield/once.toml")
+    [(kind, policies)] = look(control, config(), place)
     assert (kind, policies["staging"]["max_rows"]) == ("configuration-served", 7)
-    assert look(control, config()) == []
+    assert look(control, config(), place) == []
     changed = config("hunter3", 9, proxy={"login_failures": 5})
-    assert look(control, changed, days=1) == [
+    assert look(control, changed, place, days=1) == [
         ("policy-changed", {"max_rows": [7, 9]}),
         ("configuration-changed", {"environments.staging.upstream": None, "proxy.login_failures": [20, 5]}),
     ]
-    assert look(control, changed) == []
-    (link,) = audit_read.stream(control, Filter(kind="policy-changed"))
-    said = json.loads(link.entry)
-    assert (said["environment"], said["file"], said["before"]["host"]) == ("staging", HERE.file, "one")
+    assert look(control, changed, place) == []
+    entries = [json.loads(link.entry) for link in audit_read.stream(control, Filter(kind="policy-changed"))]
+    (said,) = [entry for entry in entries if entry["file"] == place.file]
+    assert (said["environment"], said["before"]["host"]) == ("staging", "one")
     with control.transaction() as connection:
         kept = str(connection.exec_driver_sql("select picture from dbshield.served_configurations").all())
-        entries = str(connection.exec_driver_sql("select entry from dbshield.audit").all())
-    assert "hunter" not in kept + entries
+        written = str(connection.exec_driver_sql("select entry from dbshield.audit").all())
+    assert "hunter" not in kept + written
     assert audit_read.verify(control).faults == ()
 
 

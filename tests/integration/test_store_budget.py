@@ -220,15 +220,20 @@ async def test_a_write_that_is_cut_is_written_again(budgets: list[RowBudget], co
     one, other = budgets
     spend(one, {"orders": 10})
     await seconds_until(lambda: left(other) == {"orders": 990})
-    waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'dbshield budget'"
+    waiting = (
+        "select pid from pg_stat_activity where wait_event_type = 'Lock'"
+        " and application_name = 'dbshield budget' and datname = current_database()"
+    )
     with psycopg.connect(control_dsn, autocommit=True) as admin, psycopg.connect(control_dsn) as holder:
         holder.execute("select from dbshield.changed_rows for update")
         spend(one, {"orders": 5})
         await seconds_until(lambda: admin.execute(waiting).fetchall())
         spend(one, {"orders": 1})
         assert left(one) == {"orders": 984}
-        admin.execute(f"select pg_terminate_backend(({waiting}))")
-        await seconds_until(lambda: not admin.execute(waiting).fetchall())
+        [(cut,)] = admin.execute(waiting).fetchall()
+        admin.execute("select pg_terminate_backend(%s)", [cut])
+        # The next write waits as well, soon after, on another connection.
+        await seconds_until(lambda: (cut,) not in admin.execute(waiting).fetchall())
         assert left(one) == {"orders": 984}
         holder.rollback()
     await seconds_until(lambda: left(other) == {"orders": 984})

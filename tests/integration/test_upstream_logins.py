@@ -6,6 +6,7 @@ A server of its own, because the lines of its pg_hba.conf are what is tested; th
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ HBA = (
     "host all refused 127.0.0.1/32 reject",
 )
 TLS_HBA = ("hostssl all encrypted 127.0.0.1/32 scram-sha-256", "hostnossl all encrypted 127.0.0.1/32 reject")
+PLACES = itertools.count()
+"""Numbers, so that the folder of a server's certificate is a new one where the module's tests come in two portions."""
 TLS_MAJORS = [major for major in servers.majors() if major == 15]
 """Only Debian's server has OpenSSL."""
 
@@ -81,6 +84,7 @@ def tls_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def _place(major: int, pki: Path, name: str) -> Iterator[Place]:
+    name = f"{name}-{next(PLACES)}"
     strangers, home = pki / "strangers", servers.here() / f"{name}-pki"
     strangers.mkdir()
     home.mkdir()
