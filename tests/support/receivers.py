@@ -49,7 +49,7 @@ class HttpReceiver:
         return "\n".join(f"{message['title']}\n{message['message']}" for message in list(self.messages))
 
     def start(self) -> None:
-        """On the port that it had before, if it had one."""
+        """On the port that it had before, if it had one, so it is none that the kernel gives away meanwhile."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
