@@ -15,17 +15,19 @@ from support.servers import Server
 from support.shield import Shield, running_shield
 from support.waiting import until
 
-from dbshield.proxy.catalogue import AGE, APPLICATION_NAME
+from dbshield.proxy.catalogue import AGE, APPLICATION_NAME, BRIEF
 
 pytestmark = pytest.mark.one_server(by="module")
 
 NOTIFY = Path(__file__).parents[2] / "sql" / "catalogue_notify.sql"
-SOON = 8.0
+SOON = 12.0
 """Seconds within which a change must be known: a notification or a statement told it, not the clock."""
 
 CALL = "select shop.order_count(1)"
 VOLATILE = "alter function shop.order_count(integer) volatile"
 STABLE = "alter function shop.order_count(integer) stable"
+WATCHERS = "from pg_stat_activity where application_name = %s and datname = current_database()"
+"""Other workers have sessions in other databases of the server."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def shield(running: Shield) -> Iterator[Shield]:
 
 def watching(shield: Shield) -> int:
     """Connections with which the database is watched."""
-    return int(str(asked(shield, "select count(*) from pg_stat_activity where application_name = %s", APPLICATION_NAME)))
+    return int(str(asked(shield, f"select count(*) {WATCHERS}", APPLICATION_NAME)))
 
 
 def asked(shield: Shield, text: str, *values: Any) -> object:
@@ -82,9 +84,7 @@ def test_a_notification_reaches_a_session_that_stands(shield: Shield) -> None:
 def test_a_trigger_that_somebody_else_makes_has_inserts_counted(shield: Shield) -> None:
     """An INSERT is counted where it runs what may change other rows, in a session that knew of none when it began."""
     insert = "insert into shop.written_to values (1)"
-    has_read = (
-        "select count(*) from pg_stat_activity where application_name = %s and state = 'idle' and query like 'select p.oid%%'"
-    )
+    has_read = f"select count(*) {WATCHERS} and state = 'idle' and query like 'select p.oid%%'"
     with shield.server.connect(shield.database) as admin:
         admin.execute(NOTIFY.read_text())
         admin.execute(
@@ -122,7 +122,7 @@ def test_a_watcher_that_is_cut_off_comes_back(shield: Shield) -> None:
     with shield.server.connect(shield.database) as admin, shield.connect("write") as agent:
         admin.execute(NOTIFY.read_text())
         assert until(lambda: watching(shield) == 1)
-        query = "select pid from pg_stat_activity where application_name = %s"
+        query = f"select pid {WATCHERS}"
         first = asked(shield, query, APPLICATION_NAME)
         admin.execute("select pg_terminate_backend(%s)", [first])
         assert until(lambda: watching(shield) == 1 and asked(shield, query, APPLICATION_NAME) != first)
@@ -168,10 +168,18 @@ def test_statements_without_end_put_off_no_reading(shield: Shield) -> None:
 
 
 def test_sessions_that_are_over_at_once_are_not_watched(shield: Shield) -> None:
-    for _ in range(5):
+    def over_at_once() -> bool:
+        """Whether that was a session that is over before it is watched: on a machine with much to do it may take longer."""
+        began = time.monotonic()
         with shield.connect("read") as agent:
             assert agent.execute("select 1").fetchone() == (1,)
-    assert watching(shield) == 0
+            found = watching(shield)
+        quick = time.monotonic() - began < BRIEF
+        assert found == 0 or not quick
+        assert until(lambda: watching(shield) == 0)
+        return quick
+
+    assert until(lambda: all(over_at_once() for _ in range(5)))
 
 
 def test_one_watcher_for_all_sessions(shield: Shield) -> None:
