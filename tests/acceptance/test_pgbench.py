@@ -31,6 +31,7 @@ def bench(app: Shield) -> Shield:
     return app
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
 @pytest.mark.parametrize("script", ["select-only", "tpcb-like", "simple-update"])
 def test_transactions_pass(bench: Shield, mode: str, script: str) -> None:

@@ -162,6 +162,7 @@ def restored(backups: Backups, snapshot: str, record: Record) -> Iterator[Cluste
         yield cluster
 
 
+@pytest.mark.one_server
 def test_exactly_what_was_acknowledged_by_the_moment_is_there(backups: Backups) -> None:
     server = backups.server
     with server.connect(NAME) as held, server.connect(NAME) as prepared, load(server), Writer(server.dsn(NAME)) as writer:

@@ -310,6 +310,7 @@ UNDONE = (
 """What install leaves to a human, since it belongs to the cluster."""
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(("text", "expected"), [*TAMPERED.items(), *TAMPERED_SINCE_17.items()])
 def test_what_is_tampered_with_is_found_and_put_right(admin: Connection, text: str, expected: str) -> None:
     if text in TAMPERED_SINCE_17 and admin.info.server_version < 170_000:

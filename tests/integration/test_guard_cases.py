@@ -151,6 +151,7 @@ def test_one_of_our_own_destroys_nothing(direct: DirectArena, case: Case) -> Non
         assert lost == []
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case["id"])
 def test_harmless_work_passes(direct: DirectArena, case: Case) -> None:
     lost, errors = direct.run(case)

@@ -79,6 +79,7 @@ def problems(found: dict[str, Any]) -> list[str]:
     return [f"{each['name']}: {text}" for each in found["checks"] for text in each["problems"]]
 
 
+@pytest.mark.one_server
 def test_a_good_one_passes_and_is_restored(backups: Backups, ground: Path) -> None:
     made = backups.backup()["snapshot"]
     with backups.server.connect("shop") as source:
@@ -124,6 +125,7 @@ def test_a_good_one_passes_and_is_restored(backups: Backups, ground: Path) -> No
         cluster.stop("immediate")
 
 
+@pytest.mark.one_server
 def test_a_bad_one_fails(backups: Backups, ground: Path) -> None:
     made = backups.backup()["snapshot"]
     target = ground / "restored"

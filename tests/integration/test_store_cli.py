@@ -185,6 +185,7 @@ def test_a_role_of_its_own(shield: CommandLine, tmp_path: Path, monkeypatch: pyt
     assert "ABSENT is not set" in shield(*create, "-e", "staging", "--role-password-env", "ABSENT").err
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
