@@ -30,7 +30,7 @@ from dbshield.sqltext.postgres import read
 from dbshield.sqltext.statement import Unreadable
 
 FUZZING = bool(os.environ.get("DBSHIELD_FUZZ"))
-pytestmark = pytest.mark.timeout(0 if FUZZING else 120)
+pytestmark = pytest.mark.timeout(0 if FUZZING else 300)
 
 
 def budget(examples: int) -> settings:

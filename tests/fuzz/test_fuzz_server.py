@@ -24,7 +24,7 @@ from dbshield.sqltext.postgres import read
 from dbshield.sqltext.statement import Statement, Unreadable
 
 FUZZING = bool(os.environ.get("DBSHIELD_FUZZ"))
-pytestmark = pytest.mark.timeout(0 if FUZZING else 120)
+pytestmark = pytest.mark.timeout(0 if FUZZING else 300)
 BUDGET = settings(
     max_examples=20_000 if FUZZING else 1_000, derandomize=not FUZZING, deadline=None, suppress_health_check=list(HealthCheck)
 )
@@ -70,20 +70,21 @@ WRITES = frozenset({Operation.INSERT, Operation.UPDATE, Operation.DELETE})
 
 
 @pytest.fixture(scope="module")
-def connection(server: Server) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    name = f"fuzz_{os.getpid()}"
+def connection(server: Server, worker_id: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    name = f"fuzz_{worker_id}"
+    server.drop(name)
     with server.connect() as admin:
         admin.execute(f'create database "{name}"')
-        try:
-            with server.connect(name) as own:
-                own.execute(SCHEMA)
-                for function in NAMED_AS_SYNTAX:
-                    own.execute(f"create function \"{function}\"(x int) returns int language sql volatile as 'select x'")
-                for function in NAMED_AS_SYNTAX_TOO:
-                    own.execute(f"create function \"{function}\"(x int, y int) returns int language sql volatile as 'select x'")
-                yield own
-        finally:
-            admin.execute(f'drop database "{name}"')
+    try:
+        with server.connect(name) as own:
+            own.execute(SCHEMA)
+            for function in NAMED_AS_SYNTAX:
+                own.execute(f"create function \"{function}\"(x int) returns int language sql volatile as 'select x'")
+            for function in NAMED_AS_SYNTAX_TOO:
+                own.execute(f"create function \"{function}\"(x int, y int) returns int language sql volatile as 'select x'")
+            yield own
+    finally:
+        server.drop(name)
 
 
 def analysed(connection: psycopg.Connection[tuple[object, ...]], text: str) -> bool:
