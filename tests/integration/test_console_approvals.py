@@ -287,6 +287,7 @@ def test_pages_of_many_go_back_in_time(desk: ConsoleDesk, ann: Browser) -> None:
 
 
 def test_agents_are_active_by_what_the_audit_has_of_them(desk: ConsoleDesk, ann: Browser) -> None:
+    desk.later(seconds=LATELY.total_seconds())  # since the agent was made, and since others asked for it
     record(desk.database, kind="statement", at=desk.now - LATELY * 2, agent="bobs", environment="staging", verdict="allow")
     assert active_agents(desk.database, now=desk.now).agents == ()
     record(desk.database, kind="connected", at=desk.now - LATELY / 2, agent="bobs", environment="staging")

@@ -57,10 +57,12 @@ class Site:
         return done.stderr if fails else done.stdout
 
     def people(self) -> Phone:
-        """Ann with a password. Each code is of another half minute, as the clock has it in the end."""
+        """Ann with a password."""
         self.run("init")
         phone = Phone("ann", json.loads(self.run("user", "add", "ann", "--json"))["secret"])
-        self.run("user", "confirm", "ann", "--code-env", "CODE", CODE=phone.code(datetime.now(UTC), steps=-1))
+        # Each code is the newest one: that of the half minute before is none any more where the next begins meanwhile.
+        self.run("user", "confirm", "ann", "--code-env", "CODE", CODE=phone.code(datetime.now(UTC)))
+        self.forget_codes()
         self.run(
             *("user", "password", "ann", "--password-env", "SECRET", "--code-env", "CODE"),
             SECRET=PASSWORD,

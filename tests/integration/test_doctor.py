@@ -138,8 +138,6 @@ def test_what_is_wrong_with_a_role_is_found_and_mended(server: Server, role: str
         admin.execute((mended_by_hand or mends[0]).encode())
         assert role in "".join(mends)
     assert about(examine([asked]), check, role) == []
-    with server.connect() as admin:
-        admin.execute(f"revoke all on parameter session_replication_role from {role}".encode())
 
 
 def test_what_a_role_can_become_counts_as_what_it_is(server: Server, role: str) -> None:
@@ -324,7 +322,7 @@ def cli(
             [control]
             url = "{control}"
             [environments.staging]
-            upstream = "postgresql://agent_read@{server.host}:{server.port}/seeded_tmpl"
+            upstream = "postgresql://agent_read@{server.host}:{server.port}/{DATABASE}"
             password_env = "READER_PASSWORD"
             """,
             encoding="utf-8",
@@ -353,7 +351,7 @@ def test_the_command_shows_the_worst_first_and_no_password(cli: CommandLine, ser
 
 
 def test_the_command_as_an_administrator_in_json(cli: CommandLine, server18: Server) -> None:
-    code, out, _ = cli("doctor", "-e", "staging", "--dsn", server18.dsn("seeded_tmpl"), "--json")
+    code, out, _ = cli("doctor", "-e", "staging", "--dsn", server18.dsn(DATABASE), "--json")
     told = json.loads(out)
     assert list(told) == ["environments", "unreached", "answered", "counts", "findings"]
     assert told["counts"]["not looked"] == 0

@@ -84,7 +84,7 @@ def test_backups_and_drills_are_looked_at(backups: Backups) -> None:
     with backups.store() as database, database.transaction() as connection:
         connection.execute(text("set local session_replication_role = replica"))  # the catalogue lets nobody change one
         connection.execute(
-            text("update dbshield.snapshots set began = now() + interval '1 year', recorded_at = now() - interval '5 days'")
+            text("update dbshield.snapshots set began = now() + interval '1 year', recorded_at = now() - interval '121 hours'")
         )
         add_older(connection, made)
     assert findings(backups)["backups.old"]["what"] == "the newest snapshot is 5 days old"
