@@ -95,12 +95,13 @@ class AlertStore:
         self._channels = channels
         self._site = site
 
-    def read(self) -> int:
-        """Makes alerts of the next entries of the audit; how many entries were read. The first time of all it begins at the end:
-        what was before anybody listened is no news. StoreError where the control database is away."""
+    def read(self) -> int | None:
+        """Makes alerts of the next entries of the audit; how many entries were read, None where somebody else is reading. The
+        first time of all it begins at the end: what was before anybody listened is no news. StoreError where the control database
+        is away."""
         with self._database.transaction() as connection:
             if not connection.scalar(select(func.pg_try_advisory_xact_lock(READ_LOCK))):
-                return 0
+                return None
             end = connection.scalar(select(audit_head.c.position)) or 0
             position = connection.scalar(select(alert_position.c.position))
             if position is None:

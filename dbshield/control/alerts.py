@@ -111,9 +111,12 @@ class Watch:
             self._count_at = self._clock() + COUNT_EVERY
         if newest == self._seen:
             return
-        while self._channels and self._store.read():
-            pass
-        self._seen = newest
+        read: int | None = 1 if self._channels else 0
+        while read:
+            read = self._store.read()
+        # Somebody else who reads may die before the end, and then nobody has read the rest: so look again.
+        if read is not None:
+            self._seen = newest
 
     @property
     def outage(self) -> Outage | None:

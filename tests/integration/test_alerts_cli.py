@@ -31,7 +31,7 @@ def control_dsn(server18: Server) -> Iterator[str]:
     ],
 )
 def test_what_does_not_arrive_is_said_without_the_secret(url: str, said: str) -> None:
-    assert deliver(url, "t", "b", timeout=10) == said
+    assert deliver(url, "t", "b", timeout=60) == said
 
 
 def test_a_service_that_never_answers_ends_by_the_clock(receiver: HttpReceiver) -> None:
@@ -46,7 +46,9 @@ def command(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_commands(control_dsn: str, control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:
     (tmp_path / "team.url").write_text(receiver.url)
     file = tmp_path / "dbshield.toml"
-    file.write_text(f'state = "{tmp_path / "state"}"\n[control]\nurl = "{control_dsn}"\n[alerts.team]\nurl_file = "team.url"\n')
+    file.write_text(
+        f'state = "{tmp_path / "state"}"\n[control]\nurl = "{control_dsn}"\n[alerts.team]\nurl_file = "team.url"\ntimeout = 60\n'
+    )
     done = command(file, "test", "team")
     assert (done.returncode, done.stdout) == (0, "team: the service took the message.\n")
     assert receiver.titles == ["dbshield: a test of the channel team"]
