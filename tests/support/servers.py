@@ -30,6 +30,7 @@ from dbshield.cluster.account import server_account
 from dbshield.errors import ClusterError
 from support.pki import Authority, Certificate
 from support.ports import free_port
+from support.waiting import until
 
 RUN = "DBSHIELD_TEST_RUN"
 REQUIRE = "DBSHIELD_REQUIRE_SERVERS"
@@ -155,11 +156,17 @@ def run_folder() -> Iterator[Path]:
         for cluster in [*_started, *(Cluster(data.parent) for data in folder.glob("*/data"))]:
             cluster.stop("immediate")
         _started.clear()
-        shutil.rmtree(folder)
+        # A worker's last process may write there while it ends.
+        assert until(lambda: _removed(folder)), f"{folder} cannot be removed"
         watcher.send_signal(signal.SIGKILL)
         if watcher.stdin is not None:
             watcher.stdin.close()
         watcher.wait()
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def here() -> Path:
