@@ -52,7 +52,7 @@ def test_a_reader_never_sees_half_of_anything() -> None:
             while True:
                 number += 1
                 board.write(bytes([97 + number % 26]) * 50_000)
-        looks, seen = 0, set()
+        looks, seen = 0, set[bytes]()
         end = time.monotonic() + DEADLINE
         try:
             # The writer may get the processor long after us.
