@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from support import servers
-from support.control import empty_database
+from support.control import empty_database, make_tables
 from support.roles import ENVIRONMENT, keep_to_itself, login
 from support.servers import Server
 
@@ -26,7 +26,7 @@ from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 from dbshield.store.schema import agents as agents_table
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DATABASE = "role_store"
@@ -115,8 +115,8 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture
 def office(own_server: Server, tmp_path: Path) -> Iterator[Office]:
     with empty_database(own_server) as dsn:
+        make_tables(dsn)
         database = Database(dsn)
-        database.migrate()
         register_environments(database, [ENVIRONMENT])
         yield Office(own_server, database, Vault.create(tmp_path / "secret.key"))
         database.close()

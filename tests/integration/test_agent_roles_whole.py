@@ -24,6 +24,7 @@ from support.role_servers import (
 )
 from support.roles import PASSWORD, login, make, role_dsn, spec_of
 from support.servers import ACCESS, Server
+from support.waiting import until
 
 from dbshield.errors import Refused
 from dbshield.guard import roles, roles_remove
@@ -304,6 +305,10 @@ def test_a_plain_owner_does_what_it_may_and_is_told_the_rest(bare: Server) -> No
             assert value(admin, "select pg_has_role(%s, 'dbshield_agents', 'member')", spec.role)
         with roles.renew([plain], spec, "another"):
             pass
+        # Who has hung up is gone a moment later.
+        with bare.connect() as admin:
+            sessions = "select count(*) from pg_stat_activity where usename = %s"
+            assert until(lambda: value(admin, sessions, spec.role) == 0)
         session = login(bare, spec.role, DATABASE, "another")
         with roles_remove.remove([plain], spec.role, spec.agent_id) as done:
             pass
