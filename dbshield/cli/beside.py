@@ -13,7 +13,7 @@ import structlog
 
 from dbshield.config import Config
 from dbshield.errors import DbshieldError
-from dbshield.proxy.signals import hear
+from dbshield.proxy.signals import HEARD, hear
 from dbshield.proxy.supervisor import end_with_parent
 
 
@@ -41,15 +41,20 @@ def beside(name: str, work: Callable[[Told], None], *, again: float = 0) -> Iter
 
     With `again`, a bug in it is met with another attempt after so many seconds, since it would be missed too late.
     """
+    parent = os.getpid()
+    # A signal that comes before the process listens to signals would end it, or be lost on it: it waits at the door.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     pid = os.fork()
     if pid == 0:
         code = 2
         try:
+            end_with_parent(parent)
             code = _child(name, work, again)
         finally:
             # Whatever happens, nothing of what the parent does next is done here as well.
             os._exit(code)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield pid
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -73,7 +78,6 @@ def passing_on(load: Callable[[], Config], children: Sequence[int | None]) -> Ca
 
 
 def _child(name: str, work: Callable[[Told], None], again: float) -> int:
-    end_with_parent()
     log = structlog.get_logger(f"dbshield.{name}")
     told = told_by_signals()
     while True:

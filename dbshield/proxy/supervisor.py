@@ -97,13 +97,14 @@ class Supervisor:
             self._start(worker)
 
     def _start(self, worker: int) -> None:
+        parent = os.getpid()
         pid = os.fork()
         if pid:
             self._running[pid] = worker
             return
         code = BUG
         try:
-            end_with_parent()
+            end_with_parent(parent)
             # A worker that has not begun to listen to signals has nothing to drain. What it would reload waits at the door:
             # between the fork and its beginning the configuration may have changed once more.
             for number in FORWARDED:
@@ -157,7 +158,10 @@ class Supervisor:
         self._due[worker] = time.monotonic() + pause
 
 
-def end_with_parent() -> None:
-    """A supervisor that is killed takes its workers along: orphans would hold the port, and nobody could stop them by name."""
+def end_with_parent(parent: int) -> None:
+    """A supervisor that is killed takes its workers along: orphans would hold the port, and nobody could stop them by name. Of a
+    `parent` that was killed before it was asked for, the kernel tells nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)

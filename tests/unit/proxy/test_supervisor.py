@@ -137,6 +137,23 @@ def test_workers_end_with_a_supervisor_that_is_killed() -> None:
     assert until(lambda: all(map(_ended, workers)))
 
 
+ORPHAN = """
+import os, time
+from dbshield.proxy.supervisor import end_with_parent
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    end_with_parent(parent)
+    print("goes on", flush=True)
+"""
+
+
+def test_a_worker_whose_supervisor_was_killed_before_it_had_begun_does_not_begin() -> None:
+    done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def _ended(process: psutil.Process) -> bool:
     """Gone, or dead and not buried: whoever inherits orphans here may not care for them."""
     try:
