@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +38,16 @@ BACKENDS = text("select pid from pg_stat_activity where application_name = 'dbsh
 
 PROPAGATION = 1.0
 """Seconds within which a revocation reaches every proxy: what is promised."""
+
+
+class Clock:
+    """The seconds of a machine that go by when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -139,9 +150,11 @@ async def test_a_burst_of_changes_leads_to_few_loads(
         for number in range(30):
             create(agents, f"agent-{number}")
 
+    begin = time.monotonic()
     await asyncio.to_thread(burst)
     await seconds_until(lambda: directory.find("agent-29.staging"))
-    assert loads < 20
+    # Where a burst takes seconds it is none.
+    assert loads < max(20, (time.monotonic() - begin) / module.GATHER + 2)
 
 
 async def test_settings_are_exchanged_without_a_load(agents: Agents, directory: Directory, tmp_path: Path) -> None:
@@ -233,8 +246,10 @@ async def test_what_is_in_memory_is_believed_for_a_while_after_the_control_datab
     create(agents)
     monkeypatch.setattr(module, "RETRY_FIRST", 30.0)
     monkeypatch.setattr(module, "RETRY_MOST", 30.0)
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
     _, vault = agents_of(control, tmp_path)
-    patient = Directory(control_dsn=control_dsn, environments=ENVIRONMENTS, vault=vault, grace=1.0)
+    patient = Directory(control_dsn=control_dsn, environments=ENVIRONMENTS, vault=vault, grace=60.0)
     with pytest.raises(StoreError):
         patient.find("claude.staging")
     await patient.start()
@@ -243,17 +258,12 @@ async def test_what_is_in_memory_is_believed_for_a_while_after_the_control_datab
         for pid in connection.scalars(BACKENDS).all():
             connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
     await seconds_until(lambda: not patient.available)
+    clock.now += 59.0
     assert patient.find("claude.staging") == known
     assert patient.find("nobody.staging") is None
-
-    def forgotten() -> bool:
-        try:
-            patient.find("claude.staging")
-        except StoreError:
-            return True
-        return False
-
-    assert await seconds_until(forgotten) < 1.5
+    clock.now += 1.0
+    with pytest.raises(StoreError, match="does not answer"):
+        patient.find("claude.staging")
     assert patient.token(known.tokens[0].token_id) == known.tokens[0], "for sessions that stand"
     await patient.stop()
 
@@ -327,7 +337,9 @@ async def test_a_connection_that_goes_silent_is_noticed(
     os.kill(pid, signal.SIGSTOP)
     try:
         # Not after psycopg has given up on cancelling the query, which takes it seconds.
-        assert await seconds_until(lambda: heard == [False]) < module.POLL + 1
+        assert await seconds_until(lambda: heard) < module.POLL + 1
+        # So short a time suits nobody who answers but has much to do.
+        monkeypatch.undo()
         await seconds_until(lambda: heard == [False, True])
     finally:
         os.kill(pid, signal.SIGCONT)
