@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from support import servers
 from support.executing import ENVIRONMENT, Stage, control_of, stage
 from support.servers import Server
 
@@ -85,12 +85,12 @@ def test_what_its_role_may_not_see_is_not_passed_over(plain: Stage, statement: s
 
 @pytest.fixture
 def guard_roles(server: Server) -> Iterator[None]:
-    """The guard makes roles, which belong to the whole server; they go when the database has gone."""
-    yield
-    with server.connect() as admin:
-        for role in ("dbshield_owner", "dbshield_agents"):
-            # Another test may have its guard in another database.
-            with contextlib.suppress(psycopg.errors.DependentObjectsStillExist):
+    """The guard makes roles, which belong to the whole server; they go when the database has gone. So other workers wait: one's
+    roles would go while the other's guard is made."""
+    with servers.locked(f"guard-{server.major}.lock"):
+        yield
+        with server.connect() as admin:
+            for role in ("dbshield_owner", "dbshield_agents"):
                 admin.execute(f"drop role if exists {role}".encode())
 
 

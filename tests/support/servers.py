@@ -175,9 +175,9 @@ def here() -> Path:
 
 
 @contextmanager
-def locked() -> Iterator[None]:
-    """One worker at a time."""
-    with (here() / "lock").open("w") as handle:
+def locked(what: str = "lock") -> Iterator[None]:
+    """One worker at a time; `what` tells apart what has nothing to do with each other."""
+    with (here() / what).open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
