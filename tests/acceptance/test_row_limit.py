@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors, pq
+from psycopg import errors, pq, sql
 from psycopg.pq import TransactionStatus
 from support.row_limits import UPDATE, Act, Connection, changed, direct, extended, refused, simple
 from support.shield import Shield
@@ -69,7 +69,7 @@ def answer(raw: Any) -> Any:
     while raw.flush():
         select.select([], [raw.socket], [], 10)
     while raw.is_busy():
-        assert select.select([raw.socket], [], [], 10)[0], "the proxy does not answer"
+        assert select.select([raw.socket], [], [], 30)[0], "the proxy does not answer"
         raw.consume_input()
     return raw.get_result()
 
@@ -294,13 +294,15 @@ def test_errors_of_the_client_stay_its_own(app: Shield) -> None:
 
 
 def test_a_server_that_does_not_count_changes_nothing(shield: Shield) -> None:
-    """track_counts is off for the role, so nobody would know how many rows there were."""
+    """track_counts is off for the role, so nobody would know how many rows there were. In this database alone: other workers'
+    agents are on this server as well."""
+    whom = sql.SQL("alter role agent_write in database {}").format(sql.Identifier(shield.database))
     with shield.server.connect(shield.database) as admin:
-        admin.execute("alter role agent_write set track_counts = off")
+        admin.execute(whom + sql.SQL(" set track_counts = off"))
     try:
         with shield.connect() as conn:
             refused(conn, extended(UPDATE, 1, 2), "DS223")
     finally:
         with shield.server.connect(shield.database) as admin:
-            admin.execute("alter role agent_write reset track_counts")
+            admin.execute(whom + sql.SQL(" reset track_counts"))
     assert changed(shield) == 0

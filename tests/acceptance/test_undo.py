@@ -47,7 +47,7 @@ class Desk:
         return done.returncode, done.stdout, done.stderr
 
     def code(self) -> str:
-        """One that nobody used: of the step before, of now, of the step after, in turn; a test needs no more."""
+        """The one of now. It works again, as if half a minute had gone by since it was used."""
         with self.database.transaction() as connection:
             connection.exec_driver_sql("update dbshield.people set last_step = 0")
         return pyotp.TOTP(self._secret).now()
@@ -71,9 +71,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path) -> Iterator[Desk]:
-    with prepared_shield(server, "undo_cli", tmp_path / "shield", agents=()) as shield:
-        executor = f"host={server.cluster.socket_folder} port={server.cluster.port} user=postgres dbname=undo_cli"
+def desk(server: Server, worker_id: str, tmp_path: Path) -> Iterator[Desk]:
+    with prepared_shield(server, f"undo_cli_{worker_id}", tmp_path / "shield", agents=()) as shield:
+        executor = f"host={server.cluster.socket_folder} port={server.cluster.port} user=postgres dbname={shield.database}"
         shield.write_config({"executor": executor})
         made = Desk(shield)
         made.enrol()
@@ -163,13 +163,10 @@ def test_up_runs_an_executor_and_takes_it_along(desk: Desk) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+    # Other workers' executors are on this server as well.
+    query = "select count(*) from pg_stat_activity where application_name = 'dbshield executor' and datname = %s"
     with desk.shield.server.connect() as admin:
-        assert until(
-            lambda: (
-                admin.execute("select count(*) from pg_stat_activity where application_name = 'dbshield executor'").fetchone()
-                == (0,)
-            )
-        )
+        assert until(lambda: admin.execute(query, [desk.shield.database]).fetchone() == (0,))
 
 
 def answered(port: int) -> str:
