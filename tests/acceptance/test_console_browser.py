@@ -68,6 +68,11 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def failed_drill(office: Office) -> int:
+    return add_drills(office, ENVIRONMENT)
+
+
 @contextmanager
 def at_desk(office: Office, browser: Browser, name: str) -> Iterator[Visitor]:
     with visiting(browser, office.base, office.folder / "screenshots") as visitor:
@@ -290,14 +295,13 @@ def test_the_audit_is_searched_verified_and_taken_away(office: Office, ann: Visi
     assert json.loads(office.run("audit", "search", "--kind", "audit-verified", "--json").stdout)["entry"]["person"] == "ann"
 
 
-def test_a_failed_drill_is_looked_at(office: Office, ann: Visitor) -> None:
-    number = add_drills(office, ENVIRONMENT)
+def test_a_failed_drill_is_looked_at(failed_drill: int, ann: Visitor) -> None:
     ann.open("/backups")
     picture = ann.page.get_by_role("img", name="RTO, RPO and verdict of each drill")
     expect(picture).to_be_visible()
     expect(picture).to_have_accessible_description(re.compile("1 passed, 1 failed"))
-    ann.page.get_by_role("link", name=str(number), exact=True).click()
-    ann.heading(f"Drill {number}")
+    ann.page.get_by_role("link", name=str(failed_drill), exact=True).click()
+    ann.heading(f"Drill {failed_drill}")
     expect(ann.main()).to_contain_text("shop.orders: 5990 rows, expected 6000 rows")
     expect(ann.page.get_by_role("row", name=re.compile("^rows"))).to_contain_text("failed")
     expect(ann.main()).to_contain_text("it holds")
@@ -355,13 +359,14 @@ def test_a_form_of_another_site_changes_nothing(office: Office, ann: Visitor) ->
     assert office.cli("agent", "list")[0]["freezes"] == []
 
 
-def test_nothing_is_in_anybodys_way(office: Office, ann: Visitor) -> None:
+def test_nothing_is_in_anybodys_way(office: Office, failed_drill: int, ann: Visitor) -> None:
     """axe finds no serious barrier on any page, in either colour scheme, and no page is wider than a phone."""
-    with psycopg.connect(office.control) as control:
-        [(approval,)] = control.execute("select id from dbshield.approvals order by requested_at limit 1").fetchall()
-        [(drill,)] = control.execute("select id from dbshield.drills order by id desc limit 1").fetchall()
+    waits = ask(office, "truncate shop.customers cascade")
+    approval = office.asked()["id"]
+    office.decide("approvals", "deny", approval, "--reason", "nobody needs it")
+    assert isinstance(waits.error(), errors.InsufficientPrivilege)
     found = []
-    for path in (*PAGES, f"/approvals/{approval}", f"/backups/drills/{drill}", "/doctor/findings"):
+    for path in (*PAGES, f"/approvals/{approval}", f"/backups/drills/{failed_drill}", "/doctor/findings"):
         ann.open(path)
         found += ann.barriers()
         ann.look("dark")

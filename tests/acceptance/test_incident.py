@@ -205,13 +205,16 @@ def test_staging_that_leads_to_production_by_mistake(company: Company, clusters:
 
 
 def test_all_of_it_stands_in_a_chain_that_is_whole(company: Company, phone: HttpReceiver) -> None:
-    """The last one of the module."""
+    """The last one of the module; what it looks for is there where it is the only one, too."""
+    with company.connect(AGENT) as conn:
+        conn.execute("update shop.settings set value = value where key = 'vat'")
+    assert company.refusal(AGENT, user=f"{AGENT}.production")
+    for kind in ("token-issued", "connected", "refused", "statement", "disconnected"):
+        assert until(lambda kind=kind: company.audited("--kind", kind)), kind  # type: ignore[misc]
     verified = company.run("audit", "verify", "--json")
     assert verified.returncode == 0, verified.stdout
     told = json.loads(verified.stdout)
     assert (told["verdict"], told["faults"]) == ("whole", [])
-    for kind in ("token-issued", "connected", "refused", "statement", "disconnected"):
-        assert company.audited("--kind", kind), kind
     for secret in company.agents.values():
         token = conninfo_to_dict(secret)["password"]
         assert not company.audited("--text", str(token)), "no token stands in the audit"
