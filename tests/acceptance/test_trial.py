@@ -50,7 +50,9 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
     with log.open("wb") as out:
         process = Command(["up"], cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
     try:
-        assert until(lambda: process.poll() is not None or "executor is ready" in log.read_text(), deadline=90), log.read_text()
+        signs = ("executor is ready", f'"address": "{environment["DBSHIELD_PROXY__LISTEN"]}"')
+        stands = until(lambda: process.poll() is not None or all(sign in log.read_text() for sign in signs), deadline=90)
+        assert stands, log.read_text()
         found = PASTE.search(log.read_text())
         assert found, log.read_text()
         phone = Phone(cli("user", "add", "ann")["secret"])
