@@ -77,6 +77,8 @@ class Waiting:
         self._wake = asyncio.Event()
         self._stop: Stop | None = None
         self._too_late = False
+        self._begun = 0.0
+        """When the server began to be idle."""
         self._away = ""
         """Why the newest look at the approval failed; empty where it did not."""
         self._asked: set[str] = set()
@@ -87,6 +89,7 @@ class Waiting:
     def begin(self, statement: HeldStatement) -> None:
         """The server is ready, and so the statement waits."""
         self.active, self._stop, self._too_late, self._away = True, None, False, ""
+        self._begun = time.monotonic()
         self._wake.clear()
         self._spawn(self._see_through(statement))
 
@@ -186,7 +189,7 @@ class Waiting:
 
     async def _wait(self, approval: Approval, settings: EnvironmentConfig, patience: float) -> Approval:
         """Until it is over, the time is, or something else ends the waiting; the approval as it stands. In no case longer than
-        `patience` seconds. Raises StoreError where it ends and nobody can tell how the approval stands."""
+        `patience` seconds since the statement came: asking took some of them. Raises StoreError where it ends and nobody can tell how the approval stands."""
         begun = time.monotonic()
         told = float("-inf")
         while True:
@@ -198,7 +201,7 @@ class Waiting:
             if (state in OVER and not self._unsure(approval)) or self._ends(state):
                 return self._known(approval)
             now = time.monotonic()
-            until = begun + min(settings.approval_wait + _grace(state, settings), patience)
+            until = min(begun + settings.approval_wait + _grace(state, settings), self._begun + patience)
             if now >= until:
                 self._stop = Stop.TIME
                 return self._known(approval)

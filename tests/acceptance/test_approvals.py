@@ -236,7 +236,7 @@ class TestOnTheSessionsTerms:
     def test_a_server_that_ends_idle_sessions(self, shield: Shield, humans: Humans) -> None:
         """The client is told in time, instead of losing its connection; the question stays."""
         with shield.connect() as conn:
-            conn.execute("set idle_session_timeout = '2s'")
+            conn.execute("set idle_session_timeout = '4s'")
             with pytest.raises(errors.InsufficientPrivilege, match="nobody has decided") as error:
                 conn.execute(DELETE)
             assert detail(error.value, "approval") == humans.asked().id
