@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from weakref import WeakSet
 
 import pytest
 from support import servers
@@ -12,6 +13,9 @@ from support.servers import Server
 from support.shield import Shield, running_shield
 
 __all__ = ["arena"]
+
+_written: WeakSet[Shield] = WeakSet()
+"""Those whose database somebody has written in."""
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +29,21 @@ def shield(server: Server, worker_id: str) -> Iterator[Shield]:
 
 
 @pytest.fixture
-def app(shield: Shield) -> Iterator[Shield]:
-    """The shield over a database that is fresh, and fresh again for those who come after."""
+def app(shield: Shield) -> Shield:
+    """The shield over a database that is fresh, to write in."""
     shield.server.clone(shield.database)
-    yield shield
-    shield.server.clone(shield.database)
+    _written.add(shield)
+    return shield
+
+
+@pytest.fixture(autouse=True)
+def _unwritten(request: pytest.FixtureRequest) -> None:
+    """Who only reads meets nothing of those who wrote. They come one after another, and each takes a fresh database itself."""
+    if "shield" in request.fixturenames and "app" not in request.fixturenames:
+        shield = request.getfixturevalue("shield")
+        if shield in _written:
+            shield.server.clone(shield.database)
+            _written.discard(shield)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
