@@ -178,7 +178,7 @@ def test_notices_and_notifications(shield: Shield) -> None:
         conn.execute("rollback")
         conn.execute("listen news")
         other.execute("notify news, 'hello'")
-        notified = next(conn.notifies(timeout=10, stop_after=1))
+        notified = next(conn.notifies(timeout=30, stop_after=1))
     assert said == ["there is no transaction in progress"]
     assert (notified.channel, notified.payload) == ("news", "hello")
 

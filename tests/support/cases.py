@@ -25,7 +25,7 @@ live: Any = importlib.import_module("live")
 oracle: Any = importlib.import_module("oracle")
 validate: Any = importlib.import_module("validate")
 
-SEEDED_ROLES = frozenset({"postgres", "app_owner", "reporting", "reporting_two", "agent_read", "agent_write", "agent_migrate"})
+SEEDED_ROLES = frozenset({"postgres", "app_owner", "reporting", "agent_read", "agent_write", "agent_migrate"})
 _MEMORY = Memory()
 Case = dict[str, Any]
 Step = dict[str, Any]
@@ -59,7 +59,7 @@ def own(seen: Any, connection: psycopg.Connection[Any]) -> Any:
 def send(dsn: str, steps: list[Step]) -> list[str | None]:
     """Send the steps over one connection; the error of each, or None."""
     options = steps[0].get("options")
-    conn = pq.PGconn.connect(make_conninfo(dsn, connect_timeout=10, **({"options": options} if options else {})).encode())
+    conn = pq.PGconn.connect(make_conninfo(dsn, connect_timeout=30, **({"options": options} if options else {})).encode())
     if conn.status != pq.ConnStatus.OK:
         # Startup options may end a login; without them it is the shield itself that does not work, and stops nothing.
         assert options, conn.get_error_message()

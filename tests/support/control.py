@@ -71,9 +71,10 @@ def empty_database(server: Server) -> Iterator[str]:
 
 
 LISTENING = """
-    select state = 'idle' and query_start > %s and query ~ 'from dbshield.agents' from pg_stat_activity
-    where datname = current_database() and application_name = %s
+    select state = 'idle' and wait_event = 'ClientRead' and query_start > %s and query ~ 'from dbshield.agents'
+    from pg_stat_activity where datname = current_database() and application_name = %s
 """
+"""Idle is what a server says before it sends the answer; it waits for the next query after."""
 
 
 def all_heard(control: str, *, workers: int = 1) -> None:
