@@ -19,10 +19,11 @@ from dbshield.store.database import Database
 
 @pytest.fixture(scope="session")
 def gate(server18: Server, worker_id: str) -> Iterator[Shield]:
-    """With two workers and short patience. Its tests leave it as they found it."""
+    """With two workers and short patience, which is enough for a login on a machine that does other things as well. Its tests
+    leave it as they found it."""
     folder = servers.here() / f"gate-{worker_id}"
     with running_shield(
-        server18, f"gate_{worker_id}", folder, workers=2, login_timeout=3.0, drain_timeout=5.0, shares_nothing=True
+        server18, f"gate_{worker_id}", folder, workers=2, login_timeout=8.0, drain_timeout=5.0, shares_nothing=True
     ) as shield:
         yield shield
 

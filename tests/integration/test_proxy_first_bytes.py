@@ -113,42 +113,36 @@ def test_newer_protocols_are_negotiated_once(gate: Shield, protocol: tuple[int, 
         assert len(client.key[1]) == 4
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\0",
-        b"\0\0\0\x20\0\3\0\0user\0",
-        b"\0\0\0\x08\x04\xd2\x16",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
-    ],
-    ids=["nothing", "a byte", "half a startup packet", "half an SSLRequest", "half a ClientHello"],
-)
-def test_whoever_does_not_go_on_is_sent_away(gate: Shield, data: bytes) -> None:
-    """login_timeout ends it, and nothing of it stays open."""
+STOPPED = {
+    "nothing": b"",
+    "a byte": b"\0",
+    "half a startup packet": b"\0\0\0\x20\0\3\0\0user\0",
+    "half an SSLRequest": b"\0\0\0\x08\x04\xd2\x16",
+    "half a ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+}
+
+
+def test_whoever_does_not_go_on_is_sent_away(gate: Shield) -> None:
+    """login_timeout ends it, and nothing of it stays open. All at once: each of them takes that long."""
     before = descriptors(gate)
-    with raw_client(gate) as client:
-        client.send(data)
-        assert b"Z\0\0\0\5" not in received(client.sock)
+    with contextlib.ExitStack() as stack:
+        clients = {name: stack.enter_context(raw_client(gate)) for name in STOPPED}
+        for name, data in STOPPED.items():
+            clients[name].send(data)
+        # Half a handshake after an SSLRequest.
+        shaking = clients["half a handshake"] = stack.enter_context(raw_client(gate))
+        shaking.send(SSLRequest())
+        assert shaking.sock.recv(1) == b"S"
+        shaking.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        # A login that stops before its proof is told why.
+        told = stack.enter_context(raw_client(gate))
+        told.send(StartupMessage(parameters=(("user", "write.test"), ("database", gate.database))))
+        assert works(gate)
+        [error] = told.errors()
+        assert (error.severity, error.sqlstate) == ("FATAL", "08006")
+        assert {name: b"Z\0\0\0\5" in received(client.sock) for name, client in clients.items()} == dict.fromkeys(clients, False)
     assert until(lambda: descriptors(gate) <= before)
     assert works(gate)
-
-
-def test_half_a_handshake_after_an_sslrequest(gate: Shield) -> None:
-    before = descriptors(gate)
-    with raw_client(gate) as client:
-        client.send(SSLRequest())
-        assert client.sock.recv(1) == b"S"
-        client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-        assert b"Z\0\0\0\5" not in received(client.sock)
-    assert until(lambda: descriptors(gate) <= before)
-
-
-def test_a_login_that_stops_before_its_proof_is_told_why(gate: Shield) -> None:
-    with raw_client(gate) as client:
-        client.send(StartupMessage(parameters=(("user", "write.test"), ("database", gate.database))))
-        [error] = client.errors()
-        assert (error.severity, error.sqlstate) == ("FATAL", "08006")
 
 
 @pytest.mark.parametrize(
