@@ -18,6 +18,7 @@ from support.pki import Authority
 from support.raw import client_context, raw_client, raw_session
 from support.servers import Server
 from support.shield import Shield, running_shield
+from support.slow import locked
 from support.waiting import until
 
 from dbshield.wire.backend import CopyInResponse, ReadyForQuery
@@ -114,10 +115,13 @@ def works(shield: Shield) -> bool:
 
 
 def test_a_session_that_idles_too_long_is_told_so(proxy: Shield) -> None:
-    restart(proxy, idle_timeout=0.5)
-    with raw_session(proxy, "read") as idle, raw_session(proxy, "read") as busy:
-        busy.send(Query(query=b"select count(*) from generate_series(1, 15000000)"))
-        assert [error.sqlstate for error in idle.errors()] == ["57P05"]
+    restart(proxy, idle_timeout=1.0)
+    with raw_session(proxy, "read") as busy:
+        with locked(proxy):
+            busy.send(Query(query=b"select count(*) from shop.settings"))
+            # It begins when the busy one has said its last word, so that one is silent for as long at the least.
+            with raw_session(proxy, "read") as idle:
+                assert [error.sqlstate for error in idle.errors()] == ["57P05"]
         assert not [m for m in busy.until_ready() if isinstance(m, ErrorResponse)]
     assert until(lambda: proxy.backends() == 0)
 
@@ -216,6 +220,8 @@ class TestUnixSocket:
         proxy.wait()
         assert path.exists()
         proxy.start()
+        # It listens on TCP first, which is all that a start waits for.
+        assert until(lambda: works(proxy))
         proxy.connect("read", host=str(path.parent)).close()
         proxy.stop()
         assert not path.exists()

@@ -1,7 +1,9 @@
-"""A query that runs until it is stopped."""
+"""What runs until it is stopped, or until it may go on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -27,3 +29,12 @@ def running(shield: Shield) -> int:
 def slowly(conn: psycopg.Connection[Any]) -> Background[object]:
     """The slow query on this connection, in the background."""
     return Background(lambda: conn.execute(SLOW))
+
+
+@contextmanager
+def locked(shield: Shield) -> Iterator[None]:
+    """shop.settings is held, so that who wants to read or write it waits on the server."""
+    with psycopg.connect(shield.server.dsn(shield.database)) as admin:
+        admin.execute("lock table shop.settings in access exclusive mode")
+        yield
+        admin.rollback()
