@@ -75,6 +75,7 @@ def test_a_freeze_by_a_human_reaches_a_session_within_a_second(proxy: Shield) ->
         connection.execute(INSERT, ["a"])
         proxy.cli("environment", "freeze", "test", "--reason", "the release is on")
         try:
+            # Every proxy has heard of it when the command is over.
             assert until(lambda: stopped(connection, "DS313"), deadline=2.0)
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="DS313") as caught:
                 connection.execute(INSERT, ["a"])
@@ -86,10 +87,15 @@ def test_a_freeze_by_a_human_reaches_a_session_within_a_second(proxy: Shield) ->
 
 def test_a_freeze_ends_by_the_clock(proxy: Shield) -> None:
     with proxy.connect() as connection:
-        end = datetime.now(UTC) + timedelta(seconds=3)
-        configure(proxy, f"frozen_until = {end.isoformat()}")
-        assert stopped(connection, "DS313")
-        assert until(lambda: not stopped(connection, "DS313"), deadline=10.0)
+        # A busy machine may need longer to take the setting up than it is to hold.
+        for seconds in (2, 10, 30):
+            end = datetime.now(UTC) + timedelta(seconds=seconds)
+            configure(proxy, f"frozen_until = {end.isoformat()}")
+            if frozen := stopped(connection, "DS313"):
+                break
+            assert datetime.now(UTC) >= end, "it is not frozen"
+        assert frozen
+        assert until(lambda: not stopped(connection, "DS313"))
         assert datetime.now(UTC) >= end
 
 
@@ -119,7 +125,7 @@ def test_an_environment_that_is_gone_ends_its_sessions(proxy: Shield) -> None:
         proxy.config.write_text(proxy.config.read_text().replace("[environments.test]", "[environments.renamed]"))
         proxy.signal(signal.SIGHUP)
         with pytest.raises(psycopg.OperationalError, match="not configured any more"):
-            assert until(lambda: connection.execute("select 1") is None, deadline=5.0)
+            until(lambda: connection.execute("select 1") is None)
 
 
 def refused(connection: psycopg.Connection[tuple[object, ...]], text: str) -> str:
