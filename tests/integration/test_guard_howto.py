@@ -16,7 +16,7 @@ from support.servers import Server
 from dbshield.cli.main import run
 from dbshield.guard.steps import VERSION
 
-pytestmark = pytest.mark.one_server
+pytestmark = pytest.mark.one_server(by="module")
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "guard.md").read_text()
 COMMANDS = re.findall(r"^dbshield (guard .+)$", PAGE, re.MULTILINE)
