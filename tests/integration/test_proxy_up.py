@@ -83,7 +83,7 @@ def test_the_string_works_a_second_start_too_and_nothing_is_left(place: Path) ->
             assert left(place)
             assert [line for line in left(place) if any(token in line for token in tokens)] == []
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
