@@ -37,7 +37,7 @@ EXPORT = "select pg_catalog.pg_export_snapshot()"
 PASSWORDS = "select pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'select')"
 NOW = "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 GLOBALS = "globals.sql"
-GLOBALS_TRIES = 10
+GLOBALS_TRIES = 30
 """Dumps of the roles before giving up: each is a fraction of a second."""
 SCHEMA = "schema.sql"
 DUMP = "dump"
