@@ -204,7 +204,7 @@ def test_exactly_what_was_acknowledged_by_the_moment_is_there(backups: Backups) 
     assert not must_not & numbers
     # Nothing of it is left on the server, and none of it lies in clear at the destination.
     with server.connect() as admin:
-        assert admin.execute(LEFT).fetchone() == (0,)
+        assert until(lambda: admin.execute(LEFT).fetchone() == (0,))
     for path in (backups.destination / "test" / made["snapshot"]).rglob("*"):
         if path.is_file() and path.name not in {"manifest.json", "manifest.sig", "claim"}:
             assert path.read_bytes().startswith(b"age-encryption.org/v1\n"), path
@@ -226,6 +226,7 @@ def test_a_killed_backup_leaves_nothing_behind(backups: Backups) -> None:
         process.communicate()
         holder.execute("rollback")
         assert until(lambda: looker.execute(LEFT).fetchone() == (0,) and looker.execute(streams).fetchone() == (0,))
+    assert backups.let_go()
     assert [found["state"] for found in backups.listed()] == ["interrupted"]
     made = backups.backup()
     assert len(made["interrupted"]) == 1

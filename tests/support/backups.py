@@ -11,10 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from dbshield.backup.catalogue import LOCK_CLASS
 from dbshield.store.database import Database
 from support.commands import Command, run_command
 from support.control import empty_database, make_tables
 from support.servers import Server
+from support.waiting import until
 
 TIMEOUT = 120.0
 
@@ -115,6 +119,15 @@ class Backups:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG", "AWS_"))}
         return kept | {"DBSHIELD_CONFIG": str(self.config)} | self.variables
+
+    def let_go(self) -> bool:
+        """Whether nobody makes one any more, once it is so: the server notices a while later that who did is dead."""
+        held = (
+            "select from pg_locks where locktype = 'advisory' and classid = %s"
+            " and database = (select oid from pg_database where datname = current_database())"
+        )
+        with psycopg.connect(self.control, autocommit=True) as looker:
+            return until(lambda: looker.execute(held, [LOCK_CLASS]).fetchone() is None)
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Database]:
