@@ -32,6 +32,7 @@ def bench(app: Shield) -> Shield:
 
 
 @pytest.mark.one_server
+@pytest.mark.one_server
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
 @pytest.mark.parametrize("script", ["select-only", "tpcb-like", "simple-update"])
 def test_transactions_pass(bench: Shield, mode: str, script: str) -> None:
