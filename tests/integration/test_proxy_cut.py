@@ -99,7 +99,7 @@ def impatient(shield: Shield) -> Iterator[None]:
 
 def reload(shield: Shield, **changed: float) -> None:
     before = shield.text().count("configuration reloaded")
-    shield.write_config(**changed)
+    shield.write_config(None, **changed)
     shield.signal(signal.SIGHUP)
     assert until(lambda: shield.text().count("configuration reloaded") > before), shield.text()
 
