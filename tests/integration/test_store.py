@@ -127,24 +127,24 @@ def test_an_older_database_keeps_what_is_in_it(empty: str) -> None:
         database.close()
 
 
-@pytest.mark.parametrize(
-    ("table", "change"),
-    [
-        ("environments", "insert into dbshield.environments (name) values ('fresh')"),
-        ("environments", "update dbshield.environments set system_identifier = 7 where name = 'staging'"),
-        ("environments", "delete from dbshield.environments where name = 'staging'"),
-        ("tokens", "truncate dbshield.tokens"),
-        ("freezes", "update dbshield.freezes set lifted_at = now(), lifted_by = 'ann'"),
-    ],
+CHANGES = (
+    ("environments", "insert into dbshield.environments (name) values ('fresh')"),
+    ("environments", "update dbshield.environments set system_identifier = 7 where name = 'staging'"),
+    ("environments", "delete from dbshield.environments where name = 'staging'"),
+    ("tokens", "truncate dbshield.tokens"),
+    ("freezes", "update dbshield.freezes set lifted_at = now(), lifted_by = 'ann'"),
 )
-def test_every_writer_tells_the_proxies(control: Database, empty: str, table: str, change: str) -> None:
+
+
+def test_every_writer_tells_the_proxies(control: Database, empty: str) -> None:
     with psycopg.connect(empty, autocommit=True) as listener, psycopg.connect(empty) as writer:
         listener.execute("listen dbshield")
-        writer.execute(change)
-        assert list(listener.notifies(timeout=0.2)) == []
-        writer.commit()
-        notices = list(listener.notifies(timeout=20, stop_after=1))
-        assert [notice.payload for notice in notices] == [table]
+        for table, change in CHANGES:
+            writer.execute(change)
+            assert list(listener.notifies(timeout=0.2)) == [], change
+            writer.commit()
+            notices = list(listener.notifies(timeout=20, stop_after=1))
+            assert [notice.payload for notice in notices] == [table], change
 
 
 AGENT = {
@@ -158,26 +158,26 @@ AGENT = {
 }
 
 
-@pytest.mark.parametrize(
-    ("change", "constraint"),
-    [
-        ({"name": "Claude"}, "agents_name_check"),
-        ({"name": "a.b"}, "agents_name_check"),
-        ({"name": "a" * 32}, "agents_name_check"),
-        ({"access": "admin"}, "agents_access_check"),
-        ({"salt": b"short"}, "agents_salt_check"),
-        ({"iterations": 4095}, "agents_iterations_check"),
-        ({"sealed": b"sealed"}, "agents_password_needs_role_check"),
-        ({"environment": "nowhere"}, "agents_environment_fkey"),
-    ],
+NO_AGENTS: tuple[tuple[dict[str, object], str], ...] = (
+    ({"name": "Claude"}, "agents_name_check"),
+    ({"name": "a.b"}, "agents_name_check"),
+    ({"name": "a" * 32}, "agents_name_check"),
+    ({"access": "admin"}, "agents_access_check"),
+    ({"salt": b"short"}, "agents_salt_check"),
+    ({"iterations": 4095}, "agents_iterations_check"),
+    ({"sealed": b"sealed"}, "agents_password_needs_role_check"),
+    ({"environment": "nowhere"}, "agents_environment_fkey"),
 )
-def test_the_database_refuses_what_no_agent_is(control: Database, change: dict[str, object], constraint: str) -> None:
+
+
+def test_the_database_refuses_what_no_agent_is(control: Database) -> None:
     statement = text(
         "insert into dbshield.agents (id, environment, name, access, salt, iterations, role, sealed_password)"
         " values (:id, :environment, :name, :access, :salt, :iterations, :role, :sealed)"
     )
-    with pytest.raises(IntegrityError, match=constraint), control.transaction() as connection:
-        connection.execute(statement, AGENT | {"id": uuid4()} | change)
+    for change, constraint in NO_AGENTS:
+        with pytest.raises(IntegrityError, match=constraint), control.transaction() as connection:
+            connection.execute(statement, AGENT | {"id": uuid4()} | change)
     with control.transaction() as connection:
         connection.execute(statement, AGENT | {"id": uuid4()})
     with pytest.raises(IntegrityError, match="agents_living_name_idx"), control.transaction() as connection:

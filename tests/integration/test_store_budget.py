@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import timeit
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import psycopg
 import pytest
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.one_server
 PROPAGATION = 1.0
 """Seconds within which every proxy knows."""
 LIMIT = 1000
-NOBODY_SPENT_MICROSECONDS = 2.0
+CALLS = 50
+"""Calls of a function that does nothing, which an ask costs at the most; to count together what was spent costs a thousand."""
 
 
 class Clock:
@@ -281,12 +282,15 @@ def test_to_ask_costs_next_to_nothing(clock: Clock) -> None:
     def asked() -> Mapping[str, int]:
         return budget.remaining("staging", "claude", "shop", LIMIT)
 
-    microseconds = min(timeit.repeat(asked, number=10_000, repeat=5)) / 10_000 * 1e6
-    assert microseconds < NOBODY_SPENT_MICROSECONDS
+    def cost(what: Callable[[], object]) -> float:
+        """Of this thread alone, and of the best of many short runs: what else the machine does is no cost."""
+        return min(timeit.repeat(what, timer=time.thread_time, number=1000, repeat=50))
+
+    most = CALLS * cost(lambda: None)
+    assert cost(asked) < most
     spend(budget, {f"table_{number}": 1 for number in range(50)})
     assert len(asked()) == 50
-    microseconds = min(timeit.repeat(asked, number=10_000, repeat=5)) / 10_000 * 1e6
-    assert microseconds < NOBODY_SPENT_MICROSECONDS
+    assert cost(asked) < most
 
 
 def test_names_that_are_too_long_for_a_notice_are_cut(clock: Clock) -> None:

@@ -228,10 +228,10 @@ def test_when_everybody_has_lost_their_phone_the_page_says_what_to_do(control: D
     assert take(control, people, "ann", phone.code(later), later) == ""
 
 
-@pytest.mark.parametrize("name", ["", "Ann", "a b", "-ann", "a" * 64, "ann\n", "анна"])
-def test_a_name_has_a_form(people: People, name: str) -> None:
-    with pytest.raises(ConfigError, match="is not a name of a person"):
-        people.add(name, by="root", now=NOW)
+def test_a_name_has_a_form(people: People) -> None:
+    for name in ("", "Ann", "a b", "-ann", "a" * 64, "ann\n", "анна"):
+        with pytest.raises(ConfigError, match="is not a name of a person"):
+            people.add(name, by="root", now=NOW)
 
 
 def test_another_key_opens_nothing(control: Database, people: People, tmp_path: Path) -> None:
