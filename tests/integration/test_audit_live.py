@@ -16,6 +16,7 @@ import pytest
 from support.audited import (
     RULE,
     WORKERS,
+    anew,
     audited_shield,
     away,
     chain,
@@ -33,9 +34,15 @@ from support.shield import Shield
 from support.waiting import until
 
 
-@pytest.fixture
-def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
+@pytest.fixture(scope="module")
+def audited(server18: Server, worker_id: str) -> Iterator[Shield]:
     with audited_shield(server18, worker_id) as shield:
+        yield shield
+
+
+@pytest.fixture
+def shield(audited: Shield) -> Iterator[Shield]:
+    with anew(audited) as shield:
         yield shield
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 import psutil
 import psycopg
 import pytest
-from support.audited import RULE, Refusal, audited_shield, away, chain, running, said, settled, statements, without_gaps
+from support.audited import RULE, Refusal, anew, audited_shield, away, chain, running, said, settled, statements, without_gaps
 from support.servers import Server
 from support.shield import Shield
 from support.waiting import until
@@ -19,9 +19,15 @@ from support.waiting import until
 WRITERS = 4
 
 
-@pytest.fixture
-def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
+@pytest.fixture(scope="module")
+def audited(server18: Server, worker_id: str) -> Iterator[Shield]:
     with audited_shield(server18, worker_id) as shield:
+        yield shield
+
+
+@pytest.fixture
+def shield(audited: Shield) -> Iterator[Shield]:
+    with anew(audited) as shield:
         yield shield
 
 

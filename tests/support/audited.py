@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from dbshield.control import audit_read
 from dbshield.control.audit_chain import Link
@@ -27,7 +28,7 @@ Refusal = psycopg.errors.InsufficientPrivilege
 
 @contextmanager
 def audited_shield(server: Server, worker_id: str) -> Iterator[Shield]:
-    """Set up, with a table to write to; each test starts it with settings of its own."""
+    """Set up, with a table to write to; each test takes it `anew` and starts it with settings of its own."""
     folder = servers.here() / f"audited-{worker_id}"
     with prepared_shield(
         server, f"audited_{worker_id}", folder, agents=("read", "write"), workers=WORKERS, drain_timeout=5.0
@@ -35,9 +36,34 @@ def audited_shield(server: Server, worker_id: str) -> Iterator[Shield]:
         with server.connect(prepared.database) as admin:
             admin.execute("create table shop.journal (who integer, number integer)")
             admin.execute("grant select, insert on shop.journal to agent_read, agent_write")
-        yield prepared
-        for left in [*(folder / "state" / "audit").glob("*"), folder / "state" / "audit.jsonl"]:
-            left.unlink(missing_ok=True)
+        _copy(server, prepared.control, _kept(prepared))
+        try:
+            yield prepared
+        finally:
+            server.drop(_kept(prepared))
+
+
+@contextmanager
+def anew(shield: Shield) -> Iterator[Shield]:
+    """With an empty table, an audit that tells of nothing but how it was set up, and nothing of one on the disk."""
+    _copy(shield.server, _kept(shield), shield.control)
+    with shield.server.connect(shield.database) as admin:
+        admin.execute("truncate shop.journal")
+    state = shield.folder / "state"
+    for left in [*(state / "audit").glob("*"), state / "audit.jsonl"]:
+        left.unlink(missing_ok=True)
+    yield shield
+
+
+def _kept(shield: Shield) -> str:
+    return f"kept_{shield.control}"
+
+
+def _copy(server: Server, database: str, to: str) -> None:
+    """A copy takes a tenth of the time that setting up takes."""
+    server.drop(to)
+    with server.connect() as admin:
+        admin.execute(sql.SQL("create database {} template {}").format(sql.Identifier(to), sql.Identifier(database)))
 
 
 @contextmanager
