@@ -232,7 +232,7 @@ class Shipper:
         if arrived is not None and (left := wal_receive.partial(folder)) is not None:
             # A segment may have been finished meanwhile: nothing goes there before what is in front of it.
             shipped = self._ship_spool(folder) or shipped
-            shipped = (left.exists() and self._ship_partial(left)) or shipped
+            shipped = self._ship_partial(left) or shipped
         if shipped:
             self._works()
         if arrived is None:
@@ -287,7 +287,11 @@ class Shipper:
 
     def _ship_partial(self, path: Path) -> bool:
         """Put what there is of a segment, whatever of it was there before."""
-        data = wal_receive.received(path)
+        try:
+            data = wal_receive.received(path)
+        except FileNotFoundError:
+            # It has become full since somebody saw it, and goes there whole.
+            return False
         name = path.name.removesuffix(wal_receive.PARTIAL)
         if not data or len(data) <= max((each.length for each in self._partials.get(name, ())), default=0):
             return False

@@ -35,11 +35,11 @@ def arrive(spool: Path, name: str) -> None:
     (spool / name).write_bytes(name.encode().ljust(SIZE, b"x"))
 
 
-def test_segments_that_arrive_while_others_are_put_are_not_removed(tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
+def shipping(folder: Path, spool: Path) -> tuple[Shipper, Archive]:
+    """Who puts what has arrived in the spool to a slow destination, and what lies there."""
     spool.mkdir()
-    key = SigningKey.create(tmp_path / "key")
-    archive = Archive(Slow(tmp_path / "far", spool), "test", "nightly")
+    key = SigningKey.create(folder / "key")
+    archive = Archive(Slow(folder / "far", spool), "test", "nightly")
     shipper = Shipper(
         Plan(
             archive=archive,
@@ -57,6 +57,12 @@ def test_segments_that_arrive_while_others_are_put_are_not_removed(tmp_path: Pat
         )
     )
     shipper._place = Place(system="7", timeline=1, forks=(), kept_from=SIZE, segment_size=SIZE, renewed="")
+    return shipper, archive
+
+
+def test_segments_that_arrive_while_others_are_put_are_not_removed(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    shipper, archive = shipping(tmp_path, spool)
     for name in NAMES[:2]:
         arrive(spool, name)
     assert shipper._ship_spool(spool)
@@ -67,3 +73,15 @@ def test_segments_that_arrive_while_others_are_put_are_not_removed(tmp_path: Pat
     assert shipper._ship_spool(spool)
     assert [each.name for each in archive.held()] == NAMES
     assert not shipper._ship_spool(spool)
+
+
+def test_regression_one_that_becomes_full_between_two_looks_is_put_whole(tmp_path: Path) -> None:
+    """It was looked for under its old name, and archiving failed for a moment; with --until-shipped the command did."""
+    spool = tmp_path / "spool"
+    shipper, archive = shipping(tmp_path, spool)
+    seen = spool / f"{NAMES[0]}.partial"
+    arrive(spool, seen.name)
+    seen.rename(spool / NAMES[0])
+    assert not shipper._ship_partial(seen)
+    assert shipper._ship_spool(spool)
+    assert archive.held()[0].name == NAMES[0]
