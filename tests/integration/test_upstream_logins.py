@@ -78,11 +78,6 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield from _place(request.param, tmp_path_factory.mktemp("pki"), f"logins-{request.param}-{worker_id}")
 
 
-@pytest.fixture(scope="module", params=TLS_MAJORS, ids=lambda major: f"pg{major}")
-def tls_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Place]:
-    yield from _place(request.param, tmp_path_factory.mktemp("pki"), f"tls-logins-{request.param}-{worker_id}")
-
-
 def _place(major: int, pki: Path, name: str) -> Iterator[Place]:
     name = f"{name}-{next(PLACES)}"
     strangers, home = pki / "strangers", servers.here() / f"{name}-pki"
@@ -161,34 +156,35 @@ def test_nobody_listens(place: Place) -> None:
     assert refused.value.sqlstate == "08001"
 
 
+@pytest.mark.parametrize("place", TLS_MAJORS, indirect=True, ids=lambda major: f"pg{major}")
 class TestTls:
     @pytest.mark.parametrize("sslmode", ["prefer", "require", "verify-ca", "verify-full"])
     @pytest.mark.parametrize("role", ["encrypted", "clear"], ids=["scram-sha-256-plus", "clear text"])
-    def test_every_mode_that_encrypts(self, tls_place: Place, role: str, sslmode: str) -> None:
-        ca = str(tls_place.ca) if sslmode.startswith("verify") else ""
-        seen, version = tls_place.log_in(tls_place.as_role(role, sslmode=sslmode, sslrootcert=ca))
+    def test_every_mode_that_encrypts(self, place: Place, role: str, sslmode: str) -> None:
+        ca = str(place.ca) if sslmode.startswith("verify") else ""
+        seen, version = place.log_in(place.as_role(role, sslmode=sslmode, sslrootcert=ca))
         assert (seen, version) in {(role, "TLSv1.3"), (role, "TLSv1.2")}
 
-    def test_disable_sends_nothing_through_tls(self, tls_place: Place) -> None:
-        assert tls_place.log_in(tls_place.as_role("scram")) == ("scram", None)
+    def test_disable_sends_nothing_through_tls(self, place: Place) -> None:
+        assert place.log_in(place.as_role("scram")) == ("scram", None)
 
     @pytest.mark.parametrize("sslmode", ["verify-ca", "verify-full", "require"])
-    def test_a_certificate_of_another_authority(self, tls_place: Place, sslmode: str) -> None:
+    def test_a_certificate_of_another_authority(self, place: Place, sslmode: str) -> None:
         """`require` with a root certificate verifies too, as in libpq."""
         with pytest.raises(Refused, match="TLS failed") as refused:
-            tls_place.log_in(tls_place.as_role("encrypted", sslmode=sslmode, sslrootcert=str(tls_place.stranger)))
+            place.log_in(place.as_role("encrypted", sslmode=sslmode, sslrootcert=str(place.stranger)))
         assert refused.value.sqlstate == "08001"
 
-    def test_a_certificate_for_another_name(self, tls_place: Place) -> None:
+    def test_a_certificate_for_another_name(self, place: Place) -> None:
         """127.1 is the same address under a name that the certificate does not have."""
-        there = tls_place.as_role("encrypted", sslmode="verify-full", sslrootcert=str(tls_place.ca), host="127.1")
+        there = place.as_role("encrypted", sslmode="verify-full", sslrootcert=str(place.ca), host="127.1")
         with pytest.raises(Refused, match="TLS failed") as refused:
-            tls_place.log_in(there)
+            place.log_in(there)
         assert refused.value.sqlstate == "08001"
 
-    def test_a_root_certificate_that_is_not_there(self, tls_place: Place) -> None:
+    def test_a_root_certificate_that_is_not_there(self, place: Place) -> None:
         with pytest.raises(ConfigError, match="sslrootcert"):
-            tls_place.log_in(tls_place.as_role("encrypted", sslmode="verify-full", sslrootcert="/nowhere.pem"))
+            place.log_in(place.as_role("encrypted", sslmode="verify-full", sslrootcert="/nowhere.pem"))
 
 
 @pytest.mark.parametrize("sslmode", ["require", "verify-full"])
