@@ -240,9 +240,11 @@ def other_constants(text: str, data: bytes) -> str:
 @given(data=BYTES, values=st.binary(min_size=5, max_size=20))
 def test_fuzz_constants_do_not_change_what_is_kept_by_shape(data: bytes, values: bytes) -> None:
     text = Text(data, "row statement").text.replace("$1", "b")
+    first = fresh().judge(text.encode())
+    assume(first.shape_only)
     other = other_constants(text, values)
-    first, second = fresh().judge(text.encode()), fresh().judge(other.encode())
-    assume(first.shape_only and second.shape_only)
+    second = fresh().judge(other.encode())
+    assume(second.shape_only)
     assume(shape(text.encode()) == shape(other.encode()))  # The numbers in varchar(3) stay.
     assert (said(first), first.effects) == (said(second), second.effects), (text, other)
 
