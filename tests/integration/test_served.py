@@ -176,6 +176,9 @@ def shield(server18: Server, worker_id: str) -> Iterator[Shield]:
     with prepared_shield(server18, f"served_{worker_id}", folder, agents=("write",), workers=WORKERS) as prepared:
         yield prepared
     (folder / "state" / "audit.jsonl").unlink()
+    # What a worker that was killed had not brought to that control database is none of the next one's.
+    for left in (folder / "state" / "audit").glob("*"):
+        left.unlink()
 
 
 def told(shield: Shield) -> list[dict[str, Any]]:
