@@ -61,7 +61,10 @@ class Command(subprocess.Popen[Any]):
         with theirs:
             socket.send_fds(_starter(os.getpid()), [json.dumps(request).encode()], [theirs.fileno(), *passed])
         self._close_pipe_fds(stdin, p2cwrite, c2pread, stdout, errread, stderr)  # type: ignore[attr-defined]
-        self.pid = int.from_bytes(self._reply.recv(4), "big")
+        told = self._reply.recv(4)
+        # Who signals the process 0 signals everybody here.
+        assert told, "the process that forks commands is gone"
+        self.pid = int.from_bytes(told, "big")
         self._child_created = True
 
     def _internal_poll(self, *_: object, **__: object) -> int | None:
