@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import text
 from support.commands import run_command
-from support.control import empty_database, make_tables
+from support.control import tables_database
 from support.people import Phone, enrol, vault_in
 from support.receivers import HttpReceiver
 from support.servers import Server
@@ -94,13 +94,12 @@ def house(server: Server, receiver: HttpReceiver, tmp_path: Path, worker_id: str
     upstream = make_conninfo(host=server.cluster.host, port=server.cluster.port, user="agent_read", dbname=protected)
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "team.url").write_text(receiver.url)
-    with empty_database(server) as dsn:
+    with tables_database(server) as dsn:
         (tmp_path / "dbshield.toml").write_text(
             f'state = "state"\n[control]\nurl = "{dsn}"\n[alerts.team]\nurl_file = "team.url"\n'
             f'[environments.{ENVIRONMENT}]\nupstream = "{upstream}"\nadministrator = "{server.dsn(protected)}"\n'
             f'emergency_role = "owner_of_{protected}"\n'
         )
-        make_tables(dsn)
         database = Database(dsn)
         try:
             yield House(server, database, tmp_path, protected)

@@ -16,7 +16,7 @@ import psycopg
 from dbshield.backup.catalogue import LOCK_CLASS
 from dbshield.store.database import Database
 from support.commands import Command, run_command
-from support.control import empty_database, make_tables
+from support.control import tables_database
 from support.servers import Server
 from support.waiting import until
 
@@ -155,8 +155,7 @@ def small_database(server: Server, name: str) -> Iterator[None]:
 def backups_of(server: Server, database: str, folder: Path) -> Iterator[Backups]:
     """Set up, with a control database that is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    with empty_database(server) as control:
-        make_tables(control)
+    with tables_database(server) as control:
         made = Backups(server, database, control, folder)
         made.set_up()
         try:

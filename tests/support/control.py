@@ -50,6 +50,12 @@ def make_tables(dsn: str) -> None:
         admin.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(TABLES)))
 
 
+def has_tables(dsn: str) -> bool:
+    """Whether the database of this DSN has been a control database."""
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("select to_regclass('dbshield.environments') is not null").fetchone() == (True,)
+
+
 def _migrate(dsn: str) -> None:
     database = Database(dsn)
     try:
@@ -65,6 +71,17 @@ def empty_database(server: Server) -> Iterator[str]:
     with server.connect() as admin:
         admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
     try:
+        yield server.dsn(name)
+    finally:
+        server.drop(name)
+
+
+@contextmanager
+def tables_database(server: Server) -> Iterator[str]:
+    """The same with all tables, and nothing in them."""
+    name = f"control_{uuid4().hex}"
+    try:
+        make_tables(server.dsn(name))
         yield server.dsn(name)
     finally:
         server.drop(name)
@@ -100,6 +117,13 @@ def all_heard(control: str, *, workers: int = 1) -> None:
 def control_database(dsn: str) -> Iterator[Database]:
     """A control database with the environments of this module, in a database that has nothing else."""
     make_tables(dsn)
+    with registered(dsn) as database:
+        yield database
+
+
+@contextmanager
+def registered(dsn: str) -> Iterator[Database]:
+    """The environments of this module in a control database that has all tables."""
     database = Database(dsn)
     try:
         register_environments(database, list(ENVIRONMENTS))

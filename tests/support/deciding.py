@@ -20,7 +20,7 @@ from dbshield.control.people import People
 from dbshield.control.person_roles import Role
 from dbshield.model import AccessLevel, Effect, ObjectKind, ObjectName, Operation
 from dbshield.store.database import Database
-from support.control import NOW, control_database, empty_database
+from support.control import NOW, registered, tables_database
 from support.people import Phone, enrol, vault_in
 from support.servers import Server
 
@@ -76,7 +76,7 @@ class Office:
 @contextmanager
 def office_in(server: Server, folder: Path) -> Iterator[Office]:
     """With ann and bob, who are both admins."""
-    with empty_database(server) as dsn, control_database(dsn) as database:
+    with tables_database(server) as dsn, registered(dsn) as database:
         vault = vault_in(folder)
         people = People(database, vault)
         past = NOW - 10 * STEP

@@ -23,7 +23,7 @@ from dbshield.control.undo_store import UndoStore
 from dbshield.model import AccessLevel
 from dbshield.store.database import Database
 from support.cases import facts, oracle
-from support.control import empty_database, make_tables
+from support.control import tables_database
 from support.servers import Server
 
 ENVIRONMENT = "production"
@@ -157,8 +157,7 @@ def people(control: Database) -> None:
 @contextmanager
 def control_of(server: Server) -> Iterator[str]:
     """The DSN of a control database with one environment and one person who may decide."""
-    with empty_database(server) as dsn:
-        make_tables(dsn)
+    with tables_database(server) as dsn:
         control = Database(dsn)
         try:
             people(control)
