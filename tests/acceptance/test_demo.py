@@ -19,7 +19,6 @@ from support.waiting import until
 
 from dbshield.cluster import temporary_folder
 
-
 PATIENCE = 300.0
 """Seconds for one demo, which takes under a minute where nothing else runs."""
 

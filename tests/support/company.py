@@ -283,15 +283,14 @@ class Company:
             assert until(lambda log=log, count=count: log.read_text().count("configuration reloaded") > count)  # type: ignore[misc]
 
 
-def silent_until(connections: Sequence[psycopg.Connection[Any]], deadline: float = 10.0) -> float:
-    """When the last of these idle sessions heard something, by time.monotonic()."""
+def silent_until(connections: Sequence[psycopg.Connection[Any]], deadline: float = 10.0) -> None:
+    """Wait until each of these idle sessions has heard something."""
     waiting = {connection.fileno(): connection for connection in connections}
     end = time.monotonic() + deadline
     while waiting:
         assert time.monotonic() < end, f"{len(waiting)} of {len(connections)} sessions still stand after {deadline} s"
         for number in select.select(list(waiting), [], [], 0.05)[0]:
             del waiting[number]
-    return time.monotonic()
 
 
 def _listens(port: int) -> bool:
