@@ -88,7 +88,9 @@ class Supervisor:
         if not self._due:
             return signal.sigwait(AWAITED)
         found = signal.sigtimedwait(AWAITED, max(0.0, min(self._due.values()) - time.monotonic()))
-        return found.si_signo if found is not None else None
+        # Of a process that was stopped meanwhile and goes on when the time is over (Ctrl-Z, a debugger), CPython tells a signal
+        # that nobody has sent, with any number.
+        return found.si_signo if found is not None and found.si_signo in AWAITED else None
 
     def _start_due(self) -> None:
         now = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 from support.waiting import until
@@ -13,7 +14,7 @@ SCRIPT = """
 import os, signal, sys, time
 import structlog
 from dbshield.proxy import supervisor
-supervisor.RESTART_PAUSE = 0.05
+supervisor.RESTART_PAUSE = {pause}
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
 
 def work(number):
@@ -37,9 +38,12 @@ BREAKS = "raise ValueError('a bug')"
 class Run:
     """The script, with what it has said."""
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, *, pause: float = 0.05) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-c", SCRIPT.format(work=work, pause=pause)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert self.process.stdout is not None
         self._lines = self.process.stdout
@@ -67,6 +71,21 @@ def test_workers_that_obey_end_it_with_success() -> None:
     assert run.said.count("stopping") == 1
     # Also of one that was told before it listened, and so ended by the signal itself.
     assert code == 0
+
+
+def test_regression_a_proxy_that_stood_still_for_a_pause_starts_its_workers_again() -> None:
+    """As by Ctrl-Z, or for a debugger: it took what CPython told then for a signal to stop, and took nobody any more."""
+    run = Run(DIES, pause=0.5)
+    assert run.read_until("started again")
+    supervisor = psutil.Process(run.process.pid)
+    assert until(lambda: supervisor.status() == psutil.STATUS_SLEEPING)
+    supervisor.suspend()
+    run.said, over = "", time.monotonic() + 0.6
+    assert until(lambda: time.monotonic() > over)
+    supervisor.resume()
+    assert run.read_until("worker 0 is"), run.said
+    run.end()
+    assert run.said.count("stopping") == 1
 
 
 def test_regression_a_signal_while_workers_die_is_not_lost() -> None:
