@@ -10,6 +10,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.receivers import trace_receiver
+from support.waiting import until
 
 from dbshield.config.metrics import TracingConfig
 from dbshield.control.audit_fields import STATEMENT_MAX
@@ -137,17 +139,18 @@ def test_without_statements_in_the_audit_there_is_none_in_a_span(traced: Traced)
 
 
 async def test_a_session_that_stands_shows_what_is_wanted_now() -> None:
-    tracing, exporter = Tracing(TracingConfig(endpoint=ENDPOINT), statements=True), InMemorySpanExporter()
-    assert tracing._provider is not None
-    tracing._provider.add_span_processor(SimpleSpanProcessor(exporter))
-    session = tracing.session(LOGIN, "shop", 1)
-    assert session is not None
-    for shown in (True, False, True):
-        tracing.show(statements=shown)
-        session.record(lambda now, judgement: None)(NOW, READ)
-        session.answered()
-    await tracing.stop()
-    assert ["db.query.text" in said(span) for span in exporter.get_finished_spans()] == [True, False, True]
+    with trace_receiver() as receiver:
+        tracing = Tracing(TracingConfig(endpoint=f"http://127.0.0.1:{receiver.port}/v1/traces"), statements=True)
+        session = tracing.session(LOGIN, "shop", 1)
+        assert session is not None
+        for shown in (True, False, True):
+            tracing.show(statements=shown)
+            session.record(lambda now, judgement: None)(NOW, READ)
+            session.answered()
+        await tracing.stop()
+        # The last ones may be on their way when a stop has waited for long enough.
+        assert until(lambda: len(receiver.spans) == 3)
+    assert ["db.query.text" in span.attributes for span in receiver.spans] == [True, False, True]
 
 
 def test_a_client_that_pipelines_without_end_makes_no_memory_grow(traced: Traced) -> None:
