@@ -181,7 +181,8 @@ def _end(database: Database, settings: Config, emergency_id: str, *, json: bool)
     emergencies = Emergencies(database, settings.environments)
     ended = emergencies.end(emergency_id, by=person(), now=now())
     tried = {one.id: one for one in end_due(database, settings)}
-    found = tried.get(ended.id) or next(one for one in emergencies.list_() if one.id == ended.id)
+    # A watch may have been quicker: it looks several times a second.
+    found = tried.get(ended.id) or emergencies.settled(ended.id)
     if found.removed_at is None:
         raise StoreError(
             f"the role {found.role} is still there: {found.error or 'no administrator of its environment is configured here'}",

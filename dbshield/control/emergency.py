@@ -155,6 +155,11 @@ class Emergencies:
             connection.execute(update(emergencies).where(emergencies.c.id == emergency_id).values(values))
             return _load(connection, emergency_id)
 
+    def settled(self, emergency_id: str) -> Emergency:
+        """The emergency as somebody leaves it who may be removing its role right now: waits for them."""
+        with self._database.transaction() as connection:
+            return _load(connection, emergency_id, lock=True)
+
     def remove_due(self, remove: Remove, now: datetime) -> list[Emergency]:
         """Removes the roles of all whose time is over or that were ended; what became of each that was tried. Of environments
         with an administrator here alone: others can be removed where theirs is."""

@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import text
+from support.background import Background
 from support.commands import run_command
 from support.control import tables_database
 from support.people import Phone, enrol, vault_in
@@ -215,6 +216,34 @@ def test_what_cannot_be_removed_lets_nobody_in_is_said_once_and_tried_again(hous
     (done,) = end_due(house.database, house.settings)
     assert done.removed_at is not None
     assert [kind for kind in house.kinds() if "glass" in kind] == ["break-glass", "break-glass-stuck", "break-glass-over"]
+
+
+def test_regression_who_ends_one_while_a_watch_removes_it_waits_for_that(house: House) -> None:
+    """Or else the command says that the role is still there."""
+    emergency = house.begin()
+    house.emergencies.end(emergency.id, by="ann", now=datetime.now(UTC))
+    began, go_on = threading.Event(), threading.Event()
+
+    def slowly(_: Emergency) -> int:
+        began.set()
+        assert go_on.wait(60)
+        return 0
+
+    def waits() -> bool:
+        query = "select count(*) from pg_stat_activity where datname = current_database() and pg_blocking_pids(pid) <> '{}'"
+        with house.database.transaction() as connection:
+            return bool(connection.scalar(text(query)) == 1)
+
+    watch = Background(lambda: house.emergencies.remove_due(slowly, datetime.now(UTC)))
+    try:
+        assert began.wait(60)
+        assert end_due(house.database, house.settings) == [], "nobody removes it twice"
+        found = Background(lambda: house.emergencies.settled(emergency.id))
+        assert until(lambda: waits() or found.done)
+    finally:
+        go_on.set()
+    assert found.result().removed_at is not None
+    assert [one.id for one in watch.result()] == [emergency.id]
 
 
 def test_a_command_that_died_before_the_role_was_made_leaves_nothing(house: House) -> None:
