@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import text
-from support.control import ENVIRONMENTS, agents_of, control_database, empty_database
+from support.control import ENVIRONMENTS, agents_of, registered, tables_database
 from support.servers import Server
 from support.shield import ENVIRONMENT, Shield, prepared_shield, started
 from support.waiting import until
@@ -111,7 +111,7 @@ NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 @pytest.fixture
 def control(server18: Server) -> Iterator[Database]:
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         yield database
 
 

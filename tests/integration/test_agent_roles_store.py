@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from support import servers
-from support.control import empty_database, make_tables
+from support.control import tables_database
 from support.roles import ENVIRONMENT, keep_to_itself, login
 from support.servers import Server
 
@@ -114,8 +114,7 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def office(own_server: Server, tmp_path: Path) -> Iterator[Office]:
-    with empty_database(own_server) as dsn:
-        make_tables(dsn)
+    with tables_database(own_server) as dsn:
         database = Database(dsn)
         register_environments(database, [ENVIRONMENT])
         yield Office(own_server, database, Vault.create(tmp_path / "secret.key"))

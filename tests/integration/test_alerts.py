@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from support.commands import Command
-from support.control import ENVIRONMENTS, control_database, empty_database
+from support.control import ENVIRONMENTS, control_database, tables_database
 from support.receivers import SECRET, HttpReceiver, smtp_receiver
 from support.servers import Server
 from support.waiting import until
@@ -35,7 +35,7 @@ AT_ONCE: Mapping[str, Any] = {"group_seconds": 0, "min_interval": 0, "timeout": 
 
 @pytest.fixture
 def control_dsn(server18: Server) -> Iterator[str]:
-    with empty_database(server18) as dsn:
+    with tables_database(server18) as dsn:
         yield dsn
 
 

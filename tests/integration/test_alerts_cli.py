@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import run_command
-from support.control import empty_database
+from support.control import tables_database
 from support.receivers import SECRET, HttpReceiver
 from support.servers import Server
 
@@ -19,7 +19,7 @@ from dbshield.store.database import Database
 
 @pytest.fixture
 def control_dsn(server18: Server) -> Iterator[str]:
-    with empty_database(server18) as dsn:
+    with tables_database(server18) as dsn:
         yield dsn
 
 

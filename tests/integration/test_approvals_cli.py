@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import structlog
 from support.command_line import Result
-from support.control import empty_database
+from support.control import tables_database
 from support.people import Phone, enrol
 from support.servers import Server
 from support.waiting import until
@@ -99,7 +99,7 @@ def desk(server: Server, capfd: pytest.CaptureFixture[str], tmp_path: Path, monk
         assert "Traceback" not in said.err
         return Result(code=returned, out=said.out, err=said.err)
 
-    with empty_database(server) as dsn:
+    with tables_database(server) as dsn:
         (tmp_path / "dbshield.toml").write_text(
             f"""
             state = "state"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.control import empty_database
+from support.control import tables_database
 from support.servers import Server
 from support.waiting import until
 
@@ -40,7 +40,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture
 def dsn(server18: Server) -> Iterator[str]:
-    with empty_database(server18) as dsn:
+    with tables_database(server18) as dsn:
         yield dsn
 
 

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 import uvloop
-from support.control import control_database, empty_database
+from support.control import tables_database
 from support.servers import Server
 
 from dbshield.control import audit_connection, audit_read
@@ -30,7 +30,7 @@ ENTRY = '{"ts":"2026-05-03T03:09:37.123456Z","event":"test","much":"%s"}'
 
 @pytest.fixture
 def dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn, control_database(dsn):
+    with tables_database(server) as dsn:
         yield dsn
 
 

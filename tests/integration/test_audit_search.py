@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
-from support.control import NOW, control_database, empty_database
+from support.control import NOW, registered, tables_database
 from support.servers import Server
 
 from dbshield.control.audit_read import Filter, verify
@@ -23,13 +23,13 @@ RARE = 3
 
 @pytest.fixture
 def control_dsn(server18: Server) -> Iterator[str]:
-    with empty_database(server18) as dsn:
+    with tables_database(server18) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="module")
 def database(server18: Server) -> Iterator[Database]:
-    with empty_database(server18) as dsn, control_database(dsn) as made:
+    with tables_database(server18) as dsn, registered(dsn) as made:
         entries = [
             Entry(
                 at=NOW + timedelta(seconds=n),

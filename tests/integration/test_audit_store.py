@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from support.control import control_database, empty_database
+from support.control import registered, tables_database
 from support.servers import Server
 
 from dbshield.control import audit_read
@@ -31,13 +31,13 @@ Rows = list[tuple[Any, ...]]
 
 @pytest.fixture
 def dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn:
+    with tables_database(server) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def control(dsn: str) -> Iterator[Database]:
-    with control_database(dsn) as database:
+    with registered(dsn) as database:
         yield database
 
 
