@@ -204,8 +204,9 @@ def test_a_revoked_token_ends_sessions_on_both_proxies_within_a_second(company: 
         with psycopg.connect(company.control, autocommit=True) as control:
             control.execute("listen dbshield")
             listening.set()
-            for _ in control.notifies(timeout=30):
-                return clock.seconds
+            for notice in control.notifies(timeout=30):
+                if notice.payload == "tokens":  # a proxy may pin the environment meanwhile, which is told as well
+                    return clock.seconds
         raise AssertionError("nobody was told")
 
     with MachineClock() as clock:
