@@ -31,6 +31,8 @@ BRIEF_ENVIRONMENT = "brief"
 """Its tokens live three seconds."""
 COMMAND = [sys.executable, "-c", "import sys; from dbshield.cli import main; sys.exit(main())"]
 CLI_TIMEOUT = 60.0
+STARTING = 120.0
+"""Seconds for a proxy to begin, on a machine where other workers' proxies do so too."""
 SECRET = "ROLE_PASSWORD"
 
 
@@ -161,7 +163,7 @@ class Shield:
                 self._process = subprocess.Popen([*COMMAND, *words], env=_environment(), **given)
             else:
                 self._process = Command(words, env=_environment(), **given)
-        ready = until(lambda: self._process is None or self._process.poll() is not None or self.listens())
+        ready = until(lambda: self._process is None or self._process.poll() is not None or self.listens(), deadline=STARTING)
         assert ready, f"the proxy takes no connections:\n{self.text()}"
         assert self._process.poll() is None, f"the proxy ended with {self._process.returncode}:\n{self.text()}"
 
@@ -174,7 +176,7 @@ class Shield:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """The exit status of the proxy, when it ends in time."""
         assert self._process is not None
         status = self._process.wait(timeout)
