@@ -60,6 +60,9 @@ def watching(database: Database, settings: Config) -> Iterator[Watch]:
         stop.set()
         thread.join(30)
         assert not thread.is_alive()
+        # It leaves a sender to itself that takes its time, and what that holds of the database is to be closed with the rest.
+        pool: Any = database.engine.pool
+        assert until(lambda: pool.checkedout() == 0)
 
 
 def refused(database: Database, agent: str = "claude", rule: str = "DS301", verdict: str = "deny", **fields: Any) -> None:
