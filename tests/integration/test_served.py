@@ -17,7 +17,7 @@ import pytest
 import structlog
 from support import servers
 from support.background import Background
-from support.control import NOW, all_heard, control_database, empty_database
+from support.control import NOW, all_heard, registered, tables_database
 from support.servers import Server
 from support.shield import Shield, prepared_shield, started
 from support.waiting import until
@@ -40,7 +40,7 @@ KINDS = ("policy-changed", "configuration-changed", "configuration-served")
 
 @pytest.fixture(scope="module")
 def control(server18: Server) -> Iterator[Database]:
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         yield database
 
 
@@ -225,7 +225,7 @@ def test_regression_a_worker_that_is_started_again_has_what_the_others_reloaded(
 
 def test_a_start_that_cannot_look_goes_on_and_looks_later(server18: Server, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         look(database, config())
         database.close()
         name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]

@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
-from support.control import control_database, empty_database
+from support.control import empty_database, registered, tables_database
 from support.servers import Server
 
 from dbshield.control.agents import register_environments
@@ -35,8 +35,14 @@ def empty(server: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def control(empty: str) -> Iterator[Database]:
-    with control_database(empty) as database:
+def dsn(server: Server) -> Iterator[str]:
+    with tables_database(server) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def control(dsn: str) -> Iterator[Database]:
+    with registered(dsn) as database:
         yield database
 
 
@@ -91,6 +97,7 @@ def in_our_schema(thing: object, name: str | None, kind: str, reflected: bool, c
     return not (kind == "table" and reflected and getattr(thing, "schema", None) != SCHEMA)
 
 
+@pytest.mark.one_server
 def test_many_machines_migrate_at_once(empty: str) -> None:
     program = "import sys; from dbshield.store.database import Database; Database(sys.argv[1]).migrate()"
     machines = [subprocess.Popen([sys.executable, "-c", program, empty], stderr=subprocess.PIPE) for _ in range(3)]
@@ -136,8 +143,8 @@ CHANGES = (
 )
 
 
-def test_every_writer_tells_the_proxies(control: Database, empty: str) -> None:
-    with psycopg.connect(empty, autocommit=True) as listener, psycopg.connect(empty) as writer:
+def test_every_writer_tells_the_proxies(control: Database, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as listener, psycopg.connect(dsn) as writer:
         listener.execute("listen dbshield")
         for table, change in CHANGES:
             writer.execute(change)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from support.control import ENVIRONMENTS, NOW, control_database, empty_database
+from support.control import ENVIRONMENTS, NOW, registered, tables_database
 from support.people import Phone, enrol, vault_in
 from support.servers import Server
 
@@ -49,13 +49,13 @@ ASK = Ask(
 
 @pytest.fixture
 def dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn:
+    with tables_database(server) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def control(dsn: str) -> Iterator[Database]:
-    with control_database(dsn) as database:
+    with registered(dsn) as database:
         yield database
 
 

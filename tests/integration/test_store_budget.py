@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 import psycopg
 import pytest
 import structlog
-from support.control import control_database, empty_database
+from support.control import control_database, empty_database, registered, tables_database
 from support.servers import Server
 from support.waiting import seconds_until
 
@@ -53,7 +53,7 @@ def tables(budget: RowBudget) -> set[str]:
 
 @pytest.fixture
 def control_dsn(server: Server) -> Iterator[str]:
-    with empty_database(server) as dsn, control_database(dsn):
+    with tables_database(server) as dsn, registered(dsn):
         yield dsn
 
 

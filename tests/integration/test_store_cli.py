@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from support.command_line import CommandLine, command_line, undisturbed
-from support.control import empty_database
+from support.control import empty_database, tables_database
 from support.servers import Server
 
 from dbshield.control.tokens import parse_token
@@ -34,7 +34,7 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def shield(server: Server, cli: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
     """The command line of an initialised dbshield with its control database on a server."""
-    with empty_database(server) as dsn:
+    with tables_database(server) as dsn:
         (tmp_path / "dbshield.toml").write_text(
             f"""
             state = "state"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyotp
 import pytest
 from sqlalchemy import text
-from support.control import NOW, control_database, empty_database
+from support.control import NOW, registered, tables_database
 from support.people import Phone, enrol, vault_in
 from support.servers import Server
 
@@ -28,7 +28,7 @@ STEP = timedelta(seconds=30)
 
 @pytest.fixture
 def control(server: Server) -> Iterator[Database]:
-    with empty_database(server) as dsn, control_database(dsn) as database:
+    with tables_database(server) as dsn, registered(dsn) as database:
         yield database
 
 

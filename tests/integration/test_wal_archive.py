@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from support.backups import Backups
 from support.clusters import WITH_WAL, server_with_wal
-from support.control import empty_database
+from support.control import tables_database
 from support.executing import ENVIRONMENT, Stage, people
 from support.servers import SOURCES, Server
 from support.waiting import until
@@ -52,7 +52,7 @@ def ground() -> Iterator[Path]:
 @contextmanager
 def planned(major: int, control_server: Server, folder: Path) -> Iterator[Backups]:
     """A server, and a plan whose WAL is archived every second. The control database is elsewhere: it outlives the server."""
-    with server_with_wal(major) as server, empty_database(control_server) as control:
+    with server_with_wal(major) as server, tables_database(control_server) as control:
         with server.connect() as admin:
             admin.execute(f"create database {NAME}")
         with server.connect(NAME) as connection:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from support.control import NOW, agents_of, control_database, empty_database
+from support.control import NOW, agents_of, registered, tables_database
 from support.servers import Server
 
 from dbshield.control.agents import Agents
@@ -70,7 +70,7 @@ class Desk:
 
 @pytest.fixture
 def desk(server18: Server, tmp_path: Path) -> Iterator[Desk]:
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         agents, _ = agents_of(database, tmp_path)
         yield Desk(database, agents)
 
