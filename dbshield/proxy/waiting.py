@@ -189,7 +189,8 @@ class Waiting:
 
     async def _wait(self, approval: Approval, settings: EnvironmentConfig, patience: float) -> Approval:
         """Until it is over, the time is, or something else ends the waiting; the approval as it stands. In no case longer than
-        `patience` seconds since the statement came: asking took some of them. Raises StoreError where it ends and nobody can tell how the approval stands."""
+        `patience` seconds since the statement came: asking took some of them. Raises StoreError where it ends and nobody can tell
+        how the approval stands."""
         begun = time.monotonic()
         told = float("-inf")
         while True:
