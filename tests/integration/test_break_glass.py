@@ -104,6 +104,9 @@ def house(server: Server, receiver: HttpReceiver, tmp_path: Path, worker_id: str
         database = Database(dsn)
         try:
             yield House(server, database, tmp_path, protected)
+            # A watch leaves a sender to itself that takes its time.
+            pool: Any = database.engine.pool
+            assert until(lambda: pool.checkedout() == 0)
         finally:
             database.close()
             server.drop(protected)
