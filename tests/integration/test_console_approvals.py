@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 from support.consoles import Browser, ConsoleDesk
-from support.control import ENVIRONMENTS, agents_of, control_database, empty_database
+from support.control import ENVIRONMENTS, agents_of, registered, tables_database
 from support.servers import Server
 
 from dbshield.config import Config
@@ -41,7 +41,7 @@ HOSTILE = 'drop table "<script>alert(1)</script>" /* <img src=x onerror=alert(2)
 @pytest.fixture(scope="module")
 def desk(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDesk]:
     """Ann, an admin; Bob, who decides; Vera, who looks."""
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         made = ConsoleDesk(database, dsn, tmp_path_factory.mktemp("console"), environments=OWNED)
         made.enrol("ann", Role.ADMIN)
         made.enrol("bob", Role.APPROVER, vouch="ann")

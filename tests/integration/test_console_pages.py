@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from starlette.types import Message
 from support.consoles import Browser, ConsoleDesk
-from support.control import ENVIRONMENTS, control_database, empty_database
+from support.control import ENVIRONMENTS, registered, tables_database
 from support.servers import Server
 
 from dbshield.console.pages.audit import EXPORTS_MOST, Round
@@ -33,7 +33,7 @@ AGENT = "/agents/staging/claude"
 @pytest.fixture(scope="module")
 def desk(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDesk]:
     folder = tmp_path_factory.mktemp("pages")
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         desk = ConsoleDesk(database, dsn, folder)
         desk.enrol("ann", Role.ADMIN)
         desk.enrol("bob", Role.APPROVER, vouch="ann")

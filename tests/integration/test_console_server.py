@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 from support.commands import Command, run_command
 from support.consoles import FORM, PASSWORD
-from support.control import control_database, empty_database
+from support.control import registered, tables_database
 from support.people import Phone
 from support.ports import free_port
 from support.servers import Server
@@ -110,7 +110,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("console")
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         made = Site(database, dsn, folder)
         made.start()
         try:

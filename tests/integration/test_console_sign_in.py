@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from support.consoles import PASSWORD, Browser, ConsoleDesk
-from support.control import control_database, empty_database
+from support.control import registered, tables_database
 from support.servers import Server
 
 from dbshield.control import passwords
@@ -21,7 +21,7 @@ from dbshield.control.signing_in import MOST_OF_BOTH, MOST_OF_SOURCE, WINDOW
 def house(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDesk]:
     """Ann, an admin; Vera, who may only look; Paul, who has no password; Carl, of whom nothing is left."""
     folder: Path = tmp_path_factory.mktemp("console")
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         desk = ConsoleDesk(database, dsn, folder)
         desk.enrol("ann", Role.ADMIN)
         desk.enrol("vera", Role.VIEWER, vouch="ann")

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from support.consoles import ConsoleDesk
-from support.control import ENVIRONMENTS, control_database, empty_database
+from support.control import ENVIRONMENTS, registered, tables_database
 from support.servers import Server
 
 from dbshield.console.pages.approvals import WAITING_SHOWN
@@ -20,7 +20,7 @@ from dbshield.model import AccessLevel
 
 @pytest.fixture
 def desk(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDesk]:
-    with empty_database(server18) as dsn, control_database(dsn) as database:
+    with tables_database(server18) as dsn, registered(dsn) as database:
         made = ConsoleDesk(database, dsn, tmp_path_factory.mktemp("console"), environments=ENVIRONMENTS)
         made.enrol("ann", Role.ADMIN)
         yield made

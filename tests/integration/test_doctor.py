@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 from support import servers
-from support.control import empty_database
+from support.control import tables_database
 from support.servers import Server
 
 from dbshield.cli.main import run
@@ -315,7 +315,7 @@ def cli(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("READER_PASSWORD", server18.passwords["read"])
     server = server18.cluster
-    with empty_database(server18) as control:
+    with tables_database(server18) as control:
         (tmp_path / "dbshield.toml").write_text(
             f"""
             state = "state"
