@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,4 +119,4 @@ def test_it_cleans_up_when_it_is_interrupted(place: Path, moment: str, number: s
     finally:
         ran.communicate(timeout=120)
     assert ran.returncode == (-9 if number is signal.SIGKILL else 130)
-    assert until(lambda: nothing_left(place)), (processes(place), list(Path(tempfile.gettempdir()).glob("dbshield-demo*")))
+    assert until(lambda: nothing_left(place), deadline=90), (processes(place), list(place.iterdir()))
