@@ -56,7 +56,7 @@ def test_what_is_locked_stays(small: Backups, endpoint: str, plan: BackupConfig,
     assert f"the bucket {BUCKET} has no Object Lock" in done.stderr
     client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     small.write_config(destination="s3://locked/shop", keep_last=1)
-    first, second = one_after_the_other(small), one_after_the_other(small)
+    first, second = one_after_the_other(small), str(small.backup()["snapshot"])
     checked = small.json("backup", "verify", first)
     assert checked["verified"] is True
     assert datetime.fromisoformat(checked["locked_until"]) > datetime.now(UTC) + timedelta(days=29)
