@@ -62,7 +62,9 @@ def kinds(desk: ConsoleDesk) -> list[str]:
 
 
 def test_an_agent_is_shown_with_its_tokens(desk: ConsoleDesk, bob: Browser) -> None:
-    [token] = registry(desk).list_tokens(name="claude", environment="staging")
+    [token] = [
+        token for token in registry(desk).list_tokens(name="claude", environment="staging") if token.state(desk.now) != "revoked"
+    ]
     listed = bob.get("/agents").text
     assert f'href="{AGENT}">claude</a>' in listed
     page = bob.get(AGENT).text
