@@ -325,8 +325,14 @@ async def test_a_pin_reaches_the_proxies(control: Database, agents: Agents, dire
         pins.pin("stagin", system_identifier=7, by="ann", now=datetime.now(UTC))
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories that are started from now on look soon whether their connection lives."""
+    monkeypatch.setattr(module, "POLL", 0.5)
+
+
 async def test_a_connection_that_goes_silent_is_noticed(
-    agents: Agents, control: Database, directory: Directory, monkeypatch: pytest.MonkeyPatch
+    agents: Agents, control: Database, often: None, directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its server process stops without a word: nothing arrives, nothing is refused."""
     monkeypatch.setattr(module, "QUERY_TIMEOUT", 0.2)
