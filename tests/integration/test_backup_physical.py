@@ -268,6 +268,7 @@ def test_a_role_that_is_no_superuser_needs_the_right_to_replicate(backups: Backu
             with backups.server.connect(NAME) as held:
                 held.execute("begin; insert into open_ values ('not committed in time')")
                 made = backups.backup()
+                held.execute("rollback")
             record = from_tree(backups.json("backup", "show", made["snapshot"])["record"])
             assert record.base is not None
             assert record.base.inexact == ""
