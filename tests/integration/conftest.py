@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import servers
 from support.buckets import object_store, plan_in
-from support.control import control_database, empty_database, has_tables, registered, tables_database
+from support.control import registered, tables_database
 from support.receivers import HttpReceiver, http_receiver
 from support.servers import Server
 from support.shield import Shield, running_shield
@@ -29,16 +29,16 @@ def gate(server18: Server, worker_id: str) -> Iterator[Shield]:
 
 
 @pytest.fixture
-def control_dsn(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database that is gone after the test, for a control database: empty, unless the test has `control` as well."""
-    with (tables_database if "control" in request.fixturenames else empty_database)(server) as dsn:
+def control_dsn(server: Server) -> Iterator[str]:
+    """A control database with nothing in it, gone after the test."""
+    with tables_database(server) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def control(control_dsn: str) -> Iterator[Database]:
-    """The control database in it, with its environments; where a module has an empty `control_dsn` of its own, made in that."""
-    with (registered if has_tables(control_dsn) else control_database)(control_dsn) as database:
+    """The same, with its environments."""
+    with registered(control_dsn) as database:
         yield database
 
 

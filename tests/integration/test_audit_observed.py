@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.control import control_database, empty_database
+from support.control import registered, tables_database
 from support.servers import Server
 
 from dbshield.cli.main import run
@@ -29,8 +29,8 @@ def test_what_would_have_been_held_is_found_and_nothing_that_says_so_of_itself(
         Entry(at=AT, kind="statement", fields=shared | {"statement": 'select \'"observed":"hold"\'', "rules": []}),
         Entry(at=AT, kind="statement", fields=shared | {"statement": "select 1", "observed": None, "rules": []}),
     ]
-    with empty_database(server18) as dsn:
-        with control_database(dsn) as database:
+    with tables_database(server18) as dsn:
+        with registered(dsn) as database:
             with database.transaction() as connection:
                 append(connection, entries)
             [found] = newest(database, Filter(observed=True), 10)

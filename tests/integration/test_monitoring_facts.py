@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
-from support.control import PRODUCTION, STAGING, control_database, empty_database
+from support.control import PRODUCTION, STAGING, registered, tables_database
 from support.servers import Server
 
 from dbshield.config import Config
@@ -58,7 +58,7 @@ insert into dbshield.schedule_runs (job, due, attempt, missed, state, began, end
 
 @pytest.fixture(scope="module")
 def database(server18: Server) -> Iterator[Database]:
-    with empty_database(server18) as dsn, control_database(dsn) as made:
+    with tables_database(server18) as dsn, registered(dsn) as made:
         yield made
 
 

@@ -50,12 +50,6 @@ def make_tables(dsn: str) -> None:
         admin.execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(TABLES)))
 
 
-def has_tables(dsn: str) -> bool:
-    """Whether the database of this DSN has been a control database."""
-    with psycopg.connect(dsn) as connection:
-        return connection.execute("select to_regclass('dbshield.environments') is not null").fetchone() == (True,)
-
-
 def _migrate(dsn: str) -> None:
     database = Database(dsn)
     try:
@@ -78,7 +72,7 @@ def empty_database(server: Server) -> Iterator[str]:
 
 @contextmanager
 def tables_database(server: Server) -> Iterator[str]:
-    """The same with all tables, and nothing in them."""
+    """The DSN of a control database of its own with all tables and nothing in them, gone afterwards."""
     name = f"control_{uuid4().hex}"
     try:
         make_tables(server.dsn(name))
