@@ -15,8 +15,9 @@ from dbshield.model import AgentLogin, Upstream
 from dbshield.proxy import upstream
 
 INVALID_PASSWORD: Final = "28P01"  # noqa: S105 - a SQLSTATE
-PAUSES: Final = (0.2, 0.8)
-"""Seconds before each further try; a proxy hears of a change within a tenth of a second (control/directory.py)."""
+PAUSES: Final = (0.2, 0.8, 2.0)
+"""Seconds before each further try. A proxy hears of a change within a tenth of a second (control/directory.py); the last one is
+for a machine that has so much to do that `dbshield agent rotate` stands still between its two changes."""
 
 Find = Callable[[str], AgentLogin | None]
 """The agent of a user name as it is known now; raises DbshieldError while nothing can be known."""
