@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from psycopg.conninfo import make_conninfo
 from dbshield.cluster import Binaries, Cluster, debian_binaries, embedded_binaries, temporary_folder
 from dbshield.cluster.account import server_account
 from dbshield.errors import ClusterError
+from support.memory import memory_folder
 from support.pki import Authority, Certificate
 from support.ports import free_port
 from support.waiting import until
@@ -135,14 +137,19 @@ class Server:
 
 @contextmanager
 def run_folder() -> Iterator[Path]:
-    """Make the folder of this run, and in the end stop whatever runs in it and remove it."""
+    """Make the folder of this run, and in the end stop whatever runs in it and remove it, and with it all temporary files where
+    they are in memory."""
+    memory = memory_folder()
+    if memory is not None:
+        os.environ["TMPDIR"] = str(memory)
+        tempfile.tempdir = None
     folder = temporary_folder("dbshield-test-")
     script = (
         'read -r _; for pid in "$1"/*/data/postmaster.pid; do [ -f "$pid" ] && kill -QUIT "$(head -n 1 "$pid")"; done; '
-        'rm -rf -- "$1"'
+        'rm -rf -- "$2"'
     )
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", script, "dbshield-test-watcher", folder],
+        ["/bin/sh", "-c", script, "dbshield-test-watcher", folder, memory or folder],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -157,7 +164,10 @@ def run_folder() -> Iterator[Path]:
             cluster.stop("immediate")
         _started.clear()
         # A worker's last process may write there while it ends.
-        assert until(lambda: _removed(folder)), f"{folder} cannot be removed"
+        assert until(lambda: _removed(memory or folder)), f"{folder} cannot be removed"
+        if memory is not None:
+            del os.environ["TMPDIR"]
+            tempfile.tempdir = None
         watcher.send_signal(signal.SIGKILL)
         if watcher.stdin is not None:
             watcher.stdin.close()
