@@ -18,6 +18,7 @@ from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 from support import servers, tools
+from support.memory import is_in_memory
 
 from dbshield.errors import ClusterError
 
@@ -29,6 +30,7 @@ settings.load_profile("fuzz" if os.environ.get("DBSHIELD_FUZZ") else "ci")
 _run = pytest.StashKey[contextlib.ExitStack]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest decides on the folder of `tmp_path`
 def pytest_configure(config: pytest.Config) -> None:
     """The first process of the run owns its folder; a required server that is missing ends the run."""
     try:
@@ -40,7 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     stack = contextlib.ExitStack()
-    stack.enter_context(servers.run_folder())
+    folder = stack.enter_context(servers.run_folder())
+    if is_in_memory(folder) and not config.option.basetemp:
+        config.option.basetemp = str(folder.parent / "p")  # sockets lie below it as well
     config.stash[_run] = stack
 
 

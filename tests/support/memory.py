@@ -6,8 +6,9 @@ third less time with them in memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -19,12 +20,24 @@ ROOM = 2 << 30
 
 def memory_folder() -> Path | None:
     """A new folder in memory that everybody may use as they use /tmp. None where somebody has chosen a place (TMPDIR), and where
-    memory is short or lets no program run."""
+    memory is short or lets no program run.
+
+    Its name is short: a socket's has 107 bytes at most.
+    """
     if "TMPDIR" in os.environ or not _has_room():
         return None
-    folder = Path(tempfile.mkdtemp(prefix="dbs-", dir=MEMORY))
-    folder.chmod(0o1777)
-    return folder
+    for number in count():
+        folder = MEMORY / f"dbs{number}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o1777)
+            return folder
+    return None
+
+
+def is_in_memory(path: Path) -> bool:
+    """Whether this lies in such a folder."""
+    return path.is_relative_to(MEMORY) and path.relative_to(MEMORY).parts[0].startswith("dbs")
 
 
 def _has_room() -> bool:

@@ -143,7 +143,7 @@ def run_folder() -> Iterator[Path]:
     if memory is not None:
         os.environ["TMPDIR"] = str(memory)
         tempfile.tempdir = None
-    folder = temporary_folder("dbshield-test-")
+    folder = temporary_folder("dbshield-test-" if memory is None else "run-")
     script = (
         'read -r _; for pid in "$1"/*/data/postmaster.pid; do [ -f "$pid" ] && kill -QUIT "$(head -n 1 "$pid")"; done; '
         'rm -rf -- "$2"'
