@@ -47,11 +47,11 @@ def top(
     urls = url or [_url(settings)]
     if once or json or not sys.stdout.isatty():
         seen = _between(urls, _fetch(urls), interval)[0]
-        held, known = _held(settings)
+        held, count = _held(settings, limit=None if json else HELD_SHOWN)
         if json:
-            answer(_tree(seen, held, known))
+            answer(_tree(seen, held, known=count is not None))
         else:
-            _plain(seen, held, known)
+            _plain(seen, held, count)
         return
     try:
         _live(settings, urls, interval)
@@ -82,16 +82,18 @@ def _between(urls: Sequence[str], before: tuple[Sample, ...], interval: float) -
     return compare(before, after, time.monotonic() - began), after
 
 
-def _held(settings: Config) -> tuple[list[Approval], bool]:
-    """What waits for a human, and whether that is known."""
+def _held(settings: Config, *, limit: int | None) -> tuple[list[Approval], int | None]:
+    """The oldest that wait for a human, and how many do; nothing where that is not known."""
+    moment, waiting = now(), [State.WAITING]
     try:
         with open_database(settings) as database:
-            return Approvals(database).list_(now=now(), states=[State.WAITING]), True
+            approvals = Approvals(database)
+            return approvals.list_(now=moment, states=waiting, limit=limit), approvals.count(now=moment, states=waiting)
     except StoreError:
-        return [], False
+        return [], None
 
 
-def _tree(seen: Top, held: Sequence[Approval], known: bool) -> dict[str, Any]:
+def _tree(seen: Top, held: Sequence[Approval], *, known: bool) -> dict[str, Any]:
     waiting = [
         {
             "id": one.id,
@@ -105,14 +107,14 @@ def _tree(seen: Top, held: Sequence[Approval], known: bool) -> dict[str, Any]:
     return asdict(seen) | {"held": waiting if known else None}
 
 
-def _lines(seen: Top, held: Sequence[Approval], known: bool) -> list[tuple[str, str]]:
+def _lines(seen: Top, count: int | None) -> list[tuple[str, str]]:
     """The head: a word, and what is said of it."""
     latency = f"{_time(seen.latency[0])} median, {_time(seen.latency[1])} at 99 %" if seen.latency else "nothing measured"
     lag = f"{seen.audit_behind} entries, {seen.audit_lag:.0f} s behind" if seen.audit_behind else "up to date"
     away = [name for name, up in seen.upstreams.items() if not up]
     return [
         ("statements", f"{seen.per_second:,.1f}/s  " + "  ".join(f"{word} {seen.verdicts[word]:,.1f}" for word in VERDICTS)),
-        ("held", f"{len(held) if known else 'unknown'} wait for a human, {seen.held_sessions} sessions with them"),
+        ("held", f"{'unknown' if count is None else f'{count:,}'} wait for a human, {seen.held_sessions} sessions with them"),
         ("added", f"{latency}; a write waits {_time(seen.durable_wait) if seen.durable_wait is not None else '-'} for the audit"),
         ("verdicts", "-" if seen.cache_hits is None else f"{seen.cache_hits:.1%} from the cache"),
         ("audit", lag),
@@ -140,7 +142,7 @@ def _waiting(held: Sequence[Approval]) -> list[list[str]]:
             f"{(moment - one.requested_at).total_seconds():.0f} s",
             _short(one.normal),
         ]
-        for one in held[:HELD_SHOWN]
+        for one in held
     ]
 
 
@@ -153,8 +155,8 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _plain(seen: Top, held: Sequence[Approval], known: bool) -> None:
-    for word, text in _lines(seen, held, known):
+def _plain(seen: Top, held: Sequence[Approval], count: int | None) -> None:
+    for word, text in _lines(seen, count):
         say(f"{word + ':':<12}{text}")
     say()
     table(COLUMNS, _rows(seen), empty="No agent is connected.")
@@ -180,16 +182,16 @@ def _live(settings: Config, urls: Sequence[str], interval: float) -> None:
                 live.update(Text(f"{error.message}\n{error.hint}", style=STYLES["no"]), refresh=True)
                 time.sleep(interval)
                 continue
-            live.update(_drawn(seen, *_held(settings)), refresh=True)
+            live.update(_drawn(seen, *_held(settings, limit=HELD_SHOWN)), refresh=True)
 
 
-def _drawn(seen: Top, held: Sequence[Approval], known: bool) -> Group:
+def _drawn(seen: Top, held: Sequence[Approval], count: int | None) -> Group:
     from rich.console import Group  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     head = Table.grid(padding=(0, 2))
-    for word, text in _lines(seen, held, known):
+    for word, text in _lines(seen, count):
         bad = text.startswith("away") or (word == "workers" and seen.workers[0] < seen.workers[1])
         waits = word == "held" and bool(held)
         head.add_row(Text(word, style="bold"), Text(text, style=STYLES["no"] if bad else STYLES["hold"] if waits else ""))

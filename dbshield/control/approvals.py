@@ -99,15 +99,26 @@ class Approvals:
         with self._database.transaction() as connection:
             return load(connection, approval_id)
 
-    def list_(self, *, now: datetime, states: Collection[State] = (), environment: str | None = None) -> list[Approval]:
-        """The approvals in these states as of `now` (in any where none is named), the oldest first."""
-        query = select(approvals).order_by(approvals.c.requested_at, approvals.c.id)
-        if states:
-            query = query.where(or_(*(_in_state(state, now) for state in states)))
-        if environment is not None:
-            query = query.where(approvals.c.environment == environment)
+    def list_(
+        self,
+        *,
+        now: datetime,
+        states: Collection[State] = (),
+        environment: str | None = None,
+        first: int = 0,
+        limit: int | None = None,
+    ) -> list[Approval]:
+        """The approvals in these states as of `now` (in any where none is named), the oldest first; with `limit` no more than so
+        many, from the one at place `first` on. Each comes with its whole statement: who shows a few of many asks for a few."""
+        query = select(approvals).order_by(approvals.c.requested_at, approvals.c.id).offset(first).limit(limit)
+        query = query.where(*_which(now, states, environment))
         with self._database.transaction() as connection:
             return _with_decisions(connection, connection.execute(query).all())
+
+    def count(self, *, now: datetime, states: Collection[State]) -> int:
+        """How many are in these states as of `now`."""
+        with self._database.transaction() as connection:
+            return connection.scalar(select(func.count()).select_from(approvals).where(*_which(now, states, None))) or 0
 
     def over(self, *, now: datetime, before: datetime | None = None, limit: int = 50) -> list[Approval]:
         """The newest of those that nobody decides or runs any more, by when they were asked for; those before a time."""
@@ -304,6 +315,11 @@ def _rules(ask: Ask) -> list[str]:
 
 def _is_open(now: datetime) -> ColumnElement[bool]:
     return and_(approvals.c.state.in_(OPEN), approvals.c.expires_at > now)
+
+
+def _which(now: datetime, states: Collection[State], environment: str | None) -> list[ColumnElement[bool]]:
+    wanted = [or_(*(_in_state(state, now) for state in states))] if states else []
+    return [*wanted, approvals.c.environment == environment] if environment is not None else wanted
 
 
 def _in_state(state: State, now: datetime) -> ColumnElement[bool]:

@@ -27,7 +27,8 @@ from dbshield.control.person_roles import Role
 from dbshield.control.printing import print_parameters, print_settings, readable
 from dbshield.errors import DbshieldError, Refused
 
-UNDER_WAY: Final = (State.WAITING, State.APPROVED, State.RUNNING)
+WAITING: Final = (State.WAITING,)
+GOING_ON: Final = (State.APPROVED, State.RUNNING)
 WAITING_SHOWN: Final = 50
 """Of those that wait, on one page, the oldest first: browsers that follow a page are sent all of it with each change."""
 OVER_SHOWN: Final = 30
@@ -124,19 +125,20 @@ async def _listed(request: Request, before: datetime | None, number: int) -> dic
     parts = parts_of(request)
     now = parts.clock()
     approvals = Approvals(parts.database)
-    under_way = await run_in_threadpool(approvals.list_, now=now, states=UNDER_WAY)
-    over = await run_in_threadpool(approvals.over, now=now, before=before, limit=OVER_SHOWN)
-    waiting = [one for one in under_way if one.state is State.WAITING]
+    count = await run_in_threadpool(approvals.count, now=now, states=WAITING)
     # One that was full a moment ago may be empty now: then the last one that is not.
-    number = max(1, min(number, -(-len(waiting) // WAITING_SHOWN)))
+    number = max(1, min(number, -(-count // WAITING_SHOWN)))
     first = (number - 1) * WAITING_SHOWN
+    waiting = await run_in_threadpool(approvals.list_, now=now, states=WAITING, first=first, limit=WAITING_SHOWN)
+    going_on = await run_in_threadpool(approvals.list_, now=now, states=GOING_ON, limit=WAITING_SHOWN)
+    over = await run_in_threadpool(approvals.over, now=now, before=before, limit=OVER_SHOWN)
     return {
-        "waiting": waiting[first : first + WAITING_SHOWN],
-        "waiting_count": len(waiting),
+        "waiting": waiting,
+        "waiting_count": max(count, first + len(waiting)),
         "waiting_first": first + 1,
         "number": number,
-        "is_last": first + WAITING_SHOWN >= len(waiting),
-        "going_on": [one for one in under_way if one.state is not State.WAITING][:WAITING_SHOWN],
+        "is_last": first + WAITING_SHOWN >= count,
+        "going_on": going_on,
         "over": over,
         "before": before,
         "older": over[-1].requested_at if len(over) == OVER_SHOWN else None,

@@ -131,8 +131,10 @@ async def _glance(request: Request) -> dict[str, Any]:
     if not hasattr(request.app.state, "glance"):
         request.app.state.glance = Glance()
     now = parts.clock()
-    waiting = await run_in_threadpool(Approvals(parts.database).list_, now=now, states=(State.WAITING,))
-    return {"health": await request.app.state.glance.look(parts), "held": waiting[:HELD_SHOWN], "waiting": len(waiting)}
+    approvals = Approvals(parts.database)
+    waiting = await run_in_threadpool(approvals.count, now=now, states=(State.WAITING,))
+    held = await run_in_threadpool(approvals.list_, now=now, states=(State.WAITING,), limit=HELD_SHOWN) if waiting else []
+    return {"health": await request.app.state.glance.look(parts), "held": held, "waiting": waiting}
 
 
 def _feed(request: Request) -> Feed:

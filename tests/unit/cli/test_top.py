@@ -55,7 +55,7 @@ def _held() -> list[Approval]:
 def _drawn(seen: Top, held: list[Approval], *, known: bool = True, colours: bool = False) -> str:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=colours, color_system="standard" if colours else None)
-    console.print(top._drawn(seen, held, known))
+    console.print(top._drawn(seen, held, len(held) if known else None))
     return out.getvalue()
 
 
