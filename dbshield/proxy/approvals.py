@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -37,6 +38,8 @@ THREADS: Final = 2
 """As many as the control database's pool has connections."""
 ANSWER_TIMEOUT: Final = 15.0
 """Seconds for an answer of the control database, waiting for a thread and for a lock with them."""
+STOP_PATIENCE: Final = 1.0
+"""Seconds at the end for what a thread is doing."""
 LOOK_AGAIN: Final = 5.0
 """Seconds after which somebody who waits looks at the approval without having heard of it."""
 
@@ -68,15 +71,28 @@ class WorkerApprovals:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="approvals")
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._given_up: set[str] = set()
+        """What is to be taken back when the control database answers again."""
+        self._taking_back: asyncio.Task[None] | None = None
+        self._busy: set[Future[Any]] = set()
+        self._stopped = False
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._stay(), name="approvals")
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
+        self._stopped = True
+        tasks = [task for task in (self._task, self._taking_back) if task is not None]
+        self._task = self._taking_back = None
+        for task in tasks:
             task.cancel()
-            await asyncio.wait([task])
+        if tasks:
+            await asyncio.wait(tasks)
+        # A connection in the hands of a thread is closed by nobody else.
+        if self._busy:
+            await asyncio.wait([asyncio.wrap_future(work) for work in tuple(self._busy)], timeout=STOP_PATIENCE)
+        for approval in sorted(self._given_up):
+            log.warning("approvals.left_open", approval=approval)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._database.close()
 
@@ -94,7 +110,7 @@ class WorkerApprovals:
 
     async def request(self, ask: Ask, settings: EnvironmentConfig) -> Asked:
         """Ask for a statement. Raises Refused where nobody could decide or too much is asked, and StoreError."""
-        return await self._run(lambda: self._request(ask, settings))
+        return await self._run(lambda: self._request(ask, settings), unheard=self._unheard)
 
     async def get(self, approval: str) -> Approval:
         return await self._run(lambda: self._approvals.get(approval))
@@ -103,17 +119,41 @@ class WorkerApprovals:
         """Take it back. Raises Refused where it is not open any more."""
         return await self._run(lambda: self._approvals.withdraw(approval, datetime.now(UTC)))
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    def take_back(self, approval: str) -> None:
+        """Take it back as soon as the control database answers, if it is still open then."""
+        if self._stopped:
+            log.warning("approvals.left_open", approval=approval)
+            return
+        self._given_up.add(approval)
+        if self._taking_back is None or self._taking_back.done():
+            self._taking_back = asyncio.create_task(self._take_all_back(), name="approvals given up")
+
+    async def _run(self, work: Callable[[], T], *, unheard: Callable[[T], None] | None = None) -> T:
+        """The answer of `work`, in a thread. One that comes too late is given to `unheard`."""
+        loop = asyncio.get_running_loop()
+        answer = self._threads.submit(work)
+        self._busy.add(answer)
+        answer.add_done_callback(self._busy.discard)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                return await asyncio.wrap_future(answer)
         except TimeoutError as error:
+            if unheard is not None:
+                answer.add_done_callback(lambda late: _pass_on(late, loop, unheard))
             raise StoreError(
                 f"the control database has not answered in {ANSWER_TIMEOUT:g} seconds",
                 hint="A human may have been asked all the same: `dbshield approvals list` tells.",
             ) from error
 
+    def _unheard(self, asked: Asked) -> None:
+        """The client was told that it could not be asked for, and knows no name to wait for."""
+        if asked.approval is not None and asked.ours:
+            self.take_back(asked.approval.id)
+
     def _request(self, ask: Ask, settings: EnvironmentConfig) -> Asked:
+        # Who sends again what was given up asks anew, and does not wait for what is about to be taken back.
+        for given_up in tuple(self._given_up):
+            self._withdraw_given_up(given_up)
         now = datetime.now(UTC)
         if settings.denial_memory_minutes:
             denial = self._denials.denied(ask.environment, ask.agent, ask.effects, now)
@@ -145,7 +185,28 @@ class WorkerApprovals:
         )
         return Asked(approval=approval, ours=approval.requested_at == now)
 
-    # -- the task
+    def _withdraw_given_up(self, approval: str) -> None:
+        """Raises StoreError, and then it is tried again."""
+        try:
+            self._approvals.withdraw(approval, datetime.now(UTC))
+            log.info("approvals.taken_back", approval=approval)
+        except Refused as error:
+            log.info("approvals.moved_on", approval=approval, why=error.message)
+        except StoreError:
+            raise
+        except Exception:  # it is tried once; others are still to be asked for
+            log.exception("approvals.bug", approval=approval)
+        self._given_up.discard(approval)
+
+    # -- the tasks
+
+    async def _take_all_back(self) -> None:
+        while self._given_up:
+            for approval in sorted(self._given_up):
+                with contextlib.suppress(StoreError):
+                    await self._run(functools.partial(self._withdraw_given_up, approval))
+            if self._given_up:
+                await asyncio.sleep(RETRY_MOST)
 
     async def _stay(self) -> None:
         """Listens, and comes back whenever the connection is lost."""
@@ -188,3 +249,10 @@ class WorkerApprovals:
         for watchers in self._waiting.values():
             for wake in watchers:
                 wake.set()
+
+
+def _pass_on(late: Future[T], loop: asyncio.AbstractEventLoop, to: Callable[[T], None]) -> None:
+    """In a thread that has ended its work; the loop may have ended before it."""
+    if not late.cancelled() and late.exception() is None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(to, late.result())

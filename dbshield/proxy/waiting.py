@@ -4,7 +4,8 @@ Laws:
 - The client is told at once which approval it waits for, and every `NOTICE_EVERY` seconds that it still does.
 - Whatever ends the waiting, the client gets one answer for its statement, or its connection ends.
 - An approval that was asked for stays open when the time is over: a human may decide later, and the client is told so. One that
-  the client itself gave up (a cancel request, a good-bye, a lost connection) is taken back, unless another session asked first.
+  the client itself gave up (a cancel request, a good-bye, a lost connection) is taken back, unless another session asked first;
+  while the control database is away, as soon as it is there again.
 - What runs already is waited for: a cancel request comes too late for it.
 - Without the control database nothing is taken for undecided: the waiting goes on, and where it ends all the same, the client is
   told that nobody can tell. Only before a human is asked, and by what the control database says, is nothing executed for certain.
@@ -155,11 +156,13 @@ class Waiting:
             elif self._stop in GIVEN_UP:
                 approval = await self._given_up(approval)
         except DbshieldError as error:
-            # Whoever is gone reads no answer, and what it gave up stays open: this is all that is said of it.
+            # Whoever is gone reads no answer: this is all that is said of it.
             self._log.warning("what became of an approval is not known", approval=approval.id, why=error.message)
+            self._take_back_later(approval.id)
             return waiting_answers.unknown(statement, approval.id, error.message)
         except Exception:  # noqa: BLE001 - a human may have said yes to it
             self._log.exception("bug while a session waited for a human", session=self._session, approval=approval.id)
+            self._take_back_later(approval.id)
             return waiting_answers.unknown(statement, approval.id, "dbshield failed")
         if approval.result is not None and approval.result.get("truncated"):
             self._say(f"{approval.id} gave more rows than are kept: these are the first of them", approval.id)
@@ -256,6 +259,11 @@ class Waiting:
         approval = await self._approvals.get(approval.id)
         self._away = ""
         return approval
+
+    def _take_back_later(self, approval: str) -> None:
+        """What the client gave up, when it could not be taken back at once."""
+        if self._stop in GIVEN_UP and approval in self._asked:
+            self._approvals.take_back(approval)
 
     def _say(self, text: str, approval: str) -> None:
         self._pair.say(held_answers.notice(text, approval=approval))

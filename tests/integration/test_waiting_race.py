@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import psycopg
 import pytest
 import structlog
 from support.control import ENVIRONMENTS, PRODUCTION, agents_of, away
@@ -19,8 +20,10 @@ from support.waiting import DEADLINE, seconds_until
 
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals
+from dbshield.control.asking import Ask
 from dbshield.control.deciding import Deciding
 from dbshield.control.people import People
+from dbshield.errors import StoreError
 from dbshield.model import AccessLevel, AgentLogin, Hold, Judgement, Upstream
 from dbshield.proxy.approvals import WorkerApprovals
 from dbshield.proxy.pair import Pair
@@ -227,7 +230,7 @@ def test_nobody_is_told_that_nothing_ran_while_nobody_can_tell(
     assert "nothing was executed" not in answer.message
     assert f"approval={approval} state=unknown" in answer.detail
     assert f"`dbshield approvals show {approval}`" in answer.hint
-    [said] = [entry for entry in logs if entry["log_level"] == "warning"]
+    [said] = [entry for entry in logs if entry["log_level"] == "warning" and entry["event"] != "approvals.left_open"]
     assert (said["approval"], "does not answer" in said["why"]) == (approval, True)
 
 
@@ -247,3 +250,90 @@ def test_a_bug_of_ours_does_not_say_that_nothing_ran(control_dsn: str, decider: 
     assert answer.sqlstate == "57014"
     assert f"cannot tell whether this statement ran or will run: {approval}" in answer.message
     assert [entry["approval"] for entry in logs if entry["log_level"] == "error"] == [approval]
+
+
+async def given_up_while_away(
+    dsn: str, decider: Decider, end: Callable[[Waiting], None], **settings: float
+) -> tuple[str, Client]:
+    client, approvals = Client(), WorkerApprovals(dsn)
+    async with asked(approvals, decider.control, client, **settings) as (waiting, approval):
+        with away(dsn):
+            end(waiting)
+            await seconds_until(lambda: client.answered)
+        await seconds_until(lambda: Approvals(decider.control).get(approval).state is becomes)
+        await seconds_until(lambda: not approvals._given_up)
+    return client
+
+
+@pytest.mark.parametrize(
+    ("end", "settings", "becomes"),
+    [
+        pytest.param(Waiting.cancel, {}, State.WITHDRAWN, id="a cancel request"),
+        pytest.param(Waiting.gone, {}, State.WITHDRAWN, id="a good-bye"),
+        pytest.param(by_itself, {"approval_wait": 1.0}, State.WAITING, id="the end of its time"),
+    ],
+)
+def test_what_was_given_up_while_nobody_could_take_it_back_is_taken_back_later(
+    control_dsn: str, decider: Decider, end: Callable[[Waiting], None], settings: dict[str, float], becomes: State
+) -> None:
+    """A human who says yes an hour later would else run what nobody waits for. What only took too long stays: see decision 27."""
+    client = asyncio.run(given_up_while_away(control_dsn, decider, end, becomes, **settings))
+    assert b"state=unknown" in client.answered[0]
+    [found] = Approvals(decider.control).list_(now=datetime.now(UTC))
+    assert found.state is becomes
+
+
+def ask() -> Ask:
+    return Ask(
+        environment="production",
+        agent="claude",
+        access=AccessLevel.WRITE,
+        database="shop",
+        statement="delete from orders",
+    )
+
+
+async def asked_too_late(dsn: str) -> None:
+    approvals = WorkerApprovals(dsn)
+    try:
+        with psycopg.connect(dsn) as slow:
+            slow.execute("lock table dbshield.approvals in share mode")
+            with pytest.raises(StoreError, match="has not answered"):
+                await approvals.request(ask(), PRODUCTION)
+        control = Database(dsn)
+        await seconds_until(lambda: [each.state for each in Approvals(control).list_(now=datetime.now(UTC))] == [State.WITHDRAWN])
+        control.close()
+    finally:
+        await approvals.stop()
+
+
+@pytest.mark.usefixtures("decider")
+def test_what_was_asked_for_after_its_client_was_told_otherwise_is_taken_back(
+    control_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control database is so slow that the client is told that nobody could be asked, and then it asks all the same."""
+    monkeypatch.setattr("dbshield.proxy.approvals.ANSWER_TIMEOUT", 1.0)
+    asyncio.run(asked_too_late(control_dsn))
+
+
+async def asked_again(dsn: str, control: Database) -> tuple[str, str]:
+    approvals = WorkerApprovals(dsn)
+    try:
+        first = (await approvals.request(ask(), PRODUCTION)).approval
+        assert first is not None
+        with away(dsn):
+            approvals.take_back(first.id)
+            with pytest.raises(StoreError):
+                await approvals.get(first.id)
+        again = await approvals.request(ask(), PRODUCTION)
+        assert again.approval is not None
+        assert again.ours
+        return first.id, again.approval.id
+    finally:
+        await approvals.stop()
+
+
+def test_who_sends_it_again_does_not_wait_for_what_is_about_to_be_taken_back(control_dsn: str, decider: Decider) -> None:
+    first, again = asyncio.run(asked_again(control_dsn, decider.control))
+    found = Approvals(decider.control)
+    assert (found.get(first).state, found.get(again).state) == (State.WITHDRAWN, State.WAITING)
