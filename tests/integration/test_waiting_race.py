@@ -253,8 +253,8 @@ def test_a_bug_of_ours_does_not_say_that_nothing_ran(control_dsn: str, decider: 
 
 
 async def given_up_while_away(
-    dsn: str, decider: Decider, end: Callable[[Waiting], None], **settings: float
-) -> tuple[str, Client]:
+    dsn: str, decider: Decider, end: Callable[[Waiting], None], becomes: State, **settings: float
+) -> Client:
     client, approvals = Client(), WorkerApprovals(dsn)
     async with asked(approvals, decider.control, client, **settings) as (waiting, approval):
         with away(dsn):
