@@ -15,11 +15,14 @@ from dbshield.config.console import ConsoleConfig
 from dbshield.console.app import build
 from dbshield.console.frame import Parts
 from dbshield.console.reloading import Load, reload
+from dbshield.monitoring.prompt import prompt
 
 GRACE: Final = 5
 """Seconds that answers under way get when the console ends; pages that follow what happens end at once."""
 CONNECTIONS: Final = 500
 """At once: each open page that follows what happens is one."""
+SILENT: Final = 100
+"""Of them that have not asked for anything yet."""
 
 
 def run(parts: Parts, sock: socket.socket, stop: threading.Event, reload: threading.Event, load: Load) -> None:
@@ -32,6 +35,7 @@ def settings(console: ConsoleConfig, app: Starlette) -> uvicorn.Config:
     trusted = list(console.trusted_proxies)
     return uvicorn.Config(
         app,
+        http=prompt(SILENT),
         ssl_certfile=console.tls_certificate,
         ssl_keyfile=console.tls_key,
         log_config=None,

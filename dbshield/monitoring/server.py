@@ -30,6 +30,7 @@ from dbshield.monitoring.exposition import exposed
 from dbshield.monitoring.facts import facts
 from dbshield.monitoring.fresh import Fresh
 from dbshield.monitoring.health import health, readiness, turning
+from dbshield.monitoring.prompt import prompt
 from dbshield.store.database import Database
 from dbshield.telemetry.board import Board
 from dbshield.telemetry.counts import Histogram, Series, read, together
@@ -37,7 +38,9 @@ from dbshield.telemetry.counts import Histogram, Series, read, together
 PING_AGE: Final = 5.0
 """Seconds for which an answer of a protected server is told again."""
 AT_ONCE: Final = 64
-"""Requests; one more is told to come back later."""
+"""Connections; one more is told to come back later."""
+SILENT: Final = 32
+"""Of them that have not asked for anything yet."""
 
 
 class Monitor:
@@ -125,7 +128,13 @@ def serve(config: Config, dsn: str, boards: Sequence[Board], sock: socket.socket
     try:
         application = build(Monitor(config, database, boards), config.metrics.names)
         settings = uvicorn.Config(
-            application, log_config=None, access_log=False, lifespan="off", server_header=False, limit_concurrency=AT_ONCE
+            application,
+            http=prompt(SILENT),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=AT_ONCE,
         )
         _Server(settings, stop).run(sockets=[sock])
     finally:
