@@ -12,7 +12,6 @@ import typer
 from dbshield.cli.common import ConfigOption, JsonOption, find_environment
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, read_settings
 from dbshield.cli.output import answer, headline, remark, say, visible
-from dbshield.cluster.trial import trial_administrator
 from dbshield.config import conninfo
 from dbshield.config.secret import read_secret
 from dbshield.doctor.diagnosis import Diagnosis, diagnose
@@ -55,7 +54,7 @@ def doctor(
     names = [environment] if environment is not None else list(settings.environments)
     if not names:
         raise ConfigError("there is no environment to look at", hint="Add [environments.NAME] to dbshield.toml.")
-    administrator = _administrator(environment, dsn, password_env, password_file) or trial_administrator(settings)
+    administrator = _administrator(environment, dsn, password_env, password_file)
     found = diagnose(settings, names, lambda: open_database(settings), moment=now(), administrator=administrator)
     if found.remark:
         remark(f"remark: {found.remark}")

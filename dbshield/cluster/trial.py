@@ -1,13 +1,17 @@
 """A protected database to try dbshield on, for who has none at hand: an embedded PostgreSQL with a small table in it.
 
 It lives in the state folder and keeps what is put into it. Its role's password is new at each start and stands nowhere.
+One `dbshield up` has it at a time: a second one would change that password under the first, and stop the server when it ends.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -15,9 +19,12 @@ from psycopg.conninfo import make_conninfo
 
 from dbshield.cluster.cluster import Cluster
 from dbshield.config import Config, EnvironmentConfig
+from dbshield.errors import ConfigError
 
 ENVIRONMENT = "trial"
 DATABASE, ROLE = "shop", "shop_app"
+USER_LOCK = "trial.user"
+"""Held alone by the `dbshield up` that has the trial and by the children it forked, until the last of them is gone."""
 
 TABLES = """
 create table if not exists orders (id integer primary key, customer text not null, total numeric(8, 2) not null);
@@ -28,16 +35,20 @@ grant select, insert, update, delete on orders to shop_app;
 
 @contextmanager
 def trial_environment(config: Config) -> Iterator[Config]:
-    """The configuration with an environment for the trial database, which runs until the block ends."""
-    cluster = Cluster(config.state / ENVIRONMENT)
-    cluster.ensure()
-    cluster.start(tethered=True)
-    try:
-        password = secrets.token_urlsafe(24)
-        _prepare(cluster, password)
-        yield _with_trial(config, cluster, password)
-    finally:
-        cluster.stop()
+    """The configuration with an environment for the trial database, which runs until the block ends.
+
+    Raises ConfigError where another process has the trial in this state folder, ClusterError where the server does not start.
+    """
+    with _alone(config.state):
+        cluster = Cluster(config.state / ENVIRONMENT)
+        cluster.ensure()
+        cluster.start(tethered=True)
+        try:
+            password = secrets.token_urlsafe(24)
+            _prepare(cluster, password)
+            yield _with_trial(config, cluster, password)
+        finally:
+            cluster.stop()
 
 
 def with_running_trial(config: Config) -> Config:
@@ -49,17 +60,28 @@ def with_running_trial(config: Config) -> Config:
     return _with_trial(config, cluster)
 
 
-def trial_administrator(config: Config) -> str | None:
-    """The superuser's connection string, where this is the configuration beside a trial; nobody knows its own role's password."""
-    cluster = Cluster(config.state / ENVIRONMENT)
-    found = config.environments.get(ENVIRONMENT)
-    return found.executor if found is not None and cluster.running and found.executor == cluster.dsn(DATABASE) else None
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    descriptor = os.open(state / USER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another `dbshield up` runs the database to try in {state}",
+                hint="Work with the string that it printed, or end it first. For a second one beside it, set DBSHIELD_STATE to"
+                " another folder and DBSHIELD_PROXY__LISTEN to another address.",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _with_trial(config: Config, cluster: Cluster, password: str | None = None) -> Config:
     upstream = make_conninfo(cluster.dsn(DATABASE, ROLE), password=password)
     # Whoever tries out what is refused is not frozen for it.
-    environment = EnvironmentConfig(upstream=upstream, executor=cluster.dsn(DATABASE), freeze_after_refusals=0)
+    superuser = cluster.dsn(DATABASE)
+    environment = EnvironmentConfig(upstream=upstream, executor=superuser, administrator=superuser, freeze_after_refusals=0)
     return config.model_copy(update={"environments": {**config.environments, ENVIRONMENT: environment}})
 
 

@@ -37,6 +37,15 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def seen_by(dsn: str) -> tuple[str, int] | None:
+    """An agent's role and the orders that it sees; None until the proxy has heard of the agent."""
+    try:
+        with psycopg.connect(dsn) as conn:
+            return conn.execute("select current_user::text, count(*) from orders").fetchone()
+    except psycopg.OperationalError:
+        return None
+
+
 def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DBSHIELD_", "PG"))}
     environment |= {"DBSHIELD_STATE": str(place / "state"), "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}
@@ -79,6 +88,21 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
         looked = cli("doctor", codes={0, 1})
         assert (looked["environments"], looked["unreached"]) == (["trial"], [])
         assert not [each for each in looked["findings"] if each["check"] in {"look.connect", "look.rights"}]
+
+        # What the doctor says that should be done can be done: there is an administrator.
+        assert [each["open"] for each in cli("guard", "install", "-e", "trial")] == [[]]
+        own = cli("agent", "create", "claude", "-e", "trial", "-a", "write")
+        assert until(lambda: seen_by(own["dsn"]) == ("dbshield_trial_claude", 1000))
+
+        # A second one would exchange the password of the trial's role, and stop the server when it ends.
+        second = run_command(
+            ["up"], cwd=place, env=environment | {"DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}, timeout=90
+        )
+        assert second.returncode == 2
+        assert "another `dbshield up` runs the database to try" in second.stderr
+        assert second.stdout == "", "no token is made that would be for nothing"
+        with psycopg.connect(found[1]) as conn:
+            assert conn.execute("select count(*) from orders").fetchone() == (1000,)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
