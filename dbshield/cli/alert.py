@@ -126,6 +126,8 @@ def run(config: ConfigOption = None) -> None:
     """
     settings = load_config(config)
     configure_logging(level=settings.log.level, format=settings.log.format)
+    if not _needed(settings):
+        raise ConfigError("there is nothing to watch: no channel, and no environment", hint="Add [alerts.NAME] to dbshield.toml.")
     told = told_by_signals()
     with control_dsn(settings) as dsn:
         _serve(settings, dsn, told.stop)

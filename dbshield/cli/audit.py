@@ -18,7 +18,7 @@ from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, person, read_settings
 from dbshield.cli.output import STYLES, answer, remark, say, terminal, visible
 from dbshield.config import Config
-from dbshield.control import audit_export, audit_read, audit_search, audit_values
+from dbshield.control import audit_export, audit_kinds, audit_read, audit_search, audit_values
 from dbshield.control.audit_chain import Link
 from dbshield.control.audit_read import Checkpoint, Filter
 from dbshield.control.audit_store import stamp
@@ -321,7 +321,7 @@ def _filter(
     return Filter(
         environment=environment,
         agent=agent,
-        kind=kind,
+        kind=kind and audit_kinds.require(kind),
         verdict=_verdict(verdict),
         rule=rule,
         since=_time(since, moment),

@@ -201,13 +201,22 @@ def _where(location: tuple[str, ...], file: Path | None) -> str:
             return f"environment variable {name}"
     source = str(file) if file is not None else "settings"
     if number := next((place for place, part in enumerate(location) if part.isdigit()), 0):
-        listed, key = ".".join(location[:number]), ".".join(location[number + 1 :])
-        return f"{source}: [[{listed}]] number {int(location[number]) + 1}{', ' + key if key else ''}"
-    *sections, key = location or ("",)
-    if isinstance(_model_at(location), type):
-        sections, key = list(location), ""
-    section = f" [{'.'.join(sections)}]" if sections else ""
-    return f"{source}:{section}{' ' + key if key else ''}"
+        key = ".".join(location[number + 1 :])
+        entry = f"number {int(location[number]) + 1}{', ' + key if key else ''}"
+        if _model_at(location[: number + 1]) is not None:
+            return f"{source}: [[{'.'.join(location[:number])}]] {entry}"
+        return f"{_place(source, location[: number - 1], location[number - 1])} {entry}"
+    if not location or _model_at(location) is not None:
+        return _place(source, location, "")
+    return _place(source, location[:-1], location[-1])
+
+
+def _place(source: str, sections: Sequence[str], key: str) -> str:
+    """`FILE: [SECTION] KEY`, of which only the file is there always."""
+    words = [f"[{'.'.join(sections)}]"] if sections else []
+    if key:
+        words.append(key)
+    return f"{source}: {' '.join(words)}" if words else source
 
 
 def _model_at(location: tuple[str, ...]) -> type[BaseModel] | None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from dbshield.config import near
+from dbshield.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -198,3 +201,14 @@ _ALL: Final = (
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType({kind.name: kind for kind in _ALL})
 """By name, in the order of the reference."""
+
+
+def require(name: str) -> str:
+    """The name, for whoever asks for entries of this kind. Raises ConfigError where it is none: a misspelt one finds nothing,
+    which reads like good news."""
+    if name in KINDS:
+        return name
+    close = near(name, KINDS)
+    raise ConfigError(
+        f'"{name}" is no kind of entry', hint=f'Did you mean "{close}"?' if close else f"There are: {', '.join(KINDS)}."
+    )

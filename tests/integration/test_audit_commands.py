@@ -109,6 +109,8 @@ def test_filters(audit: Call, words: list[str], count: int) -> None:
     [
         (["search", "--rule", "DS999"], "is no rule"),
         (["search", "--verdict", "maybe"], "is no verdict"),
+        (["search", "--kind", "brake-glass"], 'Did you mean "break-glass"?'),
+        (["export", "--kind", "everything"], "There are: connected, statement, "),
         (["search", "--since", "yesterday"], "is no time"),
         (["export", "--json", "--format", "csv"], "contradict"),
         (["verify", "--checkpoint", "absent.json"], "cannot be read"),

@@ -159,6 +159,10 @@ def test_every_problem_is_named_with_its_place(tmp_path: Path, monkeypatch: pyte
         ('[proxy]\nbalancers = ["10.0.0.1", "0.0.0.0/0"]', 'balancers has "0.0.0.0/0", which is no address of a load balancer'),
         ('[proxy]\nbalancers = ["::ffff:0:0/96"]', "no address of a load balancer"),
         ('[proxy]\nbalancers = ["socket"]', "no address of a load balancer"),
+        (
+            '[alerts.team]\nurl_env = "X"\nenvironments = ["e"]',
+            "dbshield.toml: [alerts.team] is about the environment e, which is not",
+        ),
         ("[proxy\n", "is not TOML"),
         ("environments = 7", "environments"),
     ],

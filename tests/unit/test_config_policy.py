@@ -142,6 +142,7 @@ def test_a_freeze_ends_at_its_time(text: str, before: bool, after: bool) -> None
         ("frozen_until = 2026-12-24T18:00:00", "frozen_until: has no zone; write one such as 2026-12-24T18:00:00+01:00"),
         ('frozen_until = "soon"', "frozen_until: is no time; write one such as"),
         ('functions_allowed = ["shop.*"]', 'functions_allowed: "shop.*" names more than one function'),
+        ("functions_allowed = [7]", "[environments.production] functions_allowed number 1: input should be a valid string"),
         ('overrides = [{ rule = "DS21", verdict = "deny" }]', 'number 1: rule: "DS21" is no rule; did you mean DS201 or DS210'),
         (
             'overrides = [{ rule = "DS201", verdict = "deny" }, { rule = "DS901", verdict = "hold" }]',
