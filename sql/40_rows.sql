@@ -107,8 +107,18 @@ create or replace function dbshield.unguarded(this oid default null) returns set
     set search_path = pg_catalog, pg_temp
 as $$
     select c.oid::regclass
-    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-    where (this is null or c.oid = this) and c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and dbshield.is_protected(n.nspname)
+    from pg_class as c
+    where (this is null or c.oid = this) and c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't'
+        -- A statement on a table fires no trigger of the tables that are its parts, wherever they are.
+        and exists (
+            with recursive part as (
+                select c.oid, c.relnamespace
+                union
+                select r.oid, r.relnamespace
+                from part join pg_inherits as i on i.inhparent = part.oid join pg_class as r on r.oid = i.inhrelid
+            )
+            select from part join pg_namespace as n on n.oid = part.relnamespace where dbshield.is_protected(n.nspname)
+        )
         and (
             select count(*) from pg_trigger as t
             where t.tgrelid = c.oid and t.tgenabled = 'A' and t.tgnargs = 0 and t.tgattr = '' and not t.tgisinternal

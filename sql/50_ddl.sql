@@ -95,38 +95,6 @@ as $$
 $$;
 revoke all on function dbshield.facts() from public;
 
--- The functions that other people's statements run because a default, a CHECK, a policy or ANALYZE calls them: those that may write,
--- and those of agents, whatever they say of themselves, on what is not the agent's own. An agent attaches none; those of extensions
--- (uuid_generate_v4) may stay what they are.
-create or replace function dbshield.attached() returns setof text
-    language sql stable security definer
-    set search_path = pg_catalog, pg_temp
-as $$
-    select format('%s calling %s', pg_describe_object(d.classid, d.objid, d.objsubid), p.oid::regprocedure)
-    from pg_depend as d join pg_proc as p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
-    where p.oid >= 16384
-        and d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass, 'pg_statistic_ext'::regclass)
-        and not exists (select from pg_depend as e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')
-        and (p.provolatile = 'v' or exists (
-            select from pg_roles as o
-            where o.oid = p.proowner and not o.rolsuper and pg_has_role(o.oid, to_regrole('dbshield_agents'), 'member')
-                and o.oid is distinct from (case d.classid
-                    when 'pg_attrdef'::regclass
-                        then (select r.relowner from pg_attrdef as a join pg_class as r on r.oid = a.adrelid where a.oid = d.objid)
-                    when 'pg_policy'::regclass
-                        then (select r.relowner from pg_policy as y join pg_class as r on r.oid = y.polrelid where y.oid = d.objid)
-                    when 'pg_statistic_ext'::regclass
-                        then (select r.relowner from pg_statistic_ext as x join pg_class as r on r.oid = x.stxrelid where x.oid = d.objid)
-                    else (
-                        select coalesce(r.relowner, t.typowner)
-                        from pg_constraint as c left join pg_class as r on r.oid = c.conrelid left join pg_type as t on t.oid = c.contypid
-                        where c.oid = d.objid
-                    )
-                end)
-        ))
-$$;
-revoke all on function dbshield.attached() from public;
-
 -- What was put on tables that were there, and that changes what the statements of others find, or takes rows with them: row
 -- security, and a foreign key with a CASCADE, SET NULL or SET DEFAULT that removes or blanks what stands in a column of before.
 -- On tables of the agent's own, and on columns that came with the statement, it takes nothing from anybody.
@@ -167,7 +135,7 @@ create or replace function dbshield.is_compared(tag text) returns boolean
 as $$
     select tag in (
         'CREATE TABLE', 'CREATE DOMAIN', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE VIEW', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE SCHEMA',
-        'CREATE EXTENSION', 'CREATE POLICY', 'CREATE STATISTICS', 'REFRESH MATERIALIZED VIEW'
+        'CREATE EXTENSION', 'CREATE POLICY', 'CREATE STATISTICS', 'CREATE MATERIALIZED VIEW', 'CREATE TYPE', 'REFRESH MATERIALIZED VIEW'
     )
 $$;
 revoke all on function dbshield.is_compared(text) from public;
@@ -186,8 +154,7 @@ begin
     end if;
     if not dbshield.is_compared(tg_tag) and tg_tag not in (
         -- These only add.
-        'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE MATERIALIZED VIEW', 'CREATE SEQUENCE', 'CREATE TYPE',
-        'COMMENT',
+        'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE SEQUENCE', 'COMMENT',
         -- Judged by what goes: sql_drop lets temporary objects go.
         'DROP TABLE', 'DROP VIEW', 'DROP SEQUENCE', 'DROP FUNCTION', 'DROP PROCEDURE', 'DROP TYPE', 'DROP DOMAIN'
     ) then
@@ -199,10 +166,33 @@ begin
         and not exists (select from dbshield.changing where backend = pg_backend_pid()) then
         perform dbshield.refuse('alter a table concurrently', 'Ask a human to run it.');
     end if;
+    -- CREATE INDEX CONCURRENTLY is at its end only when the index has been at work for long. Until it is there, nobody makes a
+    -- function that it could call: the lock is the session's, because the command ends the transaction several times.
+    if tg_tag = 'CREATE INDEX' and current_query() ilike '%concurrently%' then
+        if not pg_try_advisory_lock_shared('dbshield'::regnamespace::oid::integer, 1) then
+            perform dbshield.refuse('create an index concurrently while an agent makes a function', 'Try again when it is there.');
+        elsif dbshield.is_indexable() then
+            perform pg_advisory_unlock_shared('dbshield'::regnamespace::oid::integer, 1);
+            perform dbshield.refuse(
+                'create an index concurrently where agents have functions that it could call',
+                'Create it without CONCURRENTLY, or ask a human.'
+            );
+        end if;
+    elsif tg_tag in ('CREATE FUNCTION', 'CREATE PROCEDURE')
+        and not pg_try_advisory_xact_lock('dbshield'::regnamespace::oid::integer, 1) then
+        perform dbshield.refuse('create a function while an agent creates an index concurrently', 'Try again when the index is there.');
+    end if;
     if dbshield.is_compared(tg_tag) then
+        -- A transaction of a fixed snapshot does not see what was there before, if it came later than the transaction did.
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            perform dbshield.refuse(
+                format('run %s in a transaction that is %s', tg_tag, current_setting('transaction_isolation')),
+                'Change the structure in a transaction that is read committed.'
+            );
+        end if;
         -- A statement inside a statement is compared with what was there before the outer one.
         insert into dbshield.changing as c (backend, depth, facts, attached)
-        values (pg_backend_pid(), 1, array(select dbshield.facts()), array(select dbshield.attached()))
+        values (pg_backend_pid(), 1, array(select dbshield.facts()), array(select carrier from dbshield.expressions()))
         on conflict (backend) do update set depth = c.depth + 1;
     end if;
 end
@@ -221,28 +211,36 @@ begin
     if not dbshield.is_agent() then
         return;
     end if;
-    if not dbshield.is_compared(tg_tag) or exists (select from dbshield.working where backend = pg_backend_pid()) then
+    -- A comment makes nothing, and names what it is about.
+    if tg_tag = 'COMMENT' or exists (select from dbshield.working where backend = pg_backend_pid()) then
         return;
     end if;
-    select min(fact) into lost from (
-        select unnest(facts) as fact from dbshield.changing where backend = pg_backend_pid()
-        except
-        select dbshield.facts()
-    ) as gone;
-    if lost is not null or not exists (select from dbshield.changing where backend = pg_backend_pid()) then
-        perform dbshield.refuse(
-            format('take away or change by %s: %s', tg_tag, coalesce(split_part(lost, ': ', 1), 'something unknown')),
-            'Add beside what is there, or ask a human.'
-        );
+    if dbshield.is_compared(tg_tag) then
+        select min(fact) into lost from (
+            select unnest(facts) as fact from dbshield.changing where backend = pg_backend_pid()
+            except
+            select dbshield.facts()
+        ) as gone;
+        if lost is not null or not exists (select from dbshield.changing where backend = pg_backend_pid()) then
+            perform dbshield.refuse(
+                format('take away or change by %s: %s', tg_tag, coalesce(split_part(lost, ': ', 1), 'something unknown')),
+                'Add beside what is there, or ask a human.'
+            );
+        end if;
+        select min(call) into lost
+        from dbshield.changing cross join dbshield.attached(attached) as call where backend = pg_backend_pid();
+    elsif tg_tag = 'CREATE INDEX' then
+        select min(call) into lost from dbshield.attached(array(
+            select carrier from dbshield.expressions()
+            where (classid, objid) not in (select e.classid, e.objid from pg_event_trigger_ddl_commands() as e)
+        )) as call;
+        if current_query() ilike '%concurrently%' then
+            perform pg_advisory_unlock_shared('dbshield'::regnamespace::oid::integer, 1);
+        end if;
     end if;
-    select min(call) into lost from (
-        select dbshield.attached() as call
-        except
-        select unnest(attached) from dbshield.changing where backend = pg_backend_pid()
-    ) as new;
     if lost is not null then
         perform dbshield.refuse(
-            format('attach a function that may write: %s', lost),
+            format('attach a function of an agent''s, or one that may write: %s', lost),
             'Use a function of somebody else that is stable or immutable, or ask a human.'
         );
     end if;
@@ -252,11 +250,7 @@ begin
     end if;
     for made in select * from pg_event_trigger_ddl_commands() loop
         if made.object_type = 'extension' and not exists (
-            -- They only compute; none reads files, connects anywhere, or writes.
-            select from pg_extension where oid = made.objid and extname in (
-                'btree_gin', 'btree_gist', 'citext', 'cube', 'earthdistance', 'fuzzystrmatch', 'hstore', 'intarray', 'isn', 'ltree',
-                'pg_trgm', 'pgcrypto', 'plpgsql', 'seg', 'unaccent', 'uuid-ossp', 'vector'
-            )
+            select from pg_extension where oid = made.objid and dbshield.only_computes(extname)
         ) then
             perform dbshield.refuse(format('create the extension %s', made.object_identity), 'Ask a human to create it.');
         elsif made.object_type in ('function', 'procedure', 'aggregate') and not made.in_extension and not exists (
@@ -268,15 +262,28 @@ begin
         ) then
             perform dbshield.refuse('create a schema for another role', 'Create it for yourself, or ask a human.');
         elsif made.object_type = 'policy' and exists (
-            -- Another permissive policy shows the rows that the first one hides.
-            select from pg_policy as new join pg_policy as old on old.polrelid = new.polrelid and old.oid <> new.oid
-            where new.oid = made.objid
+            -- Another permissive policy shows the rows that the first one hides; the first one, those that row security hides by itself.
+            select from pg_policy as new join pg_class as c on c.oid = new.polrelid
+            where new.oid = made.objid and (
+                exists (select from pg_policy as old where old.polrelid = new.polrelid and old.oid <> new.oid)
+                or c.relrowsecurity and c.relowner is distinct from to_regrole(quote_ident(session_user))
+            )
         ) then
-            perform dbshield.refuse(format('add a policy beside another: %s', made.object_identity), 'Ask a human to create it.');
+            perform dbshield.refuse(
+                format('add a policy where there is one, or row security: %s', made.object_identity), 'Ask a human to create it.'
+            );
+        end if;
+        if not made.in_extension then
+            select min(what) into lost from dbshield.hiding(made.classid, made.objid) as what;
+            if lost is not null then
+                perform dbshield.refuse(format('make %s', lost), 'Take another name or type, or ask a human.');
+            end if;
         end if;
     end loop;
-    update dbshield.changing set depth = depth - 1 where backend = pg_backend_pid();
-    delete from dbshield.changing where backend = pg_backend_pid() and depth = 0;
+    if dbshield.is_compared(tg_tag) then
+        update dbshield.changing set depth = depth - 1 where backend = pg_backend_pid();
+        delete from dbshield.changing where backend = pg_backend_pid() and depth = 0;
+    end if;
 end
 $$;
 revoke all on function dbshield.ddl_end() from public;

@@ -15,10 +15,16 @@ begin
         return;
     end if;
     for made in
-        select distinct command.objid::regclass
-        from pg_event_trigger_ddl_commands() as command
-        where command.classid = 'pg_class'::regclass and command.object_type in ('table', 'foreign table') and not command.in_extension
-            and exists (select from dbshield.unguarded(command.objid))
+        -- With the tables that each of them is a part of.
+        with recursive whole as (
+            select command.objid as oid
+            from pg_event_trigger_ddl_commands() as command
+            where command.classid = 'pg_class'::regclass and command.object_type in ('table', 'foreign table')
+                and not command.in_extension
+            union
+            select i.inhparent from whole join pg_inherits as i on i.inhrelid = whole.oid
+        )
+        select oid::regclass from whole where exists (select from dbshield.unguarded(whole.oid))
     loop
         perform dbshield.guard_table(made);
     end loop;

@@ -20,6 +20,10 @@ from dbshield.guard.steps import AGENTS, EVENT_TRIGGERS, EVERY_SCHEMA, OLDEST, O
 LOCK_TIMEOUT: Final = "10s"
 """How long a table may keep the guard waiting: whoever comes behind a waiting lock waits as well."""
 
+PINNED: Final = "set local search_path = pg_catalog, pg_temp"
+"""So that no name means something else to the administrator: a function of a better fit, in a schema that comes first, would run
+with the administrator's rights."""
+
 Connection = psycopg.Connection[Any]
 
 
@@ -90,7 +94,7 @@ def dry_run(conn: Connection, options: Options) -> str:
     """The SQL that `install` would run here."""
     pieces = [f"-- {step.file}\n{text.strip()}\n" if step else f"{text}\n" for step, text in script(server_of(conn), options)]
     tables = "select dbshield.guard_table(relation) from dbshield.unguarded() as relation;\n"
-    return "\n".join(["begin;", f"set local lock_timeout = '{LOCK_TIMEOUT}';", *pieces, tables, "commit;"]) + "\n"
+    return "\n".join(["begin;", f"set local lock_timeout = '{LOCK_TIMEOUT}';", f"{PINNED};", *pieces, tables, "commit;"]) + "\n"
 
 
 def install(conn: Connection, options: Options) -> Installed:
@@ -104,6 +108,7 @@ def install(conn: Connection, options: Options) -> Installed:
     left: list[Open] = []
     with conn.transaction():
         conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
+        conn.execute(PINNED)
         previous = installed_version(conn)
         if previous is not None and previous > VERSION:
             raise Refused(
@@ -134,6 +139,7 @@ def uninstall(conn: Connection) -> tuple[str, ...]:
     stays: list[str] = []
     with conn.transaction():
         conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
+        conn.execute(PINNED)
         # First what would judge the rest.
         for (name,) in conn.execute(
             "select evtname from pg_catalog.pg_event_trigger as t join pg_catalog.pg_proc as p on p.oid = t.evtfoid"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dbshield.guard.install import Connection, installed_version, server_of
+from dbshield.guard.install import PINNED, Connection, installed_version, server_of
 from dbshield.guard.steps import AGENTS, LOGIN_SINCE
-from dbshield.guard.verify import PINNED, SWITCHED_OFF, UNGUARDED, Problem, verify
+from dbshield.guard.verify import SWITCHED_OFF, UNGUARDED, Problem, verify
 
 NOTHING: Final = "nothing"
 OWN_AFFAIRS: Final = "an agent's own password, settings, sessions, locks and prepared transactions"

@@ -12,12 +12,13 @@ from typing import Final
 
 from dbshield.store.resources import data_folder
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Of what is installed, higher with every change of it; a database that has a higher one was installed by a newer dbshield.
 
 1: the triggers' condition named the group of agents by its number. 2: by its name. 3: foreign tables
 are guarded, and what others' statements run into (row security, foreign keys that take rows with them, an agent's own functions)
-is not put on tables that were there. 4: proxies are told of triggers, rules, policies and tables as well as of functions."""
+is not put on tables that were there. 4: proxies are told of triggers, rules, policies and tables as well as of functions.
+5: nothing that an agent makes calls a function of an agent's, or hides what others name. A table is guarded for its parts."""
 
 OLDEST: Final = 15
 """The oldest server: pg_stat_force_next_flush, on which the row guard rests, came with 15."""
@@ -59,6 +60,7 @@ STEPS: Final = (
     Step(file="20_schema.sql", title="the schema of the guard", without="nothing can be installed", needed=True),
     Step(file="30_agents.sql", title="who is an agent", without="nothing can be installed", needed=True),
     Step(file="40_rows.sql", title="the row guard and the truncate guard", without="nothing can be installed", needed=True),
+    Step(file="45_code.sql", title="which code agents may have others run", without="nothing can be installed", needed=True),
     Step(file="50_ddl.sql", title="what agents may do to the structure", without="nothing can be installed", needed=True),
     Step(
         file="60_new_tables.sql",

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from dbshield.guard.identity import mark
-from dbshield.guard.install import Connection, Server, installed_version, server_of
+from dbshield.guard.install import PINNED, Connection, Server, installed_version, server_of
 from dbshield.guard.steps import AGENTS, EVENT_TRIGGERS, OWNER, SCHEMA, VERSION, shipped
 
 AGAIN: Final = "Find out who did it, then run `dbshield guard install` again."
@@ -30,9 +30,19 @@ _FUNCTION: Final = re.compile(
 
 UNGUARDED: Final = """
     select c.oid::pg_catalog.regclass::text
-    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't' and n.nspname not in ('dbshield', 'information_schema')
-        and n.nspname !~ '^pg_' and exists (select from dbshield.protected where schema_name in ('*', n.nspname))
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't'
+        and exists (
+            with recursive part as (
+                select c.oid, c.relnamespace
+                union
+                select r.oid, r.relnamespace from part join pg_catalog.pg_inherits i on i.inhparent = part.oid
+                join pg_catalog.pg_class r on r.oid = i.inhrelid
+            )
+            select from part join pg_catalog.pg_namespace n on n.oid = part.relnamespace
+            where n.nspname not in ('dbshield', 'information_schema') and n.nspname !~ '^pg_'
+                and exists (select from dbshield.protected where schema_name in ('*', n.nspname))
+        )
         and (
             select count(*) from pg_catalog.pg_trigger t
             where t.tgrelid = c.oid and t.tgenabled = 'A' and t.tgnargs = 0 and t.tgattr = '' and not t.tgisinternal
@@ -46,10 +56,8 @@ UNGUARDED: Final = """
                 )
         ) < case when c.relkind = 'f' and pg_catalog.current_setting('server_version_num')::integer < 160000 then 1 else 2 end
     order by c.oid"""
-"""What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it. It wants `PINNED`: what the
+"""What dbshield.unguarded() should answer; it is not asked, because somebody may have changed it. It wants PINNED: what the
 condition of a trigger calls is printed without its schema where that is the first in the path."""
-PINNED: Final = "set local search_path = pg_catalog, pg_temp"
-"""So that no name means something else to whoever verifies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,8 +240,10 @@ def _functions(conn: Connection, server: Server) -> Iterator[Problem]:
 def _settings(conn: Connection, server: Server) -> Iterator[Problem]:
     """PostgreSQL 17 and later can switch all event triggers off, for one role, one database or everybody."""
     for who, mend in conn.execute(
-        "select 'everybody', 'alter system reset event_triggers; select pg_reload_conf();' from pg_catalog.pg_settings"
-        " where name = 'event_triggers' and setting = 'off' and source = 'configuration file'"
+        "select 'everybody', case source when 'configuration file'"
+        " then 'alter system reset event_triggers; select pg_reload_conf();' else 'Start the server without it.' end"
+        " from pg_catalog.pg_settings where name = 'event_triggers' and setting = 'off'"
+        " and source in ('command line', 'environment variable', 'configuration file')"
         " union all"
         " select concat_ws(' in ', coalesce(r.rolname, 'everybody'), d.datname),"
         " pg_catalog.concat('alter ', case when r.oid is null then pg_catalog.format('database %I', d.datname)"
@@ -241,7 +251,7 @@ def _settings(conn: Connection, server: Server) -> Iterator[Problem]:
         " ' in database ' || pg_catalog.quote_ident(d.datname)) end, ' reset event_triggers;')"
         " from pg_catalog.pg_db_role_setting s left join pg_catalog.pg_roles r on r.oid = s.setrole"
         " left join pg_catalog.pg_database d on d.oid = s.setdatabase"
-        " where pg_catalog.array_to_string(s.setconfig, ' ') ~ '\\mevent_triggers=(off|false|no|0)'"
+        " where pg_catalog.array_to_string(s.setconfig, ' ') ~ '(?i)\\mevent_triggers=(of|f|n|0)'"
         " and (s.setdatabase = 0 or d.datname = pg_catalog.current_database())"
     ).fetchall():
         yield Problem(what=f"{SWITCHED_OFF} {who}", mend=str(mend))

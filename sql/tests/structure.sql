@@ -51,6 +51,38 @@ alter table shop.products alter column stock set default shop.purge_cancelled();
 alter table shop.products add check (shop.purge_cancelled() > 0) not valid;
 create table shop.events_2026_03 partition of shop.events (check (shop.purge_cancelled() > 0))
     for values from ('2026-03-01') to ('2026-04-01');
+alter table shop.products alter column title set default lo_export(424242, '/tmp/anything')::text;
+alter table shop.products alter column title set default ts_rewrite('a', 'select tsquery ''b'', tsquery ''c''')::text;
+alter table shop.products add column tag uuid default gen_random_uuid();
+create domain shop.validated as text check (shop.valid(value));
+create table shop.events_2026_04 partition of shop.events (check (shop.valid(kind))) for values from ('2026-04-01') to ('2026-05-01');
+create index on shop.notes (shop.valid(body));
+create index on shop.notes (id) where shop.valid(body);
+create index concurrently on shop.notes (id);
+create function shop.bucket(body text) returns integer language sql immutable return length(body);
+create table shop.sorted (body text) partition by list (shop.bucket(body));
+create materialized view shop.purged as select shop.purge_cancelled() with no data;
+create materialized view shop.words as select * from ts_stat('select to_tsvector(body) from shop.notes') with no data;
+create view shop.validity as select shop.valid(body) from shop.notes;
+create function shop.distance(integer, integer) returns double precision language sql immutable return 1;
+create type shop.span as range (subtype = integer, subtype_diff = shop.distance);
+create type shop.plain_span as range (subtype = integer);
+create view shop.spans as select shop.plain_span(id, id + 1) from shop.notes;
+create temp table scratch (body text, check (shop.valid(body)));
+create index on scratch (shop.valid(body));
+drop table scratch;
+-- Nor does anything of an agent's come before what others name, or take it away with the agent's session.
+create function shop.order_count(smallint) returns bigint language sql as 'select 0::bigint';
+create function shop.lower(varchar) returns text language sql as 'select ''''';
+create schema reporting;
+create schema agent_migrate create table settings (key text);
+create domain pg_temp.passing as integer;
+alter table shop.customers add column ends pg_temp.passing;
+create table shop.passing (id pg_temp.passing);
+-- In a fixed snapshot what came later looks as if it were new.
+begin isolation level repeatable read;
+alter table shop.customers add column late text;
+rollback;
 -- Nor what hides or takes the rows of others later on. Its own tables and new columns are its own affair.
 alter table shop.customers enable row level security;
 alter table shop.secrets force row level security;
@@ -70,3 +102,20 @@ set session authorization agent_migrate;
 create temp table t (id integer primary key default 1 check (id > 0));
 alter table t drop column id;
 drop table t;
+reset session authorization;
+-- Whom a search_path sends to the archive first must still find the shop's tables; what stands in the way already may stay.
+alter role reporting set search_path = archive, "shop";
+create table archive.products (id integer);
+alter table archive.products owner to app_owner;
+-- The first policy shows what row security alone hides.
+create table shop.sealed (id integer);
+alter table shop.sealed owner to app_owner, enable row level security;
+set session authorization agent_migrate;
+create table archive.customers (id integer);
+create view archive.orders as select 1 as id;
+create table archive.events_old as select 1 as id;
+create table archive.settings as select 1 as id;
+alter table archive.products add column name text;
+create policy seen on shop.sealed using (true);
+reset session authorization;
+alter role reporting reset all;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from psycopg import sql
 from support import servers
 from support.servers import ACCESS, Server
+from support.waiting import until
 
 from dbshield.errors import Refused
 from dbshield.guard.install import Options, dry_run, install, set_limit, uninstall
@@ -223,6 +225,105 @@ def test_a_trigger_that_is_taken_off_comes_back_with_the_next_change(admin: Conn
     assert verify(admin) == ()
 
 
+WIPE = """create function shop.wipe() returns integer language plpgsql as $$ begin delete from shop.order_items; return 1;
+    exception when insufficient_privilege then return 0; end $$"""
+LOOKS_IMMUTABLE = """create function shop.looks_immutable(text) returns integer language plpgsql immutable
+    as $$ begin return shop.wipe(); end $$"""
+CODE = {
+    "create table shop.mine (key text); insert into shop.mine values ('a');"
+    " create index on shop.mine (shop.looks_immutable(key))": "analyze",
+    "create materialized view shop.mine as select shop.wipe() with no data": "refresh materialized view shop.mine",
+    "create view shop.mine as select shop.wipe()": "select * from shop.mine",
+    "create domain shop.mine as text check (shop.looks_immutable(value) >= 0);"
+    " alter table shop.settings add column more shop.mine": "insert into shop.settings values ('a', 'b', 'c')",
+    "create table shop.mine partition of shop.events (check (shop.looks_immutable(kind) = 1))"
+    " for values from ('2026-03-01') to ('2026-04-01')": "insert into shop.events values (1, '2026-03-02', 'view')",
+    "alter table shop.settings alter column value set default"
+    " ts_rewrite('a', 'select tsquery ''a'', shop.wipe()::text::tsquery')::text": "insert into shop.settings values ('a')",
+    "create materialized view shop.mine as select * from ts_stat('select to_tsvector(shop.wipe()::text)') with no data": (
+        "refresh materialized view shop.mine"
+    ),
+    "create schema postgres; create function postgres.lower(varchar) returns integer language sql as 'select shop.wipe()'": (
+        "select lower('A'::varchar)"
+    ),
+}
+"""What an agent makes, and what a superuser does that would run its code: the rows would be gone, with no guard in the way."""
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("made", CODE)
+def test_whom_nothing_holds_runs_no_code_of_an_agent(admin: Connection, migrator: Connection, made: str) -> None:
+    migrator.execute(f"{WIPE}; {LOOKS_IMMUTABLE}".encode())
+    before = count(admin, "shop.order_items")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="dbshield"):
+        migrator.execute(made.encode())
+    with contextlib.suppress(psycopg.Error):
+        admin.execute(CODE[made].encode())
+    assert count(admin, "shop.order_items") == before
+
+
+def test_no_function_comes_while_an_index_is_made_concurrently(
+    guarded_server: Server, name: str, admin: Connection, migrator: Connection
+) -> None:
+    """Else it could be in the index, which is at work long before its command is at its end."""
+    admin.execute("begin; lock table shop.settings in access exclusive mode")
+    with (
+        psycopg.connect(guarded_server.agent_dsn("migrate", name), autocommit=True) as second,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        making = pool.submit(migrator.execute, "create index concurrently on shop.settings (key)")
+        waits = "select count(*) from pg_locks where not granted and pid = %s"
+        try:
+            assert until(lambda: second.execute(waits, [migrator.info.backend_pid]).fetchone() == (1,))
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="while an agent creates an index concurrently"):
+                second.execute(LOOKS_IMMUTABLE)
+        finally:
+            admin.execute("rollback")
+        making.result()
+        second.execute(LOOKS_IMMUTABLE)
+
+
+def test_a_fixed_snapshot_hides_no_table_from_the_guard(admin: Connection, migrator: Connection) -> None:
+    migrator.execute("begin isolation level repeatable read; select 1")
+    admin.execute("set role app_owner; create table shop.late as select generate_series(1, 101) as id; reset role")
+    for text in ("alter table shop.late disable trigger dbshield_rows", "alter table shop.late rename to lost"):
+        with (
+            pytest.raises(psycopg.errors.InsufficientPrivilege, match="in a transaction that is repeatable read"),
+            migrator.transaction(),
+        ):
+            migrator.execute(text.encode())
+    migrator.execute("commit")
+    assert verify(admin) == ()
+
+
+def test_a_table_is_guarded_by_way_of_what_it_is_a_part_of(
+    guarded_server: Server, name: str, admin: Connection, agent: Connection
+) -> None:
+    """A statement on the whole fires no trigger of its parts, and the whole may lie in a schema that is not guarded."""
+    install(admin, Options(environment="test", schemas=("shop",)))
+    admin.execute("create schema whole; create table whole.t (id integer) partition by range (id)")
+    admin.execute("grant usage on schema whole to agent_write; grant all on whole.t to agent_write")
+    admin.execute("create table shop.part partition of whole.t for values from (0) to (1000)")
+    admin.execute("insert into whole.t select generate_series(1, 101)")
+    assert verify(admin) == ()
+    for text in ("delete from whole.t", "truncate whole.t"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="dbshield"):
+            agent.execute(text.encode())
+    admin.execute("alter event trigger dbshield_new_tables disable; drop trigger dbshield_rows on whole.t")
+    assert "the table whole.t is not guarded, or its triggers were changed or disabled" in [p.what for p in verify(admin)]
+    install(admin, Options(environment="test", schemas=("shop",)))
+    assert verify(admin) == ()
+
+
+def test_who_installs_runs_nobodys_function_of_a_better_fit(admin: Connection) -> None:
+    admin.execute(
+        "create function public.format(text, regprocedure) returns text language plpgsql"
+        " as $$ begin raise exception 'called'; end $$"
+    )
+    install(admin, Options(environment="test"))
+    assert verify(admin) == ()
+
+
 def test_what_is_temporary_may_go(agent: Connection) -> None:
     agent.execute("create temp table t (id int primary key default 1, name text not null default 'x' check (name <> ''))")
     agent.execute("insert into t select generate_series(1, 1000)")
@@ -298,7 +399,7 @@ TAMPERED_SINCE_17 = {
         "role agent_write in database guarded": "agent_write in guarded",
         "database guarded": "everybody in guarded",
     }.items()
-}
+} | {"alter database guarded set event_triggers = 'F'": "all event triggers are switched off for everybody in guarded"}
 UNDONE = (
     "revoke dbshield_owner from agent_read",
     "alter role dbshield_agents nocreaterole",
