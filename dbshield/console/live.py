@@ -7,6 +7,7 @@ Laws:
 - A stream sends what a part of a page looks like now, and again when it looks different: a browser that reconnects has missed
   nothing.
 - A stream ends soon after its session did, and keeps no session alive.
+- What cannot be looked at is said so: a page that shows yesterday's peace is worse than none.
 - Nobody takes the streams of all: one person has a share of them.
 - No event loop waits for the database.
 """
@@ -34,6 +35,8 @@ LOOK: Final = 1.0
 """Seconds between two looks at what nobody notifies of."""
 CHECK: Final = 5.0
 """Seconds between two looks at whether the session still is one."""
+LATE: Final = 5.0
+"""Seconds after which a look that is not over is told of."""
 GATHER: Final = 0.2
 """Seconds in which notices become one look."""
 RETRY: Final = 1.0
@@ -46,6 +49,10 @@ STREAMS_PER_PERSON: Final = 20
 
 OVER: Final = (
     '<div class="notice warn" role="alert"><p><b>Your session is over.</b> <a href="">Sign in again</a> to go on.</p></div>'
+)
+AWAY: Final = (
+    '<div class="notice bad"><p><b>The control database cannot be reached.</b> '
+    "What this page shows is from before, and it follows again by itself.</p></div>"
 )
 
 Look = Callable[[], Awaitable[str]]
@@ -118,20 +125,33 @@ class Live:
         loop = asyncio.get_running_loop()
         sent: dict[str, str] = {}
         last = checked = loop.time()
+        away = False
         yield "retry: 2000\n\n"
         try:
             while not self._ended:
                 changed.clear()
+                failed = False
                 for name, look in parts.items():
+                    looking = asyncio.ensure_future(look())
                     try:
-                        text = await look()
+                        if not (await asyncio.wait({looking}, timeout=LATE))[0] and not away:
+                            # It hangs, which may take long to become an error.
+                            away, last = True, loop.time()
+                            yield event("away", AWAY)
+                        text = await looking
                     except DbshieldError:
                         # The page keeps what it has; it is asked for again in a moment.
+                        failed = True
                         continue
+                    finally:
+                        looking.cancel()
                     if sent.get(name, "") != text:
                         sent[name] = text
                         last = loop.time()
                         yield event(name, text)
+                if failed != away:
+                    away, last = failed, loop.time()
+                    yield event("away", AWAY if away else "")
                 patience = min(CHECK, every or CHECK)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), patience)

@@ -232,8 +232,10 @@ def one_snapshot(database: Database) -> Iterator[Connection]:
 
 def _rows(connection: Connection, which: Filter) -> Iterator[Link]:
     query = select(*FIELDS).where(which.condition()).order_by(audit.c.id)
-    for row in connection.execute(query, execution_options={"yield_per": ROWS}):
-        yield link_of(row)
+    # Closed also where somebody stops in the middle.
+    with connection.execute(query, execution_options={"yield_per": ROWS}) as rows:
+        for row in rows:
+            yield link_of(row)
 
 
 def link_of(row: Any) -> Link:

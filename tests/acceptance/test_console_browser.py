@@ -326,6 +326,48 @@ def test_markup_in_a_statement_is_text(office: Office, ann: Visitor) -> None:
     assert ann.page.locator("main script, main img").count() == 0
 
 
+SEEN = """state => {
+    Object.defineProperty(document, "visibilityState", {get: () => state, configurable: true});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""What the browser does when another tab is shown; without a window it takes all of them for seen."""
+
+
+def test_regression_a_seventh_tab_opens(office: Office, browser: Browser) -> None:
+    """A browser gives a site six connections, and each open page kept one for its stream: everything after them hung."""
+    with at_desk(office, browser, "bob") as visitor:
+        tabs = [visitor.page]
+        for _ in range(7):
+            tabs[-1].evaluate(SEEN, "hidden")
+            tabs.append(visitor.context.new_page())
+            tabs[-1].goto(f"{office.base}/approvals")
+        for hidden in tabs[1:]:
+            hidden.evaluate(SEEN, "hidden")
+        waits = ask(office, "drop table shop.orders")
+        number = office.asked()["id"]
+        tabs[3].evaluate(SEEN, "visible")
+        expect(tabs[3].locator(f"#to-{number}")).to_be_visible()
+        expect(tabs[3].get_by_role("status").filter(has_text="1 statement waits for a human.")).to_have_count(1)
+        assert tabs[4].locator(f"#to-{number}").count() == 0, "nobody looks at it"
+        office.decide("approvals", "deny", number, "--reason", "not today")
+        assert isinstance(waits.error(), errors.InsufficientPrivilege)
+
+
+def test_a_page_that_follows_no_more_says_so(office: Office, browser: Browser) -> None:
+    with at_desk(office, browser, "bob") as visitor:
+        visitor.expects("ERR_INTERNET_DISCONNECTED", "object Event")
+        lost = visitor.page.get_by_text("This page does not follow what happens any more")
+        visitor.open("/approvals")
+        expect(lost).to_have_count(0)
+        visitor.context.set_offline(True)
+        # What is open goes on where nothing is asked anew; a page that is looked at again is.
+        visitor.page.evaluate(SEEN, "hidden")
+        visitor.page.evaluate(SEEN, "visible")
+        expect(lost).to_be_visible()
+        visitor.context.set_offline(False)
+        expect(lost).to_have_count(0)
+
+
 def test_a_session_that_is_over_leads_to_the_sign_in(office: Office, browser: Browser) -> None:
     with at_desk(office, browser, "ann") as visitor:
         visitor.expects("status of 40")

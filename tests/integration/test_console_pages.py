@@ -17,6 +17,7 @@ from support.consoles import Browser, ConsoleDesk
 from support.control import ENVIRONMENTS, registered, tables_database
 from support.servers import Server
 
+from dbshield.console.pages import audit
 from dbshield.console.pages.audit import EXPORTS_MOST, Round
 from dbshield.control import audit_search
 from dbshield.control.agents import Agents
@@ -37,6 +38,7 @@ def desk(server18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         desk = ConsoleDesk(database, dsn, folder)
         desk.enrol("ann", Role.ADMIN)
         desk.enrol("bob", Role.APPROVER, vouch="ann")
+        desk.enrol("vera", Role.VIEWER, vouch="ann")
         registry(desk).create(name="claude", environment="staging", access=AccessLevel.WRITE, now=desk.now, by="ann", owner="bob")
         yield desk
         desk.close()
@@ -177,6 +179,43 @@ def test_who_exports_and_does_not_read_stops_nobody_else(desk: ConsoleDesk, bob:
     exporting.update(f"person {number}" for number in range(EXPORTS_MOST))
     assert ann.get("/audit/export.jsonl").status_code == 429
     exporting.clear()
+
+
+def test_regression_an_export_ends_with_its_session(desk: ConsoleDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was removed while they took it got all of it, however long that took."""
+    monkeypatch.setattr(audit, "CHECK", 0.0)
+    monkeypatch.setattr(audit, "LINES_AT_ONCE", 1)
+    for number in range(5):
+        record(desk.database, kind="export-test", at=desk.now, agent="claude", environment="staging", said=number)
+    taker = desk.signed_in("vera")
+    cookie = "; ".join(f"{name}={value}" for name, value in taker.cookies.items()).encode()
+    scope = {"type": "http", "method": "GET", "path": "/audit/export.jsonl", "query_string": b"kind=export-test"}
+    given: dict[str, Any] = {**scope, "client": ("192.0.2.7", 5), "headers": [(b"host", b"127.0.0.1:7433"), (b"cookie", cookie)]}
+    bodies: list[Message] = []
+
+    async def take() -> None:
+        over = asyncio.Event()
+
+        async def receive() -> Message:
+            await over.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                bodies.append(message)
+                await asyncio.to_thread(sign_vera_out, desk)
+
+        await asyncio.wait_for(desk.app(given, receive, send), 60)
+
+    asyncio.run(take())
+    assert len(bodies) == 1
+    assert bodies[0]["more_body"], "cut, and not ended as if that were all"
+    assert not desk.app.state.exporting
+
+
+def sign_vera_out(desk: ConsoleDesk) -> None:
+    with desk.database.transaction() as connection:
+        connection.execute(text("delete from dbshield.console_sessions where person = 'vera'"))
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,8 @@ def test_what_happens_comes_to_every_open_page_until_its_session_is_over(site: S
         page = Stream(other, f"/approvals/{number}/stream")
         assert until(lambda: "event: state" in page.text)
         assert "event: form" not in page.text, "somebody may be typing"
+        Approvals(site.database).previewed(number, {"rows": 4711})
+        assert until(lambda: "<b>4,711</b>" in page.text), "the executor looks at it while somebody reads it"
         site.forget_codes()
         decided = site.post(client, f"/approvals/{number}/deny", reason="not today", code=site.phone.code(datetime.now(UTC)))
         assert decided.status_code == 303, decided.text

@@ -53,11 +53,18 @@ async def list_(request: Request) -> Response:
 @allowed(Role.VIEWER)
 async def list_stream(request: Request) -> Response:
     number = _number(request)
+    counted: list[int] = []
 
     async def look() -> str:
-        return rendered(request, "approvals_live.html", await _listed(request, None, number))
+        context = await _listed(request, None, number)
+        counted[:] = [context["waiting_count"]]
+        return rendered(request, "approvals_live.html", context)
 
-    return await live_of(request).follow(request, {"approvals": look}, valid=still_valid(request))
+    async def said() -> str:
+        # As many as the look before it saw.
+        return rendered(request, "waiting_said.html", {"waiting_count": counted[0]}) if counted else ""
+
+    return await live_of(request).follow(request, {"approvals": look, "said": said}, valid=still_valid(request))
 
 
 @allowed(Role.VIEWER)
@@ -67,15 +74,22 @@ async def show(request: Request) -> Response:
 
 @allowed(Role.VIEWER)
 async def show_stream(request: Request) -> Response:
+    seen: dict[str, Any] = {}
+
     async def state() -> str:
-        return rendered(request, "approval_state.html", await _shown(request))
+        # For the other two as well: all of it is one look.
+        seen.update(await _shown(request))
+        return rendered(request, "approval_state.html", seen)
+
+    async def preview() -> str:
+        return rendered(request, "approval_preview.html", seen) if seen else ""
 
     async def form() -> str:
         # Nothing while it may be decided: somebody may be typing.
-        context = await _shown(request)
-        return "" if context["decidable"] else rendered(request, "approval_form.html", context)
+        return rendered(request, "approval_form.html", seen) if seen and not seen["decidable"] else ""
 
-    return await live_of(request).follow(request, {"state": state, "form": form}, valid=still_valid(request))
+    looks = {"state": state, "preview": preview, "form": form}
+    return await live_of(request).follow(request, looks, valid=still_valid(request))
 
 
 @allowed(Role.APPROVER)
@@ -118,6 +132,8 @@ async def _decided(request: Request, decide: Any) -> Response:
 
 async def _page(request: Request, *, problem: DbshieldError | None = None, reason: str = "") -> Response:
     context = await _shown(request) | {"problem": problem, "reason": reason}
+    # Once for a page, and not for each of its looks: laying out a long statement takes a part of a second.
+    context["text"] = await run_in_threadpool(text_of, context["one"])
     return await render(request, "approval.html", context, status=200 if problem is None else 409)
 
 
@@ -155,7 +171,6 @@ async def _shown(request: Request) -> dict[str, Any]:
     return {
         "one": approval,
         "state": state,
-        "text": await run_in_threadpool(text_of, approval),
         "needed": needed(parts, approval),
         "runs": environment is not None and bool(environment.executor),
         "decided": mine[0] if mine else None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,6 +23,8 @@ from starlette.types import Receive, Scope, Send
 
 from dbshield.console.audit_lines import line_of, said_in
 from dbshield.console.frame import Page, Parts, allowed, parts_of, person_of, render
+from dbshield.console.live import CHECK
+from dbshield.console.sessions import still_valid
 from dbshield.control import audit_export, audit_read, audit_search, audit_store, audit_values
 from dbshield.control.audit_read import Filter
 from dbshield.control.person_roles import Role
@@ -49,8 +53,13 @@ class Round:
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
+class SessionOverError(Exception):
+    """Whoever takes an export has no session any more."""
+
+
 class Export(StreamingResponse):
-    """An export, which counts until its end: `ended` is called then, whatever becomes of it."""
+    """An export, which counts until its end: `ended` is called then, whatever becomes of it. Where the session ends meanwhile the
+    connection is cut, so that nobody takes what they have for all of it."""
 
     def __init__(self, content: AsyncIterator[str], ended: Callable[[], None], **given: Any) -> None:
         super().__init__(content, **given)
@@ -58,7 +67,8 @@ class Export(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(SessionOverError):
+                await super().__call__(scope, receive, send)
         finally:
             self._ended()
 
@@ -115,15 +125,14 @@ async def export(request: Request) -> Response:
         return await render(request, "error.html", said, status=429)
     exporting.add(person.name)
     try:
-        return await _export(parts, person.name, which, form=form, given=_given(asked), now=now, exporting=exporting)
+        return await _export(request, person.name, which, form=form, now=now, exporting=exporting)
     except BaseException:
         exporting.discard(person.name)
         raise
 
 
-async def _export(
-    parts: Parts, person: str, which: Filter, *, form: str, given: Mapping[str, str], now: datetime, exporting: set[str]
-) -> Response:
+async def _export(request: Request, person: str, which: Filter, *, form: str, now: datetime, exporting: set[str]) -> Response:
+    parts, given = parts_of(request), _given(request.query_params)
     await run_in_threadpool(
         audit_store.record, parts.database, kind="audit-exported", at=now, person=person, form=form, filter=given
     )
@@ -131,7 +140,7 @@ async def _export(
     lines = audit_export.json_lines(links) if form == "jsonl" else audit_export.csv_lines(links)
     name = f"audit-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}.{form}"
     return Export(
-        _in_batches(lines, links),
+        _in_batches(lines, links, still_valid(request)),
         lambda: exporting.discard(person),
         media_type="application/x-ndjson" if form == "jsonl" else "text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
@@ -147,9 +156,15 @@ def _exporting(request: Request) -> set[str]:
     return found
 
 
-async def _in_batches(lines: Iterator[str], links: Iterator[Any]) -> AsyncIterator[str]:
+async def _in_batches(lines: Iterator[str], links: Iterator[Any], valid: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
+    """The lines, for as long as the session is one. Raises SessionOverError."""
+    checked = time.monotonic()
     try:
         while batch := await run_in_threadpool(lambda: "".join(itertools.islice(lines, LINES_AT_ONCE))):
+            if time.monotonic() - checked >= CHECK:
+                checked = time.monotonic()
+                if not await valid():
+                    raise SessionOverError
             yield batch
     finally:
         # Whoever goes away in the middle leaves no transaction open.

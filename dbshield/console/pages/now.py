@@ -39,13 +39,21 @@ async def show(request: Request) -> Response:
 async def stream(request: Request) -> Response:
     paused = request.query_params.get("feed") == "paused"
 
+    counted: list[int] = []
+
     async def glance() -> str:
-        return rendered(request, "now_glance.html", await _glance(request))
+        context = await _glance(request)
+        counted[:] = [context["waiting"]]
+        return rendered(request, "now_glance.html", context)
+
+    async def said() -> str:
+        # As many as the glance before it saw.
+        return rendered(request, "waiting_said.html", {"waiting_count": counted[0]}) if counted else ""
 
     async def feed() -> str:
         return rendered(request, "now_feed.html", {"lines": await _feed(request).lines()})
 
-    looks = {"glance": glance} if paused else {"glance": glance, "feed": feed}
+    looks = {"glance": glance, "said": said} if paused else {"glance": glance, "said": said, "feed": feed}
     return await live_of(request).follow(request, looks, valid=still_valid(request), every=LOOK)
 
 
