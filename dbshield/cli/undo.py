@@ -63,7 +63,8 @@ def undo(
         decider = who if who is not None else person()
         _admit(database, settings, decider, read_code(decider, stdin=code_stdin, variable=code_env), target)
         with store.using(target) as use:
-            undone = _bring_back(settings, point, json=json)
+            # Read again, now that nobody else is at it.
+            undone = _bring_back(settings, store.get(target), store, json=json)
             use(by=decider, now=now(), rows=undone.rows)
     if json:
         answer({"approval": target, "undone": True, "relations": undone.relations, "rows": undone.rows, "left": undone.left})
@@ -78,7 +79,7 @@ def undo(
         remark(visible(left))
 
 
-def _bring_back(settings: Config, point: UndoRow, *, json: bool) -> Undone:
+def _bring_back(settings: Config, point: UndoRow, store: UndoStore, *, json: bool) -> Undone:
     """Exit code 1 where something is in the way."""
     try:
         return bring_back(
@@ -86,6 +87,8 @@ def _bring_back(settings: Config, point: UndoRow, *, json: bool) -> Undone:
             point.sha256 or b"",
             settings.environments[point.environment],
             environment=point.environment,
+            began=lambda transaction: store.began(point.id, transaction),
+            earlier=point.undoing,
         )
     except UndoConflict as conflict:
         if json:
@@ -153,7 +156,7 @@ def _describe(point: UndoRow, settings: Config) -> dict[str, Any]:
         "tag": point.tag,
         "machine": point.host,
         "bytes": point.size,
-        "what": jsonlib.loads(jsonlib.dumps(dict(point.summary))),
+        "what": jsonlib.loads(jsonlib.dumps({name: each for name, each in point.summary.items() if name != "undoing"})),
         "saved": point.sha256 is not None,
         "undone_at": point.undone_at,
         "undone_by": point.undone_by,

@@ -18,17 +18,35 @@ from dbshield.control.witness import Line
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-CONSTRAINT: Final = """
-    select format('alter table %%s add constraint %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid))
-    from pg_constraint where oid = %(oid)s::oid and conparentid = 0
+OF_INDEX: Final = """
+    || coalesce((
+        select coalesce(format('; comment on index %%s is ', c.oid::regclass)
+                        || quote_literal(obj_description(c.oid, 'pg_class')), '')
+            || case when i.indisclustered then format('; alter table %%s cluster on %%I', i.indrelid::regclass, c.relname)
+               else '' end
+            || case when i.indisreplident
+               then format('; alter table %%s replica identity using index %%I', i.indrelid::regclass, c.relname) else '' end
+            || coalesce((
+                select string_agg(format('; alter index %%s alter column %%s set statistics %%s', c.oid::regclass, a.attnum,
+                                         a.attstattarget), '' order by a.attnum)
+                from pg_attribute a where a.attrelid = c.oid and a.attstattarget >= 0), '')
+        from pg_index i join pg_class c on c.oid = i.indexrelid where c.oid = {oid}), '')
 """
+"""What is said of an index besides its definition, as pg_dump says it."""
+CONSTRAINT: Final = (
+    """
+    select format('alter table %%s add constraint %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+"""
+    + OF_INDEX.format(oid="case when contype in ('p', 'u', 'x') then conindid end")
+    + "from pg_constraint where oid = %(oid)s::oid and conparentid = 0"
+)
 TRIGGER: Final = """
     select pg_get_triggerdef(t.oid)
         || case t.tgenabled when 'O' then '' else format('; alter table %%s %%s trigger %%I', t.tgrelid::regclass,
                case t.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end, t.tgname) end
     from pg_trigger t where t.oid = %(oid)s::oid and t.tgparentid = 0
 """
-INDEX: Final = "select pg_get_indexdef(%(oid)s::oid)"
+INDEX: Final = "select pg_get_indexdef(%(oid)s::oid)" + OF_INDEX.format(oid="%(oid)s::oid")
 RULE: Final = "select pg_get_ruledef(oid) from pg_rewrite where oid = %(oid)s::oid"
 DEFAULT: Final = """
     select format('alter table %%s alter column %%I set default %%s',

@@ -205,7 +205,17 @@ class Execution:
         answer = running.run(worker, self._approval.statement, self._approval.parameters)
         worker.execute("set constraints all immediate")
         pin(worker)
+        self._refuse_uncounted(worker)
         return answer, found.witness.losses()
+
+    def _refuse_uncounted(self, worker: Connection) -> None:
+        """Rows that the server does not count are not seen to be lost: neither saved nor compared with what was shown."""
+        if not self._approval.without_undo and one(worker, "select pg_catalog.current_setting('track_counts')") != "on":
+            raise Refused(
+                "the server does not count what a statement changes (track_counts is off), so nothing can be saved of it",
+                sqlstate="0A000",
+                hint="Switch track_counts on for the executor's role, or approve it with --without-undo.",
+            )
 
     def _save(self, found: _Open, folder: Folder, answer: Answer, losses: Losses) -> Answer:
         """Saves what goes and runs again what had to be taken back for that; the answer that counts."""

@@ -8,12 +8,15 @@ Rows are found by their primary key; in a table without one by all that they hol
 come back, because what they did the first time is among the rows that come back; foreign keys and all constraints are checked.
 
 What is not undone, because nothing was destroyed: rows that the statement inserted stay, and are told.
+
+The transaction is recorded before it changes anything. An undo whose commit nobody heard of is not done a second time: rows of a
+table without a key would be there twice.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +27,11 @@ from psycopg import sql
 from dbshield.config import EnvironmentConfig
 from dbshield.control.execution import check_server, one, opened
 from dbshield.control.undo_files import BLOCK, UndoError, read_manifest
+from dbshield.control.undo_order import in_order, put_off
 from dbshield.control.undo_points import pin
 from dbshield.control.undo_rows import Rows
 from dbshield.control.witness import Connection
-from dbshield.errors import DbshieldError
+from dbshield.errors import DbshieldError, Refused
 
 _TRIGGER = re.compile(rb"^CREATE TRIGGER ", re.MULTILINE)
 """The guard puts its triggers on a table as soon as there is one, by an event trigger; the script brings the same ones."""
@@ -54,17 +58,28 @@ class Undone:
     left: tuple[str, ...]
 
 
-def undo(folder: Path, sha256: bytes, settings: EnvironmentConfig, *, environment: str) -> Undone:
-    """Brings back what the point in `folder` holds.
+def undo(
+    folder: Path,
+    sha256: bytes,
+    settings: EnvironmentConfig,
+    *,
+    environment: str,
+    began: Callable[[str], None] = lambda _: None,
+    earlier: str | None = None,
+) -> Undone:
+    """Brings back what the point in `folder` holds. `began` records the transaction that does it, `earlier` is one that an undo
+    of this point recorded before: where it was committed, all is back already.
 
     Raises UndoConflict where something is in the way, UndoError where the point is not as it was written, Refused where the
-    server is another one than that it was taken of.
+    server is another one than that it was taken of, or where another undo is at it, or may have been.
     """
     manifest = read_manifest(folder, sha256)
     try:
         with opened(settings.executor_dsn(manifest["database"]), settings) as connection:
             check_server(connection, environment, manifest["system_identifier"])
-            return _Undo(connection, folder, manifest).run()
+            if earlier is not None and _was_committed(connection, earlier):
+                return _back_already(manifest)
+            return _Undo(connection, folder, manifest).run(began)
     except (psycopg.errors.IntegrityError, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateTable) as error:
         raise UndoConflict(manifest["approval"], [_told(error)]) from error
     except psycopg.Error as error:
@@ -82,10 +97,11 @@ class _Undo:
         self._manifest = manifest
         self._gone = [table for table in manifest["tables"] if table["fate"] == "gone"]
 
-    def run(self) -> Undone:
+    def run(self, began: Callable[[str], None]) -> Undone:
         connection = self._connection
         pin(connection)
         connection.execute("begin isolation level read committed read write")
+        began(str(one(connection, "select pg_current_xact_id()::text")))
         groups = list(self._groups())
         conflicts = [*self._in_the_way()]
         for rows in groups:
@@ -178,10 +194,17 @@ class _Undo:
         restored = {}
         for rows in groups:
             rows.silence()
+        as_before = put_off(self._connection, groups)
         for rows in groups:
             rows.put_back()
         for rows in reversed(groups):
+            conflicts = rows.going_with_it()
+            if conflicts:
+                raise UndoConflict(self._manifest["approval"], conflicts)
             restored[str(rows)] = rows.take_away()
+        self._connection.execute("set constraints all immediate")
+        for text in as_before:
+            self._connection.execute(text)
         for rows in groups:
             rows.unsilence()
         return restored
@@ -199,28 +222,43 @@ class _Undo:
                 self._connection.execute("select setval(%s::regclass, %s, %s)", [_quoted(each), each["value"], each["called"]])
 
 
+def _was_committed(connection: Connection, transaction: str) -> bool:
+    """Whether an undo that began earlier is done. Refused while it goes on, and where the server does not know any more."""
+    try:
+        status = one(connection, "select pg_catalog.pg_xact_status(%s::text::xid8)", transaction)
+    except psycopg.errors.InvalidParameterValue:
+        status = None
+    if status in {"committed", "aborted"}:
+        return bool(status == "committed")
+    if status is not None:
+        raise Refused("it is being undone right now", sqlstate="55000", hint="`dbshield undo list` tells when it is done.")
+    raise Refused(
+        "an undo of this was begun before, and the server cannot say what became of it",
+        sqlstate="08007",
+        hint="Look at the data; what was saved lies in the undo point's folder, as text.",
+    )
+
+
+def _back_already(manifest: Mapping[str, Any]) -> Undone:
+    rows: dict[str, int] = {}
+    for table in manifest["tables"]:
+        name = ".".join(table["root"] or (table["schema"], table["name"]))
+        rows[name] = rows.get(name, 0) + table["before"]["rows"]
+    return Undone(
+        relations=tuple(f"{each['schema']}.{each['name']}" for each in manifest["gone"]),
+        rows=rows,
+        left=("an earlier undo had brought it back, and was not recorded",),
+    )
+
+
 def load(connection: Connection, file: Path, table: sql.Composable, columns: Sequence[str]) -> None:
     """Copies a file of the point into a table."""
+    if not columns:
+        return  # and no rows: they would have been refused when the point was taken
     query = sql.SQL("copy {} ({}) from stdin").format(table, sql.SQL(", ").join(map(sql.Identifier, columns)))
     with file.open("rb") as stream, connection.cursor() as cursor, cursor.copy(query) as copy:
         while data := stream.read(BLOCK):
             copy.write(data)
-
-
-def in_order(connection: Connection, groups: Sequence[Rows]) -> list[Rows]:
-    """Tables that others refer to come first. In a circle the order is as good as any, and the server has the last word."""
-    query = "select distinct conrelid::bigint, confrelid::bigint from pg_constraint where contype = 'f' and conrelid <> confrelid"
-    needs: dict[int, set[int]] = {}
-    for child, parent in connection.execute(query):
-        needs.setdefault(child, set()).add(parent)
-    left = list(groups)
-    ordered: list[Rows] = []
-    while left:
-        oids = {rows.oid for rows in left}
-        free = [rows for rows in left if not needs.get(rows.oid, set()) & (oids - {rows.oid})] or left[:1]
-        ordered += free
-        left = [rows for rows in left if rows not in free]
-    return ordered
 
 
 def _identifier(each: Mapping[str, Any]) -> sql.Identifier:

@@ -181,6 +181,12 @@ class UndoPoint:
                 data = bytes(block)
                 rows += data.count(b"\n")
                 write(data)
+        if rows and not table["columns"]:
+            raise Refused(
+                f"rows of {table['schema']}.{table['name']} hold no value of their own, and no undo point can bring them back",
+                sqlstate="0A000",
+                hint="Approve it with --without-undo.",
+            )
         table[when] = {"file": file, "rows": rows}
 
     def _sequence(self, relation: Relation, *, is_gone: bool) -> None:

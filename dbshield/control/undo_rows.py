@@ -3,6 +3,9 @@
 Two lists are at hand, both exact: `before`, the rows that were lost, and `after`, the rows that the statement left in their
 place. Compared by key they say what happened to each. Only before: deleted. In both: updated. Only after: inserted, or an
 update gave the row another key.
+
+Law: an undo takes nothing away but what the statement left. What would go or change with it by a foreign key's ON DELETE stands
+in the way; the tables' own triggers and rules are silent meanwhile.
 """
 
 from __future__ import annotations
@@ -24,9 +27,31 @@ COLUMNS: Final = """
     where attrelid = %s::oid and attnum > 0 and not attisdropped and attgenerated = '' order by attnum
 """
 KEY: Final = """
-    select a.attname::text from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
-    where i.indrelid = %s::oid and i.indisprimary order by array_position(i.indkey, a.attnum)
+    select a.attname::text from pg_attribute a, (
+        select i.indrelid, i.indkey[0 : i.indnkeyatts - 1] as columns from pg_index i
+        where i.indrelid = %s::oid and i.indisunique and i.indisvalid and i.indpred is null and not 0 = any(i.indkey)
+          and (i.indisprimary or i.indimmediate) and not exists (
+              select from pg_attribute n
+              where n.attrelid = i.indrelid and (not n.attnotnull or n.attgenerated <> '')
+                and n.attnum = any(i.indkey[0 : i.indnkeyatts - 1]))
+        order by not i.indisprimary, i.indnkeyatts, i.indexrelid limit 1) as key
+    where a.attrelid = key.indrelid and a.attnum = any(key.columns) order by array_position(key.columns, a.attnum)
 """
+"""The columns of the primary key, or of another unique index that names every row."""
+REFERRING: Final = """
+    select c.conrelid::regclass::text, coalesce(pg_partition_root(c.conrelid), c.conrelid) = %(oid)s::oid,
+           string_agg(format('a.%%I operator(%%I.%%s) x.%%I', k.attname, n.nspname, o.oprname, f.attname), ' and ')
+    from pg_constraint c
+    cross join unnest(c.confkey, c.conkey, c.conpfeqop) as pair (referred, referring, operator)
+    join pg_attribute k on k.attrelid = c.confrelid and k.attnum = pair.referred
+    join pg_attribute f on f.attrelid = c.conrelid and f.attnum = pair.referring
+    join pg_operator o on o.oid = pair.operator join pg_namespace n on n.oid = o.oprnamespace
+    where c.contype = 'f' and c.confdeltype in ('c', 'n', 'd')
+      and c.confrelid in (select %(oid)s::oid union select relid from pg_partition_tree(%(oid)s::oid::regclass))
+      and not exists (select from pg_constraint p where p.oid = c.conparentid and p.conrelid = c.conrelid)
+    group by c.oid, c.conrelid order by 1
+"""
+"""The foreign keys that refer to a table and do something else than stop it when a row goes."""
 TRIGGERS: Final = """
     select t.tgrelid::regclass::text, quote_ident(t.tgname), t.tgenabled::text
     from pg_trigger t
@@ -34,6 +59,14 @@ TRIGGERS: Final = """
       and t.tgrelid in (select %(oid)s::oid union select relid from pg_partition_tree(%(oid)s::oid::regclass))
     order by 1, 2
 """
+RULES: Final = """
+    select r.ev_class::regclass::text, quote_ident(r.rulename), r.ev_enabled::text
+    from pg_rewrite r join pg_class c on c.oid = r.ev_class
+    where r.ev_type in ('2', '3', '4') and r.ev_enabled <> 'D' and c.relkind in ('r', 'p')
+      and r.ev_class in (select %(oid)s::oid union select relid from pg_partition_tree(%(oid)s::oid::regclass))
+    order by 1, 2
+"""
+"""Rules for UPDATE, INSERT and DELETE."""
 STATES: Final = {"O": "enable", "A": "enable always", "R": "enable replica"}
 
 
@@ -48,7 +81,8 @@ class Rows:
         self.table = sql.Identifier(*name)
         self.oid = self._oid()
         self.left: list[str] = []
-        self._triggers: list[tuple[str, str, str]] = []
+        self._silenced: list[tuple[str, str, str]] = []
+        self._loosened: list[str] = []
         self._before = sql.Identifier(f"dbshield before {self.oid}")
         self._after = sql.Identifier(f"dbshield after {self.oid}")
 
@@ -59,13 +93,16 @@ class Rows:
         """Locks the table against writers, reads the two lists, and says what stands in the way."""
         if not self.oid:
             return [f"{self} is not there any more"]
+        if self._one("select relkind::text from pg_class where oid = %s::oid") not in {"r", "p"}:
+            return [f"{self} is no table any more"]
         self._execute("lock table {table} in share row exclusive mode")
         columns = self._connection.execute(COLUMNS.encode(), [self.oid]).fetchall()
         self._columns = [str(column[0]) for column in columns]
         was = {(str(name), str(kind)) for part in self._parts for name, kind in zip(part["columns"], part["types"], strict=True)}
         if {(str(column[0]), str(column[1])) for column in columns} != was:
             return [f"{self} has other columns now"]
-        self._settable = [str(column[0]) for column in columns if column[2] != "a"]
+        self._always = [str(column[0]) for column in columns if column[2] == "a"]
+        self._is_referred_to = bool(self._one("select count(*) from pg_constraint where contype = 'f' and confrelid = %s::oid"))
         self._key = [str(row[0]) for row in self._connection.execute(KEY.encode(), [self.oid])]
         for which, temporary in (("before", self._before), ("after", self._after)):
             self._execute(
@@ -78,31 +115,44 @@ class Rows:
         return self._conflicts_by_key() if self._key else self._conflicts_by_content()
 
     def silence(self) -> None:
-        """Switches the table's own triggers off, each by its name; who may not do so cannot undo."""
-        self._triggers = [
-            (str(table), str(trigger), str(state))
-            for table, trigger, state in self._connection.execute(TRIGGERS.encode(), {"oid": self.oid})
-        ]
-        for table, trigger, _ in self._triggers:
-            self._connection.execute(f"alter table only {table} disable trigger {trigger}".encode())
+        """Switches the table's own triggers and rules off, each by its name, and lets values be given that only the server gives
+        where the statement overwrote some. Who may not do so cannot undo."""
+        for what, query in (("trigger", TRIGGERS), ("rule", RULES)):
+            for table, name, state in self._connection.execute(query.encode(), {"oid": self.oid}).fetchall():
+                self._connection.execute(f"alter table only {table} disable {what} {name}".encode())
+                self._silenced.append((str(table), f"{what} {name}", str(state)))
+        for column in self._always if self._key else ():
+            overwritten = self._execute(
+                "select from {before} b, {after} a where {b_is_a} and a.{column} is distinct from b.{column} limit 1",
+                column=sql.Identifier(column),
+            )
+            if overwritten.fetchone() is not None:
+                self._execute("alter table {table} alter column {column} set generated by default", column=sql.Identifier(column))
+                self._loosened.append(column)
 
     def unsilence(self) -> None:
         """As they were."""
         # What the triggers of foreign keys have still to check is about these tables, and would keep them from being altered.
         self._connection.execute("set constraints all immediate")
-        for table, trigger, state in self._triggers:
-            self._connection.execute(f"alter table only {table} {STATES[state]} trigger {trigger}".encode())
+        for column in self._loosened:
+            self._execute("alter table {table} alter column {column} set generated always", column=sql.Identifier(column))
+        for table, what, state in self._silenced:
+            self._connection.execute(f"alter table only {table} {STATES[state]} {what}".encode())
 
     def put_back(self) -> None:
         """Inserts the deleted rows and gives updated ones what they held. Parents before children."""
         if not self._key:
+            if not self._is_referred_to:
+                # Nothing waits for the old rows, and a value that may be there once is free before it comes back.
+                self._take_away_by_content()
             self._execute("insert into {table} ({columns}) overriding system value select {columns} from {before}")
             return
         self._execute(
             "insert into {table} ({columns}) overriding system value select {columns} from {before} b"
             " where not exists (select from {after} a where {b_is_a})"
         )
-        values = [column for column in self._settable if column not in self._key]
+        # The key with them: two numbers that are equal may be written in two ways.
+        values = [column for column in self._columns if column not in self._always or column in self._loosened]
         if values:
             self._execute(
                 "update {target} t set {values} from {before} b where {b_is_t} and {t_row} is distinct from {b_row}"
@@ -112,24 +162,43 @@ class Rows:
                 ),
             )
 
+    def going_with_it(self) -> list[str]:
+        """Rows that `take_away` would take or change by a foreign key, and that nobody wants changed."""
+        if self._count("inserted"):
+            return []
+        going = "from {after} a where true" + (" and not exists (select from {before} b where {b_is_a})" if self._key else "")
+        found = []
+        for table, is_this, refers in self._connection.execute(REFERRING.encode(), {"oid": self.oid}).fetchall():
+            query = "select count(*) from {referring} x where exists (select " + going + " and {refers})"  # noqa: S608  (ours)
+            if is_this and self._key:
+                query += " and not exists (select " + going + " and {x_is_a})"
+            rows = self._execute(query, referring=sql.SQL(table), refers=sql.SQL(refers)).fetchone()
+            if rows is not None and rows[0]:
+                found.append(f"{rows[0]} rows of {table} refer to rows of {self} that the statement made, and would go with them")
+        return found
+
     def take_away(self) -> int:
         """Removes rows that came of giving others another key. Children before parents. How many rows are as they were."""
         if not self._key:
-            if not self._count("inserted"):
-                self._execute(
-                    "delete from {target} t using"
-                    " (select place, relation, content, row_number() over (partition by content) as number"
-                    " from (select ctid as place, tableoid as relation, {t_row} as content from {target} t) as every) as there,"
-                    " (select {a_row} as content, row_number() over (partition by {a_row}) as number from {after} a) as known"
-                    " where there.content = known.content and there.number = known.number"
-                    " and t.ctid = there.place and t.tableoid = there.relation"
-                )
+            if self._is_referred_to:
+                self._take_away_by_content()
         elif not self._count("inserted"):
             self._execute(
                 "delete from {target} t using {after} a where {t_is_a} and not exists (select from {before} b where {b_is_a})"
             )
         row = self._execute("select count(*) from {before}").fetchone()
         return int(row[0]) if row is not None else 0
+
+    def _take_away_by_content(self) -> None:
+        if not self._count("inserted"):
+            self._execute(
+                "delete from {target} t using"
+                " (select place, relation, content, row_number() over (partition by content) as number"
+                " from (select ctid as place, tableoid as relation, {t_row} as content from {target} t) as every) as there,"
+                " (select {a_row} as content, row_number() over (partition by {a_row}) as number from {after} a) as known"
+                " where there.content = known.content and there.number = known.number"
+                " and t.ctid = there.place and t.tableoid = there.relation"
+            )
 
     def _conflicts_by_key(self) -> list[str]:
         found = []
@@ -205,6 +274,11 @@ class Rows:
             while data := stream.read(BLOCK):
                 copy.write(data)
 
+    def _one(self, query: str) -> Any:
+        """The single value of a query about this table's oid."""
+        row = self._connection.execute(query.encode(), [self.oid]).fetchone()
+        return row[0] if row is not None else None
+
     def _oid(self) -> int:
         row = self._connection.execute(
             "select c.oid::bigint from pg_class c join pg_namespace n on n.oid = c.relnamespace"
@@ -240,6 +314,7 @@ class Rows:
             columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
             b_is_a=same("b", "a") if getattr(self, "_key", None) else sql.SQL("true"),
             b_is_t=same("b", "t") if getattr(self, "_key", None) else sql.SQL("true"),
+            x_is_a=same("x", "a") if getattr(self, "_key", None) else sql.SQL("true"),
             t_is_a=same("t", "a") if getattr(self, "_key", None) else sql.SQL("true"),
             t_row=row("t") if columns else sql.SQL("null"),
             b_row=row("b") if columns else sql.SQL("null"),

@@ -45,6 +45,11 @@ class UndoRow:
     state: str
     finished_at: datetime | None
 
+    @property
+    def undoing(self) -> str | None:
+        """The transaction of the newest attempt to undo it; None where there was none."""
+        return self.summary.get("undoing")
+
 
 class UndoStore:
     """The undo points in the control database."""
@@ -147,6 +152,13 @@ class UndoStore:
                 append(connection, [Entry(at=now, kind="undone", fields=fields)])
 
             yield undone
+
+    def began(self, approval: str, transaction: str) -> None:
+        """Keeps which transaction undoes it, before it does: whoever is alone with it asks the server what became of that one."""
+        with self._database.transaction() as connection:
+            summary = connection.scalar(select(undo_points.c.summary).where(undo_points.c.id == approval).with_for_update())
+            changed = {**(summary or {}), "undoing": transaction}
+            connection.execute(update(undo_points).where(undo_points.c.id == approval).values(summary=changed))
 
 
 def alone(approval: str) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from dbshield.control.approval import State
 from dbshield.control.undo import UndoConflict
 from dbshield.control.undo_files import UndoError
 from dbshield.control.undo_store import UndoStore
-from dbshield.errors import Refused
+from dbshield.errors import Refused, StoreError
 
 pytestmark = pytest.mark.one_server(by="module")
 
@@ -53,6 +53,23 @@ EXTRAS = """
     create sequence shop.ticket; select setval('shop.ticket', 77);
     create table shop.tickets (id int default nextval('shop.ticket') primary key, what text);
     insert into shop.tickets select i, 'x' from generate_series(1, 20) i;
+    create table shop.coins (value numeric not null unique, number int generated always as identity, face text);
+    insert into shop.coins (value, face) select i + 0.50, 'head' from generate_series(1, 9) i;
+    create rule no_coins as on insert to shop.coins do instead nothing;
+    create rule no_faces as on update to shop.coins where new.face = 'head' do instead nothing;
+    create table shop.aliases (alias text unique, target text);
+    insert into shop.aliases values (null, 'nobody'), ('a', 'b'), ('c', 'd');
+    create table shop.teams (id int primary key, lead int);
+    create table shop.members (id int primary key, team int references shop.teams);
+    insert into shop.teams select i, i from generate_series(1, 3) i;
+    insert into shop.members select i, i from generate_series(1, 3) i;
+    alter table shop.teams add foreign key (lead) references shop.members;
+    create unique index members_by on shop.members (id, (team + 1));
+    create unique index members_only on shop.members (id);
+    alter index shop.members_by alter column 2 set statistics 500;
+    comment on index shop.members_by is 'for the report';
+    alter table shop.members cluster on members_by;
+    alter table shop.members replica identity using index members_only;
 """
 
 UNDONE = {
@@ -67,6 +84,7 @@ UNDONE = {
     "drop view": "drop view shop.active_customers",
     "drop materialized view": "drop materialized view shop.sales_by_day",
     "drop index": "drop index shop.orders_customer",
+    "drop index with all that is said of it": "drop index shop.members_by; drop index shop.members_only",
     "drop sequence cascade": "drop sequence shop.ticket cascade",
     "drop function": "drop function shop.order_count(integer)",
     "drop function cascade": "drop function shop.count_customers() cascade",
@@ -76,6 +94,7 @@ UNDONE = {
     "truncate": "truncate shop.order_items",
     "truncate cascade": "truncate shop.customers cascade",
     "truncate partitioned": "truncate shop.events",
+    "truncate a circle": "truncate shop.teams, shop.members",
     "truncate restart": "truncate shop.ledger restart identity",
     "delete all": "delete from shop.order_items",
     "delete cascade": "delete from shop.customers",
@@ -93,6 +112,9 @@ UNDONE = {
     "update partitioned": "update shop.events set kind = 'x' where id < 500",
     "update generated": "update shop.ledger set amount = -1",
     "update key": "update shop.tickets set id = id + 1000",
+    "delete under a rule": "delete from shop.coins",
+    "update under a rule, all that it holds": "update shop.coins set value = value * 1.0, number = default, face = 'tail'",
+    "update without key, unique": "update shop.aliases set target = 'z'",
     "upsert": "insert into shop.settings values ('vat', '0'), ('theme', 'dark')"
     " on conflict (key) do update set value = excluded.value",
 }
@@ -128,6 +150,16 @@ DIFFERENT = {
     "a table is gone": ("delete from shop.settings", "drop table shop.settings", "not there any more"),
     "a schema is gone": ("drop table archive.orders_2025", "drop schema archive", "schema archive is not there"),
     "a parent is missing": ("delete from shop.order_items", "delete from shop.orders where id = 1", "foreign key"),
+    "another row would go with it": (
+        "update shop.teams set id = id + 100 where id = 1",
+        "insert into shop.players values (1, 101)",
+        "1 rows of shop.players refer to rows of shop.teams that the statement made",
+    ),
+    "a view is there instead": (
+        "delete from shop.settings",
+        "alter table shop.settings rename to kept; create view shop.settings as select * from shop.kept",
+        "no table any more",
+    ),
     "another row has the value": (
         "delete from shop.products where id = 300 and id not in (select product_id from shop.order_items where order_id < 0)",
         "insert into shop.products values (7777, 'SKU-300', 'x', 1, 1)",
@@ -140,6 +172,8 @@ DIFFERENT = {
 def test_a_conflict_is_told_and_nothing_is_touched(here: Stage, name: str) -> None:
     statement, meanwhile, said = DIFFERENT[name]
     here.sql("delete from shop.order_items where product_id = 300")
+    here.sql("create table shop.teams (id int primary key); insert into shop.teams values (1)")
+    here.sql("create table shop.players (id int primary key, team int references shop.teams on delete cascade)")
     done = here.run(statement)
     assert done.state is State.DONE, done.error
     here.sql(meanwhile)
@@ -172,6 +206,7 @@ REFUSED = {
         "no undo point can bring back",
     ),
     "large object": ("select lo_unlink(424242)", "no undo point can bring back"),
+    "rows without a value": ("delete from shop.nothings", "hold no value of their own"),
     "role": ("drop role {role}", "no undo point can bring back"),
     "move to another partition": (
         "update shop.events set at = '2026-02-02' where id = 59",
@@ -187,6 +222,7 @@ def test_what_cannot_be_undone_or_run_here_is_refused(here: Stage, name: str) ->
     role = f"of_{here.database}"
     if name == "role":
         here.sql(f"create role {role}")
+    here.sql("create table shop.nothings (); insert into shop.nothings default values")
     before = here.facts()
     failed = here.run(statement.replace("{role}", role))
     if name == "role":
@@ -220,6 +256,52 @@ def test_two_who_undo_at_once_do_not_bring_rows_back_twice(here: Stage) -> None:
     with pytest.raises(Refused, match="undone already, by ann"), store.using(done.id):
         pytest.fail("it was undone twice")
     assert here.sql("select count(*) from shop.plain") == [(2,)]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_undo_whose_commit_nobody_heard_of_is_not_done_again(here: Stage, *, kept: bool) -> None:
+    """Its process ends, or the control database goes away, between the two commits; or before the first one."""
+    here.sql("create table shop.plain (note text); insert into shop.plain values ('a'), ('b')")
+    done = here.run("delete from shop.plain")
+    store = UndoStore(here.control)
+    if kept:
+        here.undo(done, began=lambda transaction: store.began(done.id, transaction))
+    else:
+        with pytest.raises(StoreError), store.using(done.id):
+            here.undo(done, began=lambda transaction: lost(store, done.id, transaction))
+    assert store.get(done.id).undone_at is None
+    undone = here.undo(done, earlier=store.get(done.id).undoing)
+    assert (undone.rows, "an earlier undo" in " ".join(undone.left)) == ({"shop.plain": 2}, kept)
+    assert here.sql("select count(*) from shop.plain") == [(2,)]
+
+
+def test_an_undo_that_goes_on_is_not_begun_again(here: Stage) -> None:
+    """Whoever is at it has lost the control database, and with it the lock that says so."""
+    here.sql("create table shop.plain (note text); insert into shop.plain values ('a'), ('b')")
+    done = here.run("delete from shop.plain")
+
+    def meanwhile(transaction: str) -> None:
+        with pytest.raises(Refused, match="right now"):
+            here.undo(done, earlier=transaction)
+
+    here.undo(done, began=meanwhile)
+    assert here.sql("select count(*) from shop.plain") == [(2,)]
+    with pytest.raises(Refused, match="cannot say what became of it"):
+        here.undo(done, earlier="9999999999")
+
+
+def lost(store: UndoStore, approval: str, transaction: str) -> None:
+    store.began(approval, transaction)
+    raise StoreError("the control database does not answer")
+
+
+def test_a_server_that_counts_no_rows_runs_nothing_that_is_to_be_undone(here: Stage) -> None:
+    here.sql(f'alter database "{here.database}" set track_counts = off')
+    failed = here.run("delete from shop.settings")
+    assert failed.state is State.FAILED
+    assert "does not count" in str(failed.error)
+    assert here.sql("select count(*) from shop.settings") == [(3,)]
+    assert here.run("delete from shop.settings", without_undo=True).state is State.DONE
 
 
 def test_an_undo_that_failed_may_be_tried_again(here: Stage) -> None:

@@ -41,6 +41,9 @@ MORE_FACTS = {
     "owned sequence": """select objid::regclass::text, refobjid::regclass || '.' || refobjsubid from pg_depend
         where classid = 'pg_class'::regclass and deptype in ('a', 'i')
         and objid in (select oid from pg_class where relkind = 'S')""",
+    "what an index is for": """select indexrelid::regclass::text, indisclustered::text || indisreplident || array(
+        select attstattarget from pg_attribute where attrelid = indexrelid and attstattarget >= 0)::text
+        from pg_index where indexrelid::regclass::text ~ '^(shop|archive)[.]'""",
     "owner of a function": "select oid::regprocedure::text, proowner::regrole::text from pg_proc where pronamespace >= 16384",
 }
 """What the oracle of the cases does not look at, and an undo has to bring back."""
@@ -119,10 +122,11 @@ class Stage:
         executor.work()
         return self.approvals.get(approval.id)
 
-    def undo(self, approval: Approval) -> undoing.Undone:
+    def undo(self, approval: Approval, **attempt: Any) -> undoing.Undone:
+        """Brings back what it destroyed, recorded nowhere; `attempt` is what `undo` is told of this one and an earlier one."""
         point = UndoStore(self.control).get(approval.id)
         assert point.sha256 is not None
-        return undoing.undo(self.folder / approval.id, point.sha256, self.settings, environment=ENVIRONMENT)
+        return undoing.undo(self.folder / approval.id, point.sha256, self.settings, environment=ENVIRONMENT, **attempt)
 
     def sql(self, query: str) -> list[Any]:
         with self.server.connect(self.database) as connection:
