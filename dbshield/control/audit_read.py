@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from sqlalchemy import ColumnElement, Connection, and_, select, text, true
+from sqlalchemy import ColumnElement, Connection, and_, not_, select, text, true
 
 from dbshield.control.audit_chain import Fault, Head, Link, Verifier
 from dbshield.control.audit_store import stamp
@@ -73,8 +73,9 @@ class Filter:
             # An entry is ASCII: whatever else is in a text stands there as JSON escapes it.
             parts.append(audit.c.entry.icontains(json.dumps(self.text)[1:-1], autoescape=True))
         if self.observed:
-            # As a field's name alone: within a text its quotation marks are escaped.
+            # As a field's name alone: within a text its quotation marks are escaped. What would have been allowed has it, too.
             parts.append(audit.c.entry.contains('"observed":"', autoescape=True))
+            parts.append(not_(audit.c.entry.contains('"observed":"allow"', autoescape=True)))
         if self.after is not None:
             parts.append(audit.c.id > self.after)
         if self.before is not None:

@@ -28,6 +28,7 @@ def test_what_would_have_been_held_is_found_and_nothing_that_says_so_of_itself(
         ),
         Entry(at=AT, kind="statement", fields=shared | {"statement": 'select \'"observed":"hold"\'', "rules": []}),
         Entry(at=AT, kind="statement", fields=shared | {"statement": "select 1", "observed": None, "rules": []}),
+        Entry(at=AT, kind="statement", fields=shared | {"statement": "select 2", "observed": "allow", "rules": []}),
     ]
     with tables_database(server18) as dsn:
         with registered(dsn) as database:
