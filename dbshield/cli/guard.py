@@ -300,6 +300,9 @@ def told() -> Iterator[None]:
     except DbshieldError:
         raise
     except psycopg.OperationalError as error:
-        raise StoreError(f"the database does not do it: {str(error).strip()}", hint="See that it runs and is reached.") from error
+        raise StoreError(
+            f"the database does not do it: {str(error).strip()}",
+            hint="See that it runs and is reached, and where the role's password is: --password-env, PGPASSWORD or .pgpass.",
+        ) from error
     except psycopg.Error as error:
         raise StoreError(f"the database does not do it: {str(error).strip()}", hint="Nothing was changed.") from error

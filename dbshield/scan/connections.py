@@ -15,6 +15,9 @@ from dbshield.scan.found import Found, Power, Target, literal
 _URL = re.compile(
     r"""(?:jdbc:)?(?:postgres|postgresql|postgis|timescaledb|cockroachdb)(?:\+\w+)?://[^\s"'`<>\\]+""", re.IGNORECASE
 )
+_PLACE = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
+_PLACE_NAMED = re.compile(r"([^:]*):(?:port|\$\w+|\$?\{\w+\}|<\w+>|%\w+%)()", re.IGNORECASE)
+"""A host and the name of its port, as a manual or a template has it: HOST:PORT, db:${DB_PORT}."""
 _QUERY = re.compile(r"\?[A-Za-z_]+=")
 _PAIR = re.compile(
     r"""\b(hostaddr|hostname|host|server|port|dbname|database|db|user\s?name|user\s?id|uid|user|password|passwd|pwd)
@@ -98,7 +101,9 @@ def _url(text: str, line: int) -> Found | None:
     given = dict(parse_qsl(parameters))
     hosts, ports = [], []
     for one in authority.split(","):
-        match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?", one)
+        match = _PLACE.fullmatch(one)
+        if match is None and at >= 0:
+            match = _PLACE_NAMED.fullmatch(one)
         if match is None:
             # No host and port: whatever it is, it may be a part of a password.
             return Found(

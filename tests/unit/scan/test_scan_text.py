@@ -39,6 +39,7 @@ ONE_LINE = [
     ("CREATE USER \"app\" WITH ENCRYPTED PASSWORD 's3cr3t-Pa55'", "app@?"),
     ("docker run -e POSTGRES_PASSWORD=s3cr3t-Pa55 postgres", "?"),
     ("PGPASSWORD=s3cr3t-Pa55 PGHOST=db.example.com psql", "db.example.com"),
+    ("postgresql://app:s3cr3t-Pa55@db.example.com:${DB_PORT}/shop", "app@db.example.com/shop"),
     ("POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:-s3cr3t-Pa55}", "?"),
 ]
 
@@ -132,6 +133,9 @@ def test_parts_of_two_credentials_are_not_mixed() -> None:
 
 HARMLESS = [
     ("x.md", "Set `postgresql://USER:<password>@HOST/DB` in the file."),
+    ("dbshield.toml", "# postgresql://USER@HOST:PORT/DATABASE"),
+    ("x.md", "postgres://USER:${PASSWORD}@HOST:PORT/DB and postgres://app:{password}@{host}:{port}/shop in it."),
+    ("x.sql", "create role backup login password '…';"),
     ("x.toml", 'upstream = "postgresql://dbshield@db.example.com/shop"\npassword_env = "PGPASS"\npassword_file = "/run/x"'),
     ("x.yml", "POSTGRES_PASSWORD: ${POSTGRES_PASSWORD}"),
     ("x.yml", "DATABASE_URL: postgres://app:${PGPASSWORD}@db/shop"),
