@@ -15,10 +15,13 @@ from dbshield.sqltext.bounds import target_scope
 from dbshield.sqltext.postgres_conditions import PostgresConditions
 from dbshield.sqltext.postgres_fields import NOTHING_LEFT_OUT, PLAIN, UNWALKED
 from dbshield.sqltext.postgres_nodes import Node, names
-from dbshield.sqltext.statement import Statement
+from dbshield.sqltext.statement import Statement, Trouble, Unreadable
 
 Names = frozenset[str]
 NO_NAMES: Names = frozenset()
+
+MAX_WITH = 1_000
+"""Queries that WITH may name in one statement. Each sees the names before it, which takes room and time by the square of them."""
 
 
 def object_name(parts: tuple[str, ...]) -> ObjectName:
@@ -48,6 +51,8 @@ class Collector:
         self.planned = False
         self.literal = False
         self.bodies: list[tuple[bytes, tuple[Statement, ...]]] = []
+        self._queries = 0
+        """How many queries have a name of WITH so far."""
         self._stack: list[tuple[Any, Names]] = []
 
     # -- what handlers call
@@ -128,6 +133,9 @@ class Collector:
     def _with(self, node: Node, scope: Names) -> None:
         """A query with WITH: each of its queries sees the ones before it (all of them when recursive), the body sees all."""
         clause = node["withClause"]
+        self._queries += len(clause["ctes"])
+        if self._queries > MAX_WITH:
+            raise Unreadable(Trouble.TOO_DEEP, f"more than {MAX_WITH} queries in WITH")
         queries = [item["CommonTableExpr"] for item in clause["ctes"]]
         known = {query["ctename"] for query in queries}
         self.conditions.learn(node)

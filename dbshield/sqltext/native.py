@@ -11,6 +11,7 @@ its depth is known to be harmless: by its length (a level takes at least two byt
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +26,16 @@ MAX_UNCOUNTED_BYTES = 16 << 10
 
 MAX_LEVELS = 8_000
 """How many levels a longer text may have by its tokens."""
+
+
+SIGNS_UNCOUNTED_BYTES = 4 << 10
+"""In a text of this length the lexer looks at operator characters 16 million times at most: in 0.05 s."""
+
+MAX_LOOKS_AT_SIGNS = 32_000_000
+"""How often it may look at them in a longer text: 0.1 s each time that the text is taken apart."""
+
+_SIGNS = re.compile(rb"[~!@#^&|`?+*/%<>=-]{16,}")
+"""Operator characters in a row (op_chars in `scan.l`)."""
 
 
 class GrammarError(Exception):
@@ -46,6 +57,23 @@ class Token(NamedTuple):
     token: int
 
 
+def is_laborious(text: bytes) -> bool:
+    """Whether the lexer would look at the operator characters of `text` too often.
+
+    It takes in all of a row of them before it goes back to where a comment begins, or a sign that stands for itself: once for
+    each. So `/*/*/*…` and `+++…` of a megabyte keep it busy for a quarter of an hour.
+    """
+    if len(text) <= SIGNS_UNCOUNTED_BYTES:
+        return False
+    return sum(len(row) ** 2 for row in _SIGNS.findall(text)) > MAX_LOOKS_AT_SIGNS
+
+
+def check_labour(text: bytes) -> None:
+    """Raise GrammarError for a text that is laborious: none gets to the lexer."""
+    if is_laborious(text):
+        raise GrammarError("too many operator characters in a row", 0)
+
+
 def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
@@ -57,6 +85,7 @@ def _raise(error: Any) -> None:
 
 def parse(text: bytes) -> bytes:
     """The tree of `text` (UTF-8, no NUL) as JSON; GrammarError where the grammar does not accept it."""
+    check_labour(text)
     result = lib.pg_query_parse(text)
     try:
         if result.error:
@@ -69,6 +98,7 @@ def parse(text: bytes) -> bytes:
 
 def normalise(text: bytes) -> bytes:
     """`text` with every constant replaced by a parameter; GrammarError where the grammar does not accept it."""
+    check_labour(text)
     result = lib.pg_query_normalize(text)
     try:
         if result.error:
@@ -81,6 +111,7 @@ def normalise(text: bytes) -> bytes:
 
 def parse_protobuf(text: bytes) -> bytes:
     """The tree of `text` as the protobuf bytes that `deparse` takes."""
+    check_labour(text)
     result = lib.pg_query_parse_protobuf(text)
     try:
         if result.error:
@@ -108,6 +139,7 @@ def scan(text: str) -> Iterator[Token]:
 
     They are made one by one, so that whoever has seen enough of a long text can stop.
     """
+    check_labour(text.encode("utf-8", "surrogatepass"))
     try:
         result = postgast.scan(text)
     except postgast.PgQueryError as error:

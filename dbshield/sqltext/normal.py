@@ -29,9 +29,12 @@ COMMENT_TOKENS = frozenset({275, 276})
 
 
 def check_characters(text: bytes) -> None:
-    """Raise Unreadable for what PostgreSQL and a reader could see differently: NUL, invalid UTF-8, odd white space."""
+    """Raise Unreadable for what PostgreSQL and a reader could see differently: NUL, invalid UTF-8, odd white space; and for what
+    the lexer would be busy with for too long."""
     if b"\0" in text:
         raise Unreadable(Trouble.CHARACTERS, "a NUL in the text")
+    if native.is_laborious(text):
+        raise Unreadable(Trouble.TOO_DEEP, "too many operator characters in a row")
     if text.isascii():
         return
     try:

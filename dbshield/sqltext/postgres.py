@@ -23,6 +23,10 @@ decoder gives up at about 1,000 (Python's recursion limit) and printing the tree
 LONG_JSON = 8 << 10
 """JSON shorter than this cannot reach MAX_DEPTH: a level of it takes at least eleven bytes."""
 
+MAX_TREE_BYTES = 16 << 20
+"""How long a tree may be in its JSON form. Decoded it takes twenty times as much memory, and walking it takes seconds: a megabyte
+of `select 1, 1, 1, …` makes one of 47 MB, a megabyte of short statements one of 15."""
+
 QUERIES = {
     "SelectStmt": "select",
     "InsertStmt": "insert",
@@ -81,6 +85,8 @@ def _tree(text: bytes) -> list[Node]:
     except native.GrammarError as error:
         trouble = Trouble.TOO_DEEP if "memory exhausted" in error.message else Trouble.SYNTAX
         raise Unreadable(trouble, error.message) from error
+    if len(tree) > MAX_TREE_BYTES:
+        raise Unreadable(Trouble.TOO_LONG, f"a tree of {len(tree)} bytes, {MAX_TREE_BYTES} are read")
     if len(tree) > LONG_JSON:
         _check_depth(tree)
     statements: list[Node] = json.loads(tree)["stmts"]

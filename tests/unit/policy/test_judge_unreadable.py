@@ -45,6 +45,36 @@ def test_deep_texts_have_the_rule_for_it(judge: Judge, shape: str) -> None:
     assert [finding.rule for finding in judge.judge(DEEP[shape](1_000)).findings] == ["DS906"]
 
 
+LABORIOUS: dict[str, bytes] = {
+    "comments in comments": b"/*" * 50_000 + b"*/" * 50_000 + b"select 1",
+    "signs": b"select " + b"+" * 50_000 + b"1",
+    "an operator": b"select 1 " + b"@" * 50_000 + b" 1",
+    "many rows of signs": b"select " + b" ".join([b"1 " + b"+" * 800] * 100) + b" 1",
+    "names of WITH": b"with " + b", ".join(b"a%d as (select 1)" % i for i in range(1_001)) + b" select 1",
+    "names of WITH in each other": b"with a as (" * 40
+    + b"with " + b", ".join(b"a%d as (select 1)" % i for i in range(1_000)) + b" select 1"
+    + b") select 1" * 40,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LABORIOUS.values(), ids=LABORIOUS)
+def test_regression_what_takes_labour_is_stopped_before(judge: Judge, text: bytes) -> None:
+    """A megabyte of the first kept a worker busy for a quarter of an hour, one of the names took all memory of the machine."""
+    assert [finding.rule for finding in judge.judge(text).findings] == ["DS906"]
+
+
+def test_honest_rows_of_signs_and_names_pass(judge: Judge) -> None:
+    line = b"-- " + b"=" * 77 + b"\n"
+    assert judge.judge(line * 2_000 + b"/" + b"*" * 4_000 + b"/ select 1").verdict.word == "allow"
+    queries = b", ".join(b"a%d as (select 1)" % i for i in range(1_000))
+    assert judge.judge(b"with " + queries + b" select 1").verdict.word == "allow"
+
+
+def test_regression_a_tree_that_is_much_longer_than_its_text(judge: Judge) -> None:
+    """It took a gigabyte and seven seconds, in which nobody else was served."""
+    assert [finding.rule for finding in judge.judge(b"select 1" + b",1" * 500_000).findings] == ["DS905"]
+
+
 def test_honest_depth_passes(judge: Judge) -> None:
     assert judge.judge(DEEP["operators"](200)).verdict.word == "allow"
     assert judge.judge(DEEP["unions"](300)).verdict.word == "allow"
