@@ -198,6 +198,7 @@ def _error(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting.phase = Phase.CLIENTS
     counting.kept = counting.described = b""
     counting.failed = True
+    relay.prepared.failed()
     relay.choose_server_handlers()
     frame = data[pos:end]
     overrun = counting.counter.overrun(frame)

@@ -137,7 +137,7 @@ def sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay._unsynced = False
     names = relay._statements
     if names.fresh or names.bound:
-        names.settle()
+        names.settle(alone=all(cycle == OWN for cycle in relay._cycles))
     relay._cycles.append(SYNC)
     return None
 
@@ -192,7 +192,8 @@ def ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | No
     relay.status = data[pos + HEADER]
     cycles = relay._cycles
     if cycles:
-        cycles.popleft()
+        if cycles.popleft() != OWN and relay._statements.asked:
+            relay._statements.answered()
         if cycles and cycles[0] == OWN:
             relay.choose_server_handlers()
             return data[pos:end]
@@ -207,6 +208,7 @@ def ready_for_query(relay: Relay, data: bytes, pos: int, end: int) -> bytes | No
 def error_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     frame = data[pos:end]
     relay._copying = False
+    relay._statements.failed()
     if b"\0VFATAL\0" in frame or b"\0VPANIC\0" in frame:
         relay.fatal = True
         return None
@@ -237,6 +239,7 @@ def _copy_in_response(relay: Relay, data: bytes, pos: int, end: int) -> bytes | 
     """In the extended protocol the server swallows the Syncs between the Execute and the end of the data (CopyGetData in
     copyfromparse.c). A simple Query answers for itself, whatever comes between."""
     cycles = relay._cycles
+    relay._statements.failed()  # it swallows the Sync whose answer would tell
     if cycles and cycles[0] in {QUERY, COUNTED_QUERY}:
         return None
     while cycles:

@@ -2,8 +2,10 @@
 
 A Parse may fail, and behind an error the server skips everything up to the next Sync. So a name that was just parsed is
 believed only until the client's next Sync: within that cycle an error would keep a Bind from running, too. Afterwards a name is
-believed when it never stood for anything else that does more than read. Every other name is doubtful: what it stands for is
-judged as any statement that SQL prepared, so it is counted, and wherever writing is stopped it is stopped.
+believed when it never stood for anything else that does more than read, or when the server has answered that cycle without an
+error, as clients wait for that parse in one cycle and bind in the next (lib/pq, pg8000, asyncpg without its cache). Every other
+name is doubtful: what it stands for is judged as any statement that SQL prepared, so it is counted, and wherever writing is
+stopped it is stopped.
 """
 
 from __future__ import annotations
@@ -30,17 +32,19 @@ TEXT_BYTES: Final = 4 << 10
 
 
 class StatementNames(dict[bytes, Judgement]):
-    """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals, `texts` what
-    was parsed, where it is short enough to be judged again under another policy. `held` has the names of statements that a human
+    """The judgement of each name's newest Parse. `fresh` has the names of this cycle, `bound` its uncounted portals, `asked` the
+    names of the cycle that the server is answering now, where it has no other to answer. `texts` has what was parsed, where it is
+    short enough to be judged again under another policy, `held` the names of statements that a human
     is to be asked for when they are bound: on the server they stand for an empty statement. No name is in both. `inserts`
     has the names of relations that statements insert into, or did, `makes` those of relations that a statement of a doubtful name
     may make."""
 
-    __slots__ = ("bound", "doubtful", "fresh", "held", "inserts", "makes", "texts")
+    __slots__ = ("asked", "bound", "doubtful", "fresh", "held", "inserts", "makes", "texts")
 
     def __init__(self) -> None:
         super().__init__()
         self.fresh: set[bytes] = set()
+        self.asked: set[bytes] = set()
         self.bound: set[bytes] = set()
         self.doubtful: set[bytes] = set()
         self.held: dict[bytes, Prepared] = {}
@@ -119,12 +123,27 @@ class StatementNames(dict[bytes, Judgement]):
                 del self.held[name]
                 self[name] = STALE
 
-    def settle(self) -> None:
-        """A Sync: from here on the server may have skipped what came before it."""
+    def settle(self, *, alone: bool = False) -> None:
+        """A Sync: from here on the server may have skipped what came before it. `alone` where it has no other Sync to
+        answer, so that the next answer tells whether it did."""
+        self.asked = {name for name in self.fresh if name in self} if alone else set()
         self.fresh.clear()
         self.bound.clear()
+
+    def failed(self) -> None:
+        """The server has answered with an error, and skipped what came behind."""
+        self.asked = set()
+
+    def answered(self) -> None:
+        """The server has come to the Sync without an error: the names of that cycle stand for what was parsed last, unless
+        more was sent meanwhile that casts doubt on them."""
+        self.doubtful -= self.asked
+        self.asked = set()
 
     def _add(self, name: bytes) -> None:
         if len(self.doubtful) >= MAX_NAMES and name not in self.doubtful:
             raise Refused("too many names of statements were given anew", sqlstate="54000", hint="Give each statement one name.")
         self.doubtful.add(name)
+        # What has the name now was not parsed.
+        self.fresh.discard(name)
+        self.asked.discard(name)

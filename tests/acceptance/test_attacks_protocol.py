@@ -24,6 +24,8 @@ SELECT, BROKEN, TAKES, FAILS = (
     b"prepare q as " + MANY,
     b"select 1 / (count(*) * 0) from shop.settings",
 )
+BY_SQL = (*(Parse(name=b"d", query=b"deallocate q"), Bind(statement=b"d"), Execute()),)
+"""The name is taken back by SQL, in the protocol that has names."""
 BEGIN, COMMIT = (Query(query=b"begin"),), (Query(query=b"commit"),)
 Segment = tuple[Message, ...]
 
@@ -52,6 +54,9 @@ IN_SAVEPOINT = [
     ),
 ]
 
+DOUBT = [(Parse(name=b"n", query=b"begin"), Sync()), (Close(target=Target.STATEMENT, name=b"n"), parse(SELECT, b"n"), Sync())]
+"""From here on the session tells the names of this segment from those of earlier ones."""
+
 ATTACKS: dict[str, list[Segment]] = {
     "the name was taken": [(parse(MANY), Sync()), (parse(SELECT), Sync()), (*run(), Sync())],
     "the name was taken, in one segment": [(parse(MANY), Sync(), parse(SELECT), Sync(), *run(), Sync())],
@@ -71,6 +76,15 @@ ATTACKS: dict[str, list[Segment]] = {
     "a block takes the name": [
         (parse(SELECT), Sync()),
         (Query(query=b"do $$ begin deallocate q; end $$; " + TAKES),),
+        (*run(), Sync()),
+    ],
+    "sql takes the name behind its parse": [
+        *DOUBT,
+        (parse(SELECT), *BY_SQL, parse(TAKES, b"t"), *run(b"t"), *run(b"q", b"p"), Sync()),
+    ],
+    "sql takes the name behind its parse, and it is run in the next segment": [
+        *DOUBT,
+        (parse(SELECT), *BY_SQL, parse(TAKES, b"t"), *run(b"t"), Sync()),
         (*run(), Sync()),
     ],
     "sql takes the name when all are forgotten": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.conversation import Conversation
+from support.conversation import IDLE, Conversation, other_error
 
 from dbshield.errors import Refused
 from dbshield.model import AccessLevel
@@ -11,6 +11,7 @@ from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
 from dbshield.session.names import MAX_NAMES, StatementNames
+from dbshield.wire.backend import ParseComplete
 from dbshield.wire.frontend import Bind, Close, Execute, Parse, Query, Sync, Target
 
 JUDGE = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin())
@@ -98,4 +99,53 @@ def test_a_skipped_parse_and_a_skipped_close() -> None:
     talk.client(Parse(name=Q, query=b"insert into t values (1)"), Sync())
     talk.client(Parse(name=b"x", query=b"select nonsense"), Close(target=Target.STATEMENT, name=Q), Sync())
     talk.client(Parse(name=Q, query=b"select 1"), Sync(), Bind(statement=Q), Execute(), Sync())
+    assert talk.relay.judged[-1].normal == "execute prepared_by_name"
+
+
+def parsed(talk: Conversation, text: bytes) -> None:
+    """One cycle as lib/pq and pg8000 begin a statement: they wait for the server before they bind."""
+    talk.client(Parse(query=text), Sync())
+    talk.server(ParseComplete(), IDLE)
+
+
+def bound(talk: Conversation) -> str:
+    """How the next Bind of the unnamed statement is judged."""
+    talk.client(Bind(), Execute(), Sync())
+    return talk.relay.judged[-1].normal
+
+
+def test_what_the_server_has_taken_is_believed() -> None:
+    talk = Conversation(counts=True)
+    for text in (b"begin", b"delete from t where id = 1", b"commit"):
+        parsed(talk, text)
+    assert bound(talk) == "commit"
+
+
+def test_what_the_server_has_not_taken_is_not() -> None:
+    talk = Conversation(counts=True)
+    parsed(talk, b"delete from t where id = 1")
+    talk.client(Parse(query=b"select missing"), Parse(query=b"commit"), Sync())
+    talk.server(other_error(), IDLE)
+    assert bound(talk) == "execute prepared_by_name"
+
+
+@pytest.mark.parametrize("more", [(Parse(query=b"delete from t where id = 2"), Sync()), (Parse(query=b"commit"), Sync())])
+def test_nor_is_what_another_parse_may_have_replaced(more: tuple[Parse | Sync, ...]) -> None:
+    talk = Conversation(counts=True)
+    parsed(talk, b"delete from t where id = 1")
+    talk.client(Parse(query=b"begin"), Sync(), *more)
+    talk.server(ParseComplete(), IDLE)
+    assert bound(talk) == "execute prepared_by_name"
+
+
+def test_nor_what_sql_has_taken_behind_the_parse() -> None:
+    talk = Conversation(counts=True)
+    parsed(talk, b"begin")
+    parsed(talk, b"commit")
+    taken = b"prepare q as delete from t where id = 1"
+    talk.client(Parse(name=Q, query=b"select 1"), Parse(name=b"t", query=taken), Bind(statement=b"t"), Bind(statement=Q))
+    assert talk.relay.judged[-1].normal == "execute prepared_by_name"
+    talk.client(Sync())
+    talk.server(IDLE)
+    talk.client(Bind(statement=Q))
     assert talk.relay.judged[-1].normal == "execute prepared_by_name"
