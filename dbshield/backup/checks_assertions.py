@@ -55,6 +55,8 @@ def read(folder: Path, kept: Record) -> tuple[Assertion, ...]:
             found.append(Assertion(name=str(name), database=database, query=path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the assertions in {folder} cannot be read: {error}") from error
+    if not found:
+        raise ConfigError(f"there is no assertion in {folder}", hint="Put NAME.sql there, or leave assertions out.")
     return tuple(found)
 
 
@@ -77,12 +79,14 @@ def _hold(source: Source, assertion: Assertion) -> Found:
             if cursor.description is None:
                 raise NoVerdict(f"{assertion.name} is no query", hint="Write one SELECT.")
             rows = cursor.fetchmany(2)
+            columns, count = len(cursor.description), cursor.rowcount
+            if cursor.nextset():
+                # What the second one says would be lost, and after a COMMIT it might write.
+                raise NoVerdict(f"{assertion.name} is more than one statement", hint="Write one SELECT a file.")
         except psycopg.Error as error:
             lines = str(error).strip().splitlines()
             # Whose fault it is nobody can tell: the query may be wrong. No verdict, and never a passed one.
             raise NoVerdict(f"{assertion.name}: {lines[0] if lines else 'an error'}", hint="Mend the query.") from None
-        columns = len(cursor.description)
-        count = cursor.rowcount
         connection.execute("rollback")
     if not rows:
         return Found(measure="no rows")

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from dbshield.backup.checks import Found, NotChecked
 from dbshield.backup.command import run
-from dbshield.backup.record import Record
-from dbshield.backup.restore_logical import Target, named, schema_digest
-from dbshield.backup.source import told
+from dbshield.backup.record import DatabaseRecord, Record, compare_properties
+from dbshield.backup.restore_logical import Target, schema_digest
+from dbshield.backup.source import Connection, named, told
 from dbshield.cluster import Cluster
 from dbshield.errors import BackupError, ClusterError
 
+EVENT_TRIGGERS = "select quote_ident(evtname), evtenabled::text from pg_event_trigger where evtenabled <> 'D' order by 1"
+ENABLED = {"O": "enable", "R": "enable replica", "A": "enable always"}
 AVAILABLE = "select exists (select from pg_available_extensions where name = 'amcheck')"
 SCANNED = re.compile(r"(Files|Blocks) scanned:\s+(\d+)")
 BAD = re.compile(r"Bad checksums:\s+(\d+)")
@@ -24,16 +27,20 @@ FOUND_CORRUPTION = 2
 """pg_amcheck's exit code when it ran and found something."""
 
 
-def schema(target: Target, kept: Record) -> Found:
-    """The text of each schema, grants included, is the one that the snapshot was made with."""
+def schema(target: Target, kept: Record, found: Sequence[DatabaseRecord]) -> Found:
+    """The text of each schema, grants included, is the one that the snapshot was made with; and each database has its own owner,
+    locale, rights and settings, as far as it was `found`."""
     if not all(database.schema_sha256 for database in kept.databases):
         raise NotChecked("the snapshot has no schema to compare with")
     problems = []
+    there = {database.name: database for database in found}
     for database in kept.databases:
-        found = schema_digest(target, database.name)
-        if found != database.schema_sha256:
+        digest = schema_digest(target, database.name)
+        if digest != database.schema_sha256:
             was = database.schema_sha256
-            problems.append(f"{database.name}: the schema is another one: SHA-256 {found[:16]}…, not {was[:16]}…")
+            problems.append(f"{database.name}: the schema is another one: SHA-256 {digest[:16]}…, not {was[:16]}…")
+        if database.name in there:
+            problems += map(str, compare_properties(database, there[database.name]))
     return Found(measure=f"{len(kept.databases)} databases, grants included", problems=tuple(problems))
 
 
@@ -47,16 +54,15 @@ def amcheck(target: Target, kept: Record, *, jobs: int) -> Found:
         program = programs.program("pg_amcheck")
     except ClusterError as error:
         raise NotChecked(error.message) from error
-    if programs.major < 14:
-        raise NotChecked(f"PostgreSQL {programs.major}'s pg_amcheck cannot install what it needs")
     problems: list[str] = []
     for database in kept.databases:
         with source.connect(database.name) as connection, told("amcheck"):
             if not (connection.execute(AVAILABLE).fetchone() or (False,))[0]:
                 raise NotChecked("the extension amcheck is not installed on this machine")
+            _install(connection)
         said = work.folder / f"amcheck-{database.folder}.txt"
         command: list[str | Path] = [
-            program, "--heapallindexed", "--install-missing", "--no-password", f"--jobs={jobs}", named(database.name),
+            program, "--heapallindexed", "--no-password", f"--jobs={jobs}", named(database.name),
         ]  # fmt: skip
         with said.open("wb") as out:
             done = subprocess.run(
@@ -69,6 +75,17 @@ def amcheck(target: Target, kept: Record, *, jobs: int) -> Found:
         elif done.returncode:
             raise BackupError(f"pg_amcheck failed: {' / '.join(lines[-3:])}", hint="Mend what it names.")
     return Found(measure=f"{len(kept.databases)} databases, every row looked up in every index", problems=tuple(problems))
+
+
+def _install(connection: Connection) -> None:
+    """Install amcheck past event triggers of the source, which may refuse an extension: that says nothing of the backup."""
+    triggers = connection.execute(EVENT_TRIGGERS).fetchall()
+    with connection.transaction():
+        for name, _ in triggers:
+            connection.execute(f"alter event trigger {name} disable".encode())
+        connection.execute("create extension if not exists amcheck with schema pg_catalog")
+        for name, enabled in triggers:
+            connection.execute(f"alter event trigger {name} {ENABLED[enabled]}".encode())
 
 
 def page_checksums(cluster: Cluster) -> Found:

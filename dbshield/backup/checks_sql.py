@@ -46,10 +46,20 @@ OWNED_SEQUENCES = """
         and d.deptype in ('a', 'i')
     join pg_class t on t.oid = d.refobjid
     join pg_attribute a on a.attrelid = t.oid and a.attnum = d.refobjsubid
-    where s.relkind = 'S' and a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+    where s.relkind = 'S' and t.relkind <> 'f' and a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
     order by 1
 """
 """Sequences that feed a column of whole numbers (serial, identity)."""
+TREE = """
+    with recursive tree(oid) as (
+        select %s::regclass::oid union select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.oid
+    )
+    select n.nspname::text, c.relname::text, c.relkind = 'f'
+    from tree t join pg_class c on c.oid = t.oid join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'f')
+    order by 1, 2
+"""
+"""A table and what is below it, as far as there are rows in it, and which of them are on another server."""
 
 
 def compared(kept: Record, found: Sequence[DatabaseRecord]) -> tuple[tuple[Difference, ...], tuple[Difference, ...]]:
@@ -176,7 +186,7 @@ def roles(source: Source, kept: Record) -> Found:
 
     The superuser that the restored server was made with is its own; that it is there suffices.
     """
-    with source.connect("postgres") as connection, told("the roles"):
+    with source.connect(kept.databases[0].name) as connection, told("the roles"):
         there, members = look.roles(connection), set(look.members(connection))
         me = str((connection.execute("select current_user::text").fetchone() or ("",))[0])
     problems = []
@@ -236,6 +246,17 @@ def _is_behind(connection: Connection, table: str, column: str, last: int | None
     """Whether a sequence would give out a number that its column has, or has passed."""
     extreme = sql.SQL("max" if rising else "min")
     query = sql.SQL("select {}({}) from {}").format(extreme, sql.Identifier(column), sql.SQL(table))
+    tree = connection.execute(TREE, [table]).fetchall()
+    if any(foreign for *_, foreign in tree):
+        # A drill speaks with no other server.
+        here = [
+            sql.SQL("select {} from only {}").format(sql.Identifier(column), sql.Identifier(schema, name))
+            for schema, name, foreign in tree
+            if not foreign
+        ]
+        if not here:
+            return False
+        query = sql.SQL("select {}({}) from ({}) t").format(extreme, sql.Identifier(column), sql.SQL(" union all ").join(here))
     (reached,) = connection.execute(query).fetchone() or (None,)
     if reached is None:
         return False

@@ -78,8 +78,9 @@ def _counted(task: Task, name: str, snapshot: str, wanted: Sequence[fingerprint.
 
 
 def _sequences(before: Sequence[SequenceRecord], connection: Connection) -> tuple[SequenceRecord, ...]:
-    """Those read before the moment, without what was dropped or set back since: that may have been before the moment too."""
-    now = {(sequence.schema, sequence.name): sequence.last for sequence in fingerprint.sequences(connection)}
+    """Those read before the moment, without what was dropped or set back since: that may have been before the moment too. And
+    without those that are not logged, as serial columns of unlogged tables have since 15: recovery sets them back."""
+    now = {(sequence.schema, sequence.name): sequence.last for sequence in fingerprint.sequences(connection, unlogged=False)}
     return tuple(
         sequence
         for sequence in before

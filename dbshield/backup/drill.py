@@ -298,7 +298,7 @@ class _Run:
                 self._check("content", lambda: checks_sql.content(record, checks_sql.compared(record, found)[1]))
                 self._check("extensions", lambda: checks_sql.extensions(record, found))
                 self._check("sequences", lambda: checks_sql.sequences(source, record, found), log=log)
-            self._check("schema", lambda: checks_programs.schema(target, record), log=log)
+            self._check("schema", lambda: checks_programs.schema(target, record, found), log=log)
             self._check("roles", lambda: checks_sql.roles(source, record), log=log)
         self._check("indexes", lambda: checks_sql.indexes(source, record), log=log)
         self._check("foreign-keys", lambda: checks_sql.foreign_keys(source, record), log=log)

@@ -66,7 +66,11 @@ TABLES = """
         and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
     order by 2, 3
 """
-SEQUENCES = "select schemaname::text, sequencename::text, last_value from pg_sequences order by 1, 2"
+SEQUENCES = """
+    select s.schemaname::text, s.sequencename::text, s.last_value, c.relpersistence = 'u'
+    from pg_sequences s join pg_namespace n on n.nspname = s.schemaname
+    join pg_class c on c.relnamespace = n.oid and c.relname = s.sequencename order by 1, 2
+"""
 LARGE_OBJECTS = """
     select (select count(*) from pg_largeobject_metadata), has_table_privilege('pg_largeobject', 'select'),
         pg_table_size('pg_largeobject')
@@ -135,8 +139,13 @@ def relations(connection: Connection) -> tuple[Relation, ...]:
     return tuple(found)
 
 
-def sequences(connection: Connection) -> tuple[SequenceRecord, ...]:
-    return tuple(SequenceRecord(schema=schema, name=name, last=last) for schema, name, last in connection.execute(SEQUENCES))
+def sequences(connection: Connection, *, unlogged: bool = True) -> tuple[SequenceRecord, ...]:
+    """Every sequence with its last number; those that are not logged only with `unlogged`."""
+    return tuple(
+        SequenceRecord(schema=schema, name=name, last=last)
+        for schema, name, last, volatile in connection.execute(SEQUENCES)
+        if unlogged or not volatile
+    )
 
 
 def sample_of(size: int, budget: int, *, has_key: bool) -> int:

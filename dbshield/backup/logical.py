@@ -27,7 +27,7 @@ from dbshield.backup.engine import Taken, Task
 from dbshield.backup.fingerprint import Relation
 from dbshield.backup.manifest import Server
 from dbshield.backup.record import DatabaseRecord, Record, TableRecord
-from dbshield.backup.source import Connection, Source, told
+from dbshield.backup.source import Connection, Source, named, told
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries
 from dbshield.errors import BackupError
@@ -107,7 +107,7 @@ class Logical:
                 "--no-tablespaces",
                 "--no-password",
                 *passwords,
-                f"--database={database}",
+                f"--database={named(database)}",
                 f"--file={target}",
             ],
             work=task.work,

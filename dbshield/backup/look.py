@@ -57,6 +57,14 @@ DATABASE = """
     select d.oid::bigint, d.datname::text, r.rolname::text, pg_encoding_to_char(d.encoding)::text, d.datcollate, d.datctype
     from pg_database d join pg_roles r on r.oid = d.datdba where d.datname = current_database()
 """
+PROPERTIES = """
+    select array(select unnest(coalesce(d.datacl, acldefault('d', d.datdba)))::text order by 1), d.datconnlimit,
+        coalesce((select json_object_agg(coalesce(r.rolname, ''), s.setconfig) from pg_db_role_setting s
+            left join pg_roles r on r.oid = s.setrole where s.setdatabase = d.oid), '{}'),
+        coalesce(j ->> 'datlocprovider', 'c'), coalesce(j ->> 'datlocale', j ->> 'daticulocale', '')
+    from pg_database d cross join to_jsonb(d) j where d.datname = current_database()
+"""
+"""The provider of the locale is a column since 15, its own name of the locale since 17, as ICU's before."""
 EXTENSIONS = "select extname::text, extversion from pg_extension order by 1"
 
 
@@ -85,6 +93,7 @@ def members(connection: Connection) -> tuple[tuple[str, str], ...]:
 def database(connection: Connection) -> Mapping[str, Any]:
     """What `DatabaseRecord` says of the database itself."""
     oid, name, owner, encoding, collation, character_type = connection.execute(DATABASE).fetchone() or (0, "", "", "", "", "")
+    rights, limit, settings, *locale = connection.execute(PROPERTIES).fetchone() or ([], -1, {}, "", "")
     return {
         "name": name,
         "folder": str(oid),
@@ -93,4 +102,5 @@ def database(connection: Connection) -> Mapping[str, Any]:
         "collation": collation,
         "character_type": character_type,
         "extensions": dict(connection.execute(EXTENSIONS).fetchall()),
+        "properties": {"rights": rights, "connection_limit": limit, "settings": settings, "locale": " ".join(locale).strip()},
     }

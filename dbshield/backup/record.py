@@ -14,6 +14,8 @@ from typing import Any
 from dbshield.backup.damage import Damaged
 
 FORMAT = 1
+OF_THE_DATABASE = ("owner", "encoding", "collation", "character_type")
+"""Fields of `DatabaseRecord` that are of the database itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,11 @@ class SequenceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseRecord:
-    """One database. `folder` is the name of its members; `schema_sha256` is of pg_dump's text of the schema, normalised."""
+    """One database. `folder` is the name of its members; `schema_sha256` is of pg_dump's text of the schema, normalised.
+
+    `properties` are its own, which are in no schema: `rights`, `settings` by role, `connection_limit`, `locale`. Older snapshots
+    have none.
+    """
 
     name: str
     folder: str
@@ -57,6 +63,7 @@ class DatabaseRecord:
     tables: tuple[TableRecord, ...]
     sequences: tuple[SequenceRecord, ...]
     schema_sha256: str
+    properties: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +194,18 @@ def compare_tables(expected: DatabaseRecord, found: DatabaseRecord) -> tuple[Dif
         if not table.skipped
     ]
     return tuple(differences)
+
+
+def compare_properties(expected: DatabaseRecord, found: DatabaseRecord) -> tuple[Difference, ...]:
+    """What a database has other than the record says, of what belongs to the database itself: owner, encoding, locale, rights,
+    settings."""
+    pairs = [(name.replace("_", " "), getattr(expected, name), getattr(found, name)) for name in OF_THE_DATABASE]
+    pairs += [(name.replace("_", " "), value, found.properties.get(name)) for name, value in expected.properties.items()]
+    return tuple(
+        Difference(what=f"{expected.name}: the {name}", expected=f"{value}", found=f"{other}")
+        for name, value, other in pairs
+        if value != other
+    )
 
 
 def compare_sequences(expected: DatabaseRecord, found: DatabaseRecord) -> tuple[Difference, ...]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from dbshield.backup import record, sealing
 from dbshield.backup.binaries import programs
 from dbshield.backup.catalogue import Catalogue, Snapshot
@@ -42,9 +44,25 @@ QUIET: Mapping[str, str] = {
     "log_line_prefix": "%e ",
     "log_destination": "stderr",
 }
-"""Settings of every server that is restored here, given on its command line."""
+"""Settings of every server that is restored here, given on its command line; `quiet` has them for a version."""
+SILENT: Mapping[str, str] = {"event_triggers": "off"}
+"""Since 17. A trigger on login writes into what is being compared with the record, or lets nobody in."""
+SILENT_SINCE = 17
 SHOWN = 20
 """Damaged members that are named; a count tells of the rest."""
+
+
+def quiet(major: int) -> Mapping[str, str]:
+    """The settings of a server of this major version that is restored here."""
+    return {**QUIET, **SILENT} if major >= SILENT_SINCE else QUIET
+
+
+def silent(dsn: str, major: int) -> str:
+    """A connection string of a superuser to a server that is not ours, with the same said of event triggers."""
+    if major < SILENT_SINCE:
+        return dsn
+    given = str(conninfo_to_dict(dsn).get("options") or "")
+    return make_conninfo(dsn, options=" ".join([given, *(f"-c {name}={value}" for name, value in SILENT.items())]).strip())
 
 
 class DamagedMembers(Damaged):

@@ -24,18 +24,33 @@ from dbshield.backup.logical import DUMP, GLOBALS, SCHEMA, measured, schema_text
 from dbshield.backup.manifest import Manifest
 from dbshield.backup.reader import Reader
 from dbshield.backup.record import DatabaseRecord, Difference, Record
-from dbshield.backup.restore import QUIET, Laps, Order, Standing, fetch, kept_record
-from dbshield.backup.source import Connection, Source, told
+from dbshield.backup.restore import Laps, Order, Standing, fetch, kept_record, quiet
+from dbshield.backup.source import Connection, Source, named, told
 from dbshield.backup.work import Work
 from dbshield.cluster import Binaries, Cluster
 from dbshield.errors import BackupError
 
 ALWAYS_THERE = ("postgres", "template1")
-"""Databases that initdb makes: they are restored into, not made."""
+"""Databases that initdb makes: they are replaced, not made beside."""
+PARTIAL = "_partial"
+NAME_BYTES = 63
+"""Of a name: NAMEDATALEN - 1 (src/include/pg_config_manual.h). The server cuts off what is longer."""
 OBJECTS = """
     select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
 """
+ANALYZED = """
+    with recursive below(top, oid) as (
+        select inhparent, inhrelid from pg_inherits
+        union select b.top, i.inhrelid from below b join pg_inherits i on i.inhparent = b.oid
+    )
+    select n.nspname::text, c.relname::text,
+        exists (select from below b join pg_class f on f.oid = b.oid where b.top = c.oid and f.relkind = 'f')
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'm', 'p') and c.relpersistence <> 't'
+    order by 1, 2
+"""
+"""What ANALYZE looks at, and whether it would look at foreign tables with it."""
 _ROLE = rb'(?P<name>"(?:[^"]|"")+"|[^\s;]+)'
 CREATE_ROLE = re.compile(rb"^CREATE ROLE " + _ROLE + rb";$")
 ABOUT_ROLE = re.compile(rb"^(?:ALTER ROLE|GRANT .* TO) " + _ROLE + rb"[ ;]")
@@ -92,7 +107,7 @@ class LogicalRestorer:
         cluster = Cluster(
             order.cluster,
             binaries=order.binaries,
-            settings={**QUIET, **LOADING, **taken_over, **order.settings},
+            settings={**quiet(order.binaries.major), **LOADING, **taken_over, **order.settings},
             superuser=superuser_of(order.record, folder / GLOBALS),
         )
         with order.laps.phase("start"):
@@ -185,6 +200,7 @@ def compare(kept: Record, found: Sequence[DatabaseRecord], *, schema: Callable[[
             continue
         differences += record.compare_tables(expected, restored)
         differences += record.compare_sequences(expected, restored)
+        differences += record.compare_properties(expected, restored)
         if dict(expected.extensions) != dict(restored.extensions):
             differences.append(
                 Difference(what=f"{expected.name}: extensions", expected=str(expected.extensions), found=str(restored.extensions))
@@ -248,7 +264,9 @@ def pg_restore(target: Target, dump: Path, *options: str) -> None:
 
 def _data(target: Target, database: DatabaseRecord, dump: Path, jobs: int) -> None:
     if database.name in ALWAYS_THERE:
-        pg_restore(target, dump, f"--jobs={jobs}", f"--dbname={named(database.name)}")
+        # initdb's own has another owner and locale, and a dump that is restored into it leaves out settings and rights.
+        entrance = next(name for name in ALWAYS_THERE if name != database.name)
+        pg_restore(target, dump, f"--jobs={jobs}", "--clean", "--create", f"--dbname={named(entrance)}")
     else:
         pg_restore(target, dump, f"--jobs={jobs}", "--create", "--dbname=postgres")
     analyze(target.source, database.name)
@@ -267,7 +285,7 @@ def has_table(database: DatabaseRecord, table: str) -> bool:
 
 def partial(name: str) -> str:
     """What a database is called in which only some tables have their rows: never what the whole one is."""
-    return f"{name[:50]}_partial"
+    return name.encode()[: NAME_BYTES - len(PARTIAL)].decode(errors="ignore") + PARTIAL
 
 
 def restore_tables(target: Target, database: DatabaseRecord, dump: Path, tables: Sequence[str], *, name: str) -> None:
@@ -299,15 +317,16 @@ def restore_tables(target: Target, database: DatabaseRecord, dump: Path, tables:
 
 
 def analyze(source: Source, name: str) -> None:
-    """Statistics, which a dump does not have; without them the first queries are slow."""
+    """Statistics, which a dump does not have; without them the first queries are slow.
+
+    A table with a foreign one below it is left out: reading that would speak with another server, and fail where it is away.
+    """
     with source.connect(name) as connection, told(f"the database {name}"):
-        connection.execute(sql.SQL("analyze"))
-
-
-def named(name: str) -> str:
-    """A name of a database that libpq takes for nothing else."""
-    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
-    return f"dbname='{escaped}'"
+        tables = connection.execute(ANALYZED).fetchall()
+        if not any(foreign for *_, foreign in tables):
+            connection.execute("analyze")
+        elif here := [sql.Identifier(schema, table) for schema, table, foreign in tables if not foreign]:
+            connection.execute(sql.SQL("analyze {}").format(sql.SQL(", ").join(here)))
 
 
 def schema_digest(target: Target, name: str) -> str:

@@ -25,7 +25,7 @@ from dbshield.backup.checks import Check, Outcome
 from dbshield.backup.damage import Damaged
 from dbshield.backup.record import Record
 from dbshield.backup.recovery_settings import LABELS, raised, require_given, too_low, wanted, words
-from dbshield.backup.restore import QUIET, Order, Standing
+from dbshield.backup.restore import Order, Standing, quiet
 from dbshield.backup.restore_base import lay
 from dbshield.cluster import Cluster
 from dbshield.cluster.account import Account
@@ -33,6 +33,8 @@ from dbshield.errors import BackupError, ClusterError, DbshieldError
 
 PUT_ASIDE = ("postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
 """Files of the data folder that a throwaway server must not read, or that dbshield writes itself."""
+ALWAYS_THERE = ("postgres", "template1")
+"""Databases that a server has, unless somebody dropped them: what is asked of it before those of the snapshot."""
 NOT_OURS = ("standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts")
 TOO_SHORT = "recovery ended before configured recovery target was reached"
 NO_CHECKPOINT = "could not locate required checkpoint record"
@@ -113,6 +115,7 @@ def _recovered(order: Order, account: Account, settings: Mapping[str, str], targ
             settings=known,
             superuser=_superuser(order.record),
             start_timeout=START_SECONDS,
+            databases=(*ALWAYS_THERE, *(database.name for database in order.record.databases)),
         )
         try:
             with order.laps.phase("start"):
@@ -197,7 +200,7 @@ def _settings(order: Order, wal: Path) -> Mapping[str, str]:
     at_least = {name: order.record.settings[name] for name in LABELS if name in order.record.settings}
     folder = str(wal).replace("%", "%%").replace("'", "'\\''")
     return {
-        **QUIET,
+        **quiet(order.binaries.major),
         **at_least,
         "config_file": str(order.cluster / "postgresql.conf"),
         "hot_standby": "on",

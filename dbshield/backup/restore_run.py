@@ -16,9 +16,9 @@ from dbshield.backup.drill_place import cluster_folder
 from dbshield.backup.engine import Progress
 from dbshield.backup.logical import measured
 from dbshield.backup.reader import Reader
-from dbshield.backup.record import DatabaseRecord, Record, compare_sequences, compare_tables
+from dbshield.backup.record import DatabaseRecord, Record, compare_properties, compare_sequences, compare_tables
 from dbshield.backup.repository import Repository
-from dbshield.backup.restore import Goal, Laps, Order, fetch, restorer_of
+from dbshield.backup.restore import Goal, Laps, Order, fetch, restorer_of, silent
 from dbshield.backup.restore_logical import Target, has_table, partial, require_logical, schema_digest, target_of
 from dbshield.backup.restore_place import beside, settle
 from dbshield.backup.restore_server import require_ready, restored
@@ -131,6 +131,7 @@ def to_server(wanted: Wanted, dsn: str, *, progress: Progress) -> Done:
     with work_folder(wanted.work) as work, _resumable(wanted) as near:
         target = target_of(dsn, wanted.binaries, work)
         require_ready(target, wanted.record, tables=wanted.tables)
+        target = target_of(silent(dsn, wanted.binaries.major), wanted.binaries, work)
         with laps.phase("download"):
             folder = work.make("snapshot")
             fetch(near.reader, wanted.identities, folder, progress)
@@ -168,6 +169,7 @@ def _compared(wanted: Wanted, target: Target, names: Mapping[str, str], laps: La
             if wanted.tables:
                 continue
             problems += map(str, compare_sequences(expected, found))
+            problems += map(str, compare_properties(expected, found))
             if database.schema_sha256 not in {"", schema_digest(target, names[database.name])}:
                 problems.append(f"{database.name}: the schema is another one than the snapshot's")
     if problems:

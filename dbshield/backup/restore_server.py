@@ -24,14 +24,13 @@ from dbshield.backup.restore_logical import (
     OBJECTS,
     Target,
     analyze,
-    named,
     partial,
     pg_restore,
     restore_tables,
     roles,
     toc,
 )
-from dbshield.backup.source import Connection, told
+from dbshield.backup.source import Connection, named, told
 from dbshield.errors import BackupError
 
 DATABASE = re.compile(r"\d+; \d+ \d+ (?:DATABASE|DATABASE PROPERTIES|(?:ACL|COMMENT|SECURITY LABEL) - DATABASE) ")
@@ -51,8 +50,10 @@ def require_ready(target: Target, kept: Record, *, tables: Sequence[str]) -> Non
         )
     if not superuser:
         raise BackupError("the target's role is no superuser", hint="Roles, owners and extensions need one.")
-    for database in kept.databases:
-        name = partial(database.name) if tables else database.name
+    names = [partial(database.name) if tables else database.name for database in kept.databases]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BackupError(f"two databases would be called {twice}", hint="Name tables of one of them at a time.")
+    for name in names:
         if name in ALWAYS_THERE:
             raise BackupError(
                 f"the snapshot has the database {name}, which every server has already",
@@ -73,7 +74,8 @@ def restored(
     When the block ends well each gets its own name; otherwise all of them are dropped.
     """
     suffix = secrets.token_hex(4)
-    names = {database.name: f"dbshield_restoring_{database.name[:30]}_{suffix}" for database in kept.databases}
+    # Nothing of their own names, which may begin alike, or have more bytes than a name can be made longer by.
+    names = {database.name: f"dbshield_restoring_{suffix}_{n}" for n, database in enumerate(kept.databases, 1)}
     try:
         roles(target, folder / GLOBALS, keep=True)
         for database in kept.databases:
@@ -104,11 +106,11 @@ def _make(target: Target, database: DatabaseRecord, dump: Path, temporary: str) 
     chosen.write_text("\n".join(lines) + "\n", "utf-8")
     try:
         pg_restore(target, dump, "--create", f"--use-list={chosen}", f"--dbname={named(_entrance(target))}")
+        with target.source.connect(_entrance(target)) as connection, told(f"the database {database.name}"):
+            _rename(connection, database.name, temporary)
     except BackupError:
         _drop_empty(target, database.name)
         raise
-    with target.source.connect(_entrance(target)) as connection, told(f"the database {database.name}"):
-        _rename(connection, database.name, temporary)
 
 
 def _rename(connection: Connection, old: str, new: str) -> None:

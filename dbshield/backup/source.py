@@ -23,6 +23,8 @@ CONNECT_TIMEOUT = 15
 KEEPALIVE = 60
 """Seconds after which TCP asks whether a silent peer is there; firewalls forget connections that are silent for longer."""
 APPLICATION_NAME = "dbshield backup"
+ENCODING = "UTF8"
+"""Of the connection. By default it is the database's own, and names of one in SQL_ASCII come as bytes, of EUC_TW not at all."""
 VARIABLES = {
     "host": "PGHOST",
     "port": "PGPORT",
@@ -31,6 +33,7 @@ VARIABLES = {
     "dbname": "PGDATABASE",
     "sslmode": "PGSSLMODE",
     "sslrootcert": "PGSSLROOTCERT",
+    "options": "PGOPTIONS",
 }
 """libpq's environment variables (PostgreSQL manual, "Environment Variables")."""
 KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
@@ -69,7 +72,11 @@ class Source:
         """
         try:
             connection: Connection = psycopg.connect(
-                self.dsn(database), autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=APPLICATION_NAME
+                self.dsn(database),
+                autocommit=True,
+                connect_timeout=CONNECT_TIMEOUT,
+                application_name=APPLICATION_NAME,
+                client_encoding=ENCODING,
             )
             connection.execute("select pg_catalog.set_config('search_path', '', false)")
         except psycopg.Error as error:
@@ -90,6 +97,7 @@ class Source:
                 replication="true",
                 connect_timeout=CONNECT_TIMEOUT,
                 application_name=APPLICATION_NAME,
+                client_encoding=ENCODING,
                 keepalives_idle=KEEPALIVE,
             )
         except psycopg.Error as error:
@@ -120,6 +128,15 @@ def told(what: str) -> Iterator[None]:
         ) from error
     except psycopg.Error as error:
         raise BackupError(f"{what}: {_first_line(error)}", hint="Look at the server's log.") from error
+    except UnicodeDecodeError as error:
+        # A database in SQL_ASCII takes any bytes for a name.
+        raise BackupError(f"{what}: {error.object!r} in it is no name in {ENCODING}", hint="Rename what is called so.") from error
+
+
+def named(name: str) -> str:
+    """A name of a database that libpq takes for nothing else."""
+    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
 
 
 def _first_line(error: psycopg.Error) -> str:

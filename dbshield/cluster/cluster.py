@@ -64,7 +64,8 @@ class Cluster:
     `port` counts only with `listen`, which opens 127.0.0.1; None takes a free one at each start. `settings` are given on the
     server's command line and so win over the files. `hba` are lines put before the cluster's own in pg_hba.conf.
     `copies` is where root copies binaries that the server's account cannot reach. `start_timeout` in seconds: one that recovers
-    takes its time.
+    takes its time. `databases` are those that it is asked through, the first that lets the superuser in: one that was restored
+    need not have `postgres`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Cluster:
         superuser: str = "postgres",
         copies: Path = COPIES,
         start_timeout: float = START_TIMEOUT,
+        databases: Sequence[str] = ("postgres",),
     ) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
@@ -91,6 +93,8 @@ class Cluster:
         self._hba = tuple(hba)
         self._copies = copies
         self._start_timeout = start_timeout
+        self._databases = tuple(databases)
+        self._database = self._databases[0]
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: Watcher | None = None
 
@@ -140,9 +144,12 @@ class Cluster:
         """The folder of the Unix socket of the server that runs now."""
         return self._lock_file().socket_folder
 
-    def dsn(self, dbname: str = "postgres", user: str | None = None) -> str:
-        """libpq's connection string over the Unix socket; roles other than the superuser need their password added."""
-        return make_conninfo(host=str(self.socket_folder), port=self.port, dbname=dbname, user=user or self.superuser)
+    def dsn(self, dbname: str | None = None, user: str | None = None) -> str:
+        """libpq's connection string over the Unix socket; roles other than the superuser need their password added. Without a
+        database it names the one that let us in."""
+        return make_conninfo(
+            host=str(self.socket_folder), port=self.port, dbname=dbname or self._database, user=user or self.superuser
+        )
 
     def ensure(self) -> None:
         """Make the data folder if there is none.
@@ -342,12 +349,15 @@ class Cluster:
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
-            try:
-                with psycopg.connect(self.dsn(), connect_timeout=5, autocommit=True) as conn:
-                    conn.execute("select 1")
+            for name in self._databases:
+                try:
+                    with psycopg.connect(self.dsn(name), connect_timeout=5, autocommit=True) as conn:
+                        conn.execute("select 1")
+                except (psycopg.OperationalError, ClusterError) as error:
+                    last = error
+                else:
+                    self._database = name
                     return
-            except (psycopg.OperationalError, ClusterError) as error:
-                last = error
             time.sleep(POLL)
         raise ClusterError(
             f"the server in {self.folder} did not come up ({last}); the last lines of its log:\n{files.tail(self.log)}",

@@ -77,7 +77,7 @@ def all_of(target: Target, kept: Record) -> dict[str, Found]:
     return {
         "rows": checks_sql.rows(kept, rows),
         "content": checks_sql.content(kept, content),
-        "schema": checks_programs.schema(target, kept),
+        "schema": checks_programs.schema(target, kept, found),
         "indexes": checks_sql.indexes(target.source, kept),
         "foreign-keys": checks_sql.foreign_keys(target.source, kept),
         "roles": checks_sql.roles(target.source, kept),
@@ -121,6 +121,9 @@ def test_each_sees_what_it_is_for(cluster: Cluster, target: Target) -> None:
         assert set(found) == {"schema"}
         found = sees("grant select on orders to public", "revoke select on orders from public")
         assert set(found) == {"schema"}
+        found = sees("alter database postgres set work_mem = '7MB'", "alter database postgres reset work_mem")
+        assert found["schema"].startswith("postgres: the settings: {'': ['work_mem=7MB']}, expected {}")
+        assert set(found) == {"schema"}
         found = sees("alter role reader createdb", "alter role reader nocreatedb")
         assert found == {"roles": "the role reader has other attributes: createdb"}
         found = sees("revoke readers from reader", "grant readers to reader")
@@ -151,7 +154,7 @@ def test_a_sequence_that_was_behind_already_is_the_sources_own(cluster: Cluster,
 def test_what_was_not_counted_is_no_pass(target: Target) -> None:
     kept = recorded(target)
     without = replace(kept, databases=(replace(kept.databases[0], schema_sha256=""),))
-    assert checked("schema", lambda: checks_programs.schema(target, without)).outcome is Outcome.NOT_CHECKED
+    assert checked("schema", lambda: checks_programs.schema(target, without, ())).outcome is Outcome.NOT_CHECKED
     assert checked("canary", lambda: checks_sql.canary(target.source, kept)).outcome is Outcome.NOT_CHECKED
 
 

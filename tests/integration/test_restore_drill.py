@@ -343,6 +343,7 @@ def test_assertions_of_the_user_and_what_was_kept(backups18: Backups, ground: Pa
         ("select false", 1, "failed: it says false"),
         ("select * from shop.no_such_table", 2, 'error: wrong.sql: relation "shop.no_such_table" does not exist'),
         ("delete from shop.parts", 2, "error: wrong.sql: cannot execute DELETE in a read-only transaction"),
+        ("select true; select false", 2, "error: wrong.sql is more than one statement"),
     ):
         (folder / "wrong.sql").write_text(text)
         found = drill(backups18, "--assertions", str(folder), status=status)
@@ -352,3 +353,7 @@ def test_assertions_of_the_user_and_what_was_kept(backups18: Backups, ground: Pa
     assert not any("secret of p1" in path.read_text() for path in (backups18.state / "reports").iterdir())
     found = drill(backups18, "--assertions", "/nonexistent", status=2)
     assert "is not there" in problems(found, "assertions")
+    # Who named a folder believes that something is asked.
+    (backups18.folder / "nothing").mkdir()
+    found = drill(backups18, "--assertions", str(backups18.folder / "nothing"), status=2)
+    assert problems(found, "assertions").startswith("error: there is no assertion in ")
