@@ -49,12 +49,15 @@ _GROUPS = """
     select r.rolname::text, g.rolname::text from above join pg_roles r on r.oid = above.role join pg_roles g on g.oid = above.oid
 """
 _GUARD = """
-    select to_regclass('dbshield.installation') is not null, exists (
+    select exists (
+        select from pg_class where relnamespace = to_regnamespace('dbshield') and relname = 'installation'
+    ), exists (
         select from pg_event_trigger join pg_proc p on p.oid = evtfoid
         where p.pronamespace = to_regnamespace('dbshield') and p.proname <> 'catalogue_changed'
     )
 """
-"""catalogue_changed only tells proxies of what has changed (sql/catalogue_notify.sql); it guards nothing."""
+"""Asked of the catalogue: a name in the guard's schema is looked up by those alone who may use the schema. catalogue_changed only
+tells proxies of what has changed (sql/catalogue_notify.sql); it guards nothing."""
 _INSTALLATION = "select environment, system_identifier::text from dbshield.installation"
 
 

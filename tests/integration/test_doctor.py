@@ -68,10 +68,7 @@ DATABASE_SINS = {
     ),
     "agents.create-in-database": ("grant create on database {database} to {role}", ""),
     "public.execute": ("create function shop.anybody() returns int language sql volatile as 'select 1'", ""),
-    "agents.reaching-functions": (
-        "create extension dblink schema shop; grant usage on schema shop to {role}",
-        "",
-    ),
+    "agents.reaching-functions": ("create extension dblink schema shop; grant usage on schema shop to {role}", ""),
     "agents.foreign-servers": (
         "create extension postgres_fdw; create server far foreign data wrapper postgres_fdw; "
         "create user mapping for public server far options (password 'x')",
@@ -291,6 +288,7 @@ def test_a_guarded_database_is_left_with_what_the_guard_does_not_close(guarded_s
         install(admin, Options(environment="shop"))
         admin.execute("grant dbshield_agents to agent_read, agent_write")
         examination = examine([asked])
+        plain = examine([replace(asked, dsn=guarded_server.agent_dsn("migrate", "examined"))])
         elsewhere = examine([replace(asked, environment="production")])
         admin.execute("alter event trigger dbshield_dropped enable")
         weakened = examine([asked])
@@ -299,6 +297,7 @@ def test_a_guarded_database_is_left_with_what_the_guard_does_not_close(guarded_s
     assert not {finding.check for finding in examination.findings if finding.check.startswith(("guard.", "environments."))}
     assert not [subject for finding in examination.findings for subject in finding.subjects if " dbshield." in subject]
     assert any("agent_write" in subject for finding in examination.findings for subject in finding.subjects)
+    assert (about(plain, "environments.recorded-name")[0].severity, about(plain, "guard.missing")) == (Severity.NOT_LOOKED, [])
     assert about(elsewhere, "environments.recorded-name")[0].subjects == ("shop",)
     assert about(weakened, "guard.disabled")[0].mends == ("alter event trigger dbshield_dropped enable always",)
 
