@@ -12,7 +12,7 @@ import typer
 from dbshield.cli.codes import CodeEnvOption, CodeStdinOption, read_code
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
-from dbshield.cli.output import answer, date, headline, remark, say, table, visible
+from dbshield.cli.output import answer, date, headline, remark, say, table
 from dbshield.config import Config
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals, wrong_state
@@ -20,9 +20,10 @@ from dbshield.control.asking import store_parameters
 from dbshield.control.deciding import Deciding
 from dbshield.control.people import People
 from dbshield.control.preview import preview_lines
-from dbshield.control.printing import print_parameters, print_settings, readable, visible_lines
+from dbshield.control.printing import print_parameters, print_settings, readable
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
+from dbshield.visible import visible, visible_lines
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="List, show, approve and deny held statements."

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from dbshield.visible import visible as visible  # noqa: PLC0414  (for the commands, which say what they show by this module)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,11 +33,6 @@ STYLES: Mapping[str, str] = {
 def say(text: str = "") -> None:
     """A line of the answer."""
     sys.stdout.write(f"{text}\n")
-
-
-def visible(text: str) -> str:
-    """`text` with everything escaped that a terminal would obey or hide: names in it may be an agent's."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def headline(word: str, rest: str) -> None:

@@ -24,9 +24,9 @@ from starlette.routing import BaseRoute
 from dbshield.config import Config
 from dbshield.console.security import csrf_token
 from dbshield.control.person_roles import Role
-from dbshield.control.printing import visible_lines
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
+from dbshield.visible import visible_lines
 
 FOLDER: Final = Path(__file__).parent
 SIGN_IN: Final = "/sign-in"

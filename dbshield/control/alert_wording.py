@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dbshield.sqltext.normal import redacted
+from dbshield.visible import visible
 
 LONGEST: Final = 300
 """Characters of a text of somebody else's making, such as a reason."""
@@ -77,5 +78,5 @@ def text_of(fields: Fields, name: str) -> str:
 def plain(value: object) -> str:
     """One line of printable characters, not too long."""
     text = " ".join(str(value).split())
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[: LONGEST + 1])
+    shown = visible(text[: LONGEST + 1])
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."

@@ -1,6 +1,6 @@
 """A held statement as a human reads it.
 
-Law: what is printed is what would run. The exact text is always shown, with everything escaped that a terminal obeys or hides.
+Law: what is printed is what would run. The exact text is always shown, by `visible_lines` of `dbshield.visible`.
 The readable form is made by sqlglot from what PostgreSQL's grammar prints, and is shown only if that grammar then reads it as the
 same text again: sqlglot takes some statements for others, and a human decides on what they see.
 """
@@ -17,14 +17,12 @@ from dbshield.control.asking import Parameter
 from dbshield.errors import DbshieldError
 from dbshield.sqltext import native, postgres
 from dbshield.sqltext.statement import Unreadable
+from dbshield.visible import visible, visible_lines
 
 PRETTY_MOST: Final = 16 << 10
 """Characters; longer texts are shown as they are, since sqlglot would take seconds."""
 VALUE_MOST: Final = 400
 """Characters of a parameter that a command prints; `--json` and the console have them all."""
-BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Letters and marks that no font shows, although Unicode says that they can be printed; and so are variation selectors."""
-
 SETTINGS_SHOWN: Final = ("search_path", "datestyle", "intervalstyle", "timezone")
 """Of the settings that a statement is run under, those by which names and dates are read: shown always."""
 SETTINGS_PLAIN: Final[Mapping[str, str]] = MappingProxyType(
@@ -64,11 +62,6 @@ def readable(statement: str) -> str | None:
     return laid_out if same else None
 
 
-def visible_lines(statement: str) -> list[str]:
-    """The exact text by lines, with everything escaped that a terminal obeys or hides."""
-    return ["".join(_visible(sign) for sign in line) for line in statement.split("\n")]
-
-
 def print_parameter(parameter: Parameter, *, most: int | None = VALUE_MOST) -> str:
     """`7 (int4)`; bytes in hexadecimal where the type is not known. No more than `most` characters of a value."""
     if parameter.value is None:
@@ -77,7 +70,7 @@ def print_parameter(parameter: Parameter, *, most: int | None = VALUE_MOST) -> s
         text = repr(parameter.value.decode("utf-8", "backslashreplace"))
     else:
         text = _decoded(parameter) or f"0x{parameter.value.hex()}"
-    shown = "".join(_visible(sign) for sign in text)
+    shown = visible(text, tabs=True)
     if most is not None and len(shown) > most:
         shown = f"{shown[:most]}… ({len(parameter.value)} bytes)"
     return shown + _type(parameter)
@@ -108,13 +101,6 @@ def _laid_out(canonical: str) -> str:
         return ";\n".join(tree.sql(dialect="postgres", pretty=True, comments=False) for tree in trees)
     except (*glot.FAILURES, Unreadable):
         return canonical
-
-
-def _visible(sign: str) -> str:
-    blank = sign in BLANK or "\ufe00" <= sign <= "\ufe0f" or "\U000e0100" <= sign <= "\U000e01ef"
-    if (sign.isprintable() and not blank) or sign == "\t":
-        return sign
-    return sign.encode("unicode_escape").decode()
 
 
 def _type(parameter: Parameter) -> str:

@@ -16,10 +16,10 @@ from dbshield.control.printing import (
     print_parameters,
     print_settings,
     readable,
-    visible_lines,
 )
 from dbshield.session.terms import CARRIED
 from dbshield.sqltext import native
+from dbshield.visible import visible_lines
 
 
 @pytest.mark.parametrize(
