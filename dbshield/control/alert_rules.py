@@ -4,14 +4,16 @@ Laws:
 - A message holds what the audit's entry holds, cut to what one reads on a telephone: no token, no password, and no constant of a
   statement, also where the audit keeps those.
 - It says what happened, who did it, where, and the command with which one looks further or acts.
-- Text of an agent's making stays on its line and in its place: nothing in it looks like a message of dbshield's own.
+- Text of an agent's making stays on its line and in its place (alert_wording.py), and in no command.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from dbshield.config.names import NAME_PATTERN
 from dbshield.control.alert_sentences import LOOK_AUDIT, SENTENCES
 from dbshield.control.alert_wording import Alert, Fields, agent_of, list_of, made, person_of, plain, statement_text, text_of
 
@@ -115,6 +117,8 @@ def _login(fields: Fields) -> Alert:
     agent, _, environment = str(fields.get("user") or "").partition(".")
     source = str(fields.get("client") or "").rpartition(":")[0]
     known = {**fields, "environment": environment or None}
+    # A line to copy into a shell has nothing in it that a stranger chose.
+    among = f" --text {agent}" if re.fullmatch(NAME_PATTERN, agent) else ""
     return made(
         "login-refused",
         known,
@@ -124,7 +128,7 @@ def _login(fields: Fields) -> Alert:
             f"Why: {reason}",
             f"From: {text_of(fields, 'client')}"
             + (f", with the token {text_of(fields, 'token')}" if fields.get("token") else ""),
-            f"Look: dbshield token list, and dbshield audit search --kind refused --text {plain(agent) or 'NAME'}",
+            f"Look: dbshield token list, and dbshield audit search --kind refused{among}",
         ],
     )
 

