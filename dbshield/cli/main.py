@@ -170,14 +170,15 @@ def run(arguments: Sequence[str], commands: Sequence[Command] = COMMANDS) -> int
         _debug()
         _say(
             sys.stderr,
-            "".join(f"dbshield: {line}\n" for line in error.message.splitlines()) + (f"  {error.hint}\n" if error.hint else ""),
+            "".join(f"dbshield: {line}\n" for line in _shown(error.message))
+            + "".join(f"  {line}\n" for line in _shown(error.hint)),
         )
         return NO if isinstance(error, Refused) else WRONG
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  (the last one who can answer for it)
         _debug()
-        reason = " ".join(str(error).split())[:300]
+        reason = "".join(_shown(" ".join(str(error).split())[:300]))
         _say(
             sys.stderr,
             f"dbshield: {type(error).__name__}: {reason}: this is a bug in dbshield ({DEBUG_VARIABLE}=1 shows where)\n",
@@ -201,6 +202,13 @@ def _start(command: Command, arguments: Sequence[str]) -> None:
         found = typer.Typer(add_completion=False, rich_markup_mode=None)
         found.command()(function)
     typer.main.get_command(found)(args=list(arguments), prog_name=f"dbshield {command.name}")
+
+
+def _shown(text: str) -> list[str]:
+    """The lines of a text, spelled out: what a server says of a row holds values of agents, and a terminal obeys some."""
+    from dbshield.visible import visible  # noqa: PLC0415  (not for a command that says nothing of the kind)
+
+    return [visible(line, tabs=True) for line in text.splitlines()]
 
 
 def _exit_code(body: Callable[[], None]) -> int:

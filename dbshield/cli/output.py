@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dbshield.visible import visible as visible  # noqa: PLC0414  (for the commands, which say what they show by this module)
+from dbshield.visible import visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +56,8 @@ def terminal() -> Console:
 
 
 def remark(text: str) -> None:
-    """A line that is not the answer."""
-    sys.stderr.write(f"{text}\n")
+    """Lines that are not the answer, spelled out: what a server says holds values of agents."""
+    sys.stderr.write("\n".join(visible_lines(text)) + "\n")
 
 
 def answer(value: Any) -> None:

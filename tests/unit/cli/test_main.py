@@ -104,6 +104,8 @@ def test_every_help_has_an_example(command: Command, capsys: pytest.CaptureFixtu
         (StoreError("away"), 2, "dbshield: away\n"),
         (DbshieldError("two\nlines"), 2, "dbshield: two\ndbshield: lines\n"),
         (Refused("no", hint="Ask."), 1, "dbshield: no\n  Ask.\n"),
+        # The server's words have values of agents in them, and this is a terminal.
+        (DbshieldError("Key (k)=(\x1b]0;owned\x07)", hint="\u202e"), 2, "dbshield: Key (k)=(\\x1b]0;owned\\x07)\n  \\u202e\n"),
     ],
 )
 def test_an_error_is_a_sentence_and_the_next_step(
