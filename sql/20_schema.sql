@@ -33,6 +33,7 @@ create table if not exists dbshield.changing (
     facts text[] not null,
     attached text[] not null
 );
+alter table dbshield.changing add column if not exists tag text not null default '';
 
 -- The sessions in which the guard itself is making triggers right now.
 create table if not exists dbshield.working (backend integer primary key);

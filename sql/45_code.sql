@@ -85,7 +85,8 @@ as $$
         left join pg_extension as x on x.oid = e.refobjid
         -- In the server's own language there is only what makes values of range types.
         where p.oid >= 16384 and p.prolang <> (select oid from pg_language where lanname = 'internal') and case
-            when x.extname is null then p.provolatile = 'v' or exists (
+            -- REASSIGN OWNED, which no trigger sees, gives an agent's function another owner. That PUBLIC may not call it stays.
+            when x.extname is null then p.provolatile = 'v' or not has_function_privilege('public', p.oid, 'execute') or exists (
                 select from pg_roles as o
                 where o.oid = p.proowner and not o.rolsuper and pg_has_role(o.oid, to_regrole('dbshield_agents'), 'member')
             )
@@ -103,7 +104,7 @@ as $$
 $$;
 revoke all on function dbshield.attached(text[]) from public;
 
--- Whether an agent has a function that an index could call.
+-- Whether there is a function that an index could call and that is an agent's, or was one's.
 create or replace function dbshield.is_indexable() returns boolean
     language sql stable security definer
     set search_path = pg_catalog, pg_temp
@@ -111,7 +112,10 @@ as $$
     select exists (
         select from pg_proc as p join pg_roles as o on o.oid = p.proowner
         where p.oid >= 16384 and p.provolatile = 'i' and p.prolang <> (select oid from pg_language where lanname = 'internal')
-            and not o.rolsuper and pg_has_role(o.oid, to_regrole('dbshield_agents'), 'member')
+            and not o.rolsuper and (
+                pg_has_role(o.oid, to_regrole('dbshield_agents'), 'member')
+                or pg_has_role(session_user, o.oid, 'member') and not has_function_privilege('public', p.oid, 'execute')
+            )
             and not exists (select from pg_depend as e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')
     )
 $$;

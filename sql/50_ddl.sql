@@ -152,6 +152,12 @@ begin
     if exists (select from dbshield.working where backend = pg_backend_pid()) then
         return;
     end if;
+    -- The script of an extension makes operators and casts. It runs as a superuser, and whether an agent may create that extension is
+    -- said at the end.
+    if not dbshield.is_compared(tg_tag)
+        and exists (select from dbshield.changing where backend = pg_backend_pid() and tag = 'CREATE EXTENSION') then
+        return;
+    end if;
     if not dbshield.is_compared(tg_tag) and tg_tag not in (
         -- These only add.
         'CREATE TABLE AS', 'SELECT INTO', 'CREATE INDEX', 'CREATE SEQUENCE', 'COMMENT',
@@ -191,8 +197,8 @@ begin
             );
         end if;
         -- A statement inside a statement is compared with what was there before the outer one.
-        insert into dbshield.changing as c (backend, depth, facts, attached)
-        values (pg_backend_pid(), 1, array(select dbshield.facts()), array(select carrier from dbshield.expressions()))
+        insert into dbshield.changing as c (backend, depth, facts, attached, tag)
+        values (pg_backend_pid(), 1, array(select dbshield.facts()), array(select carrier from dbshield.expressions()), tg_tag)
         on conflict (backend) do update set depth = c.depth + 1;
     end if;
 end
@@ -249,7 +255,10 @@ begin
         perform dbshield.refuse(format('put %s', lost), 'It changes what statements of others find or remove: ask a human.');
     end if;
     for made in select * from pg_event_trigger_ddl_commands() loop
-        if made.object_type = 'extension' and not exists (
+        -- The parts of a CREATE SCHEMA are not asked for at the start.
+        if made.command_tag in ('CREATE TRIGGER', 'GRANT') and not made.in_extension then
+            perform dbshield.refuse(format('run %s', made.command_tag), 'Ask a human to run it.');
+        elsif made.object_type = 'extension' and not exists (
             select from pg_extension where oid = made.objid and dbshield.only_computes(extname)
         ) then
             perform dbshield.refuse(format('create the extension %s', made.object_identity), 'Ask a human to create it.');
@@ -296,7 +305,9 @@ as $$
 declare
     gone record;
 begin
-    if not dbshield.is_agent() then
+    -- The script of hstore drops operators that it has made.
+    if not dbshield.is_agent()
+        or exists (select from dbshield.changing where backend = pg_backend_pid() and tag = 'CREATE EXTENSION') then
         return;
     end if;
     for gone in

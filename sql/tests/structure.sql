@@ -68,9 +68,14 @@ create function shop.distance(integer, integer) returns double precision languag
 create type shop.span as range (subtype = integer, subtype_diff = shop.distance);
 create type shop.plain_span as range (subtype = integer);
 create view shop.spans as select shop.plain_span(id, id + 1) from shop.notes;
+create schema extra create table t (id integer) create trigger runs before insert on t for each row execute function shop.touch();
+create schema extra create table t (id integer) grant select on t to public;
 create temp table scratch (body text, check (shop.valid(body)));
 create index on scratch (shop.valid(body));
 drop table scratch;
+-- What only computes may come as an extension.
+create extension hstore schema archive;
+create extension lo schema archive;
 -- Nor does anything of an agent's come before what others name, or take it away with the agent's session.
 create function shop.order_count(smallint) returns bigint language sql as 'select 0::bigint';
 create function shop.lower(varchar) returns text language sql as 'select ''''';
@@ -117,5 +122,10 @@ create table archive.events_old as select 1 as id;
 create table archive.settings as select 1 as id;
 alter table archive.products add column name text;
 create policy seen on shop.sealed using (true);
+-- Another owner, of which no trigger hears, makes a function nobody else's.
+reassign owned by agent_migrate to app_owner;
+create index on shop.settings (shop.valid(key));
+alter table shop.settings add check (shop.valid(key)) not valid;
+create index concurrently on shop.settings (key);
 reset session authorization;
 alter role reporting reset all;
