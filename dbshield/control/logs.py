@@ -2,16 +2,21 @@
 
 Standard output belongs to answers and, where it is asked for, to the audit. Libraries that use the standard library's logging are
 said in the same form, from warnings up.
+
+Law: on a terminal nothing that somebody else wrote is obeyed. The name that a client claims at a login is such a text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from typing import Literal, TextIO, cast
 
 import structlog
+
+from dbshield.visible import visible, visible_lines
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
@@ -51,7 +56,7 @@ def configure_logging(*, level: Level = "info", format: Format = "auto", stream:
     ]
     last: list[structlog.typing.Processor]
     if people:
-        last = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        last = [_spelled_out, structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=_traceback)]
     else:
         # Without the frames' variables: one of them may be a password.
         tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -73,3 +78,15 @@ def _without_internals(
     logger: structlog.typing.WrappedLogger, name: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     return structlog.stdlib.ProcessorFormatter.remove_processors_meta(logger, name, event)
+
+
+def _spelled_out(
+    _logger: structlog.typing.WrappedLogger, _name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {name: visible(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _traceback(out: TextIO, error: structlog.typing.ExcInfo) -> None:
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, error)
+    out.write("\n".join(visible_lines(written.getvalue())))

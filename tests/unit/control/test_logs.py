@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -63,6 +64,21 @@ def test_the_form_can_be_chosen(form: str, stream: io.StringIO, is_json: bool) -
     configure_logging(format=form, stream=stream)  # type: ignore[arg-type]
     structlog.get_logger().info("x")
     assert stream.getvalue().startswith("{") == is_json
+
+
+def test_nothing_that_somebody_wrote_is_obeyed_by_a_terminal() -> None:
+    stream = Terminal()
+    configure_logging(stream=stream)
+    structlog.get_logger().warning("refused", user="\x1b[2Jroot", reason="no agent \x1b]0;owned\x07", why="\u202e")
+    logging.getLogger("alembic").warning("from %s", "\x9b2J")
+    try:
+        raise ValueError("\x1b[2J\nrefused user=nobody")
+    except ValueError:
+        structlog.get_logger().exception("a bug")
+    said = re.sub(r"\x1b\[\d*m", "", stream.getvalue())
+    assert all(sign.isprintable() or sign == "\n" for sign in said), ascii(said)
+    assert said.count("\\x1b") == 3
+    assert "Traceback" in said
 
 
 def test_the_least_level_can_be_chosen() -> None:
