@@ -72,13 +72,13 @@ def test_nothing_that_somebody_wrote_is_obeyed_by_a_terminal() -> None:
     structlog.get_logger().warning("refused", user="\x1b[2Jroot", reason="no agent \x1b]0;owned\x07", why="\u202e")
     logging.getLogger("alembic").warning("from %s", "\x9b2J")
     try:
-        raise ValueError("\x1b[2J\nrefused user=nobody")
+        raise ValueError("\x1b[2J")  # noqa: TRY301  (its traceback is what is looked at)
     except ValueError:
         structlog.get_logger().exception("a bug")
     said = re.sub(r"\x1b\[\d*m", "", stream.getvalue())
     assert all(sign.isprintable() or sign == "\n" for sign in said), ascii(said)
-    assert said.count("\\x1b") == 3
-    assert "Traceback" in said
+    assert "user=\\x1b[2Jroot" in said
+    assert "ValueError: \\x1b[2J" in said
 
 
 def test_the_least_level_can_be_chosen() -> None:
