@@ -26,6 +26,7 @@ from dbshield.console.security import csrf_token
 from dbshield.control.person_roles import Role
 from dbshield.control.vault import Vault
 from dbshield.store.database import Database
+from dbshield.visible import visible as one_line
 from dbshield.visible import visible_lines
 
 FOLDER: Final = Path(__file__).parent
@@ -150,7 +151,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"prose": prose, "when": when, "iso": iso, "ago": ago, "visible": visible}
+    made.filters |= {"prose": prose, "when": when, "iso": iso, "ago": ago, "visible": visible, "in_short": in_short}
     made.globals |= {"static": static, "Role": Role}
     return made
 
@@ -165,6 +166,14 @@ def static(name: str) -> str:
 def visible(text: object) -> str:
     """A text as it is, with everything spelled out that hides or turns the direction of writing."""
     return "\n".join(visible_lines(str(text)))
+
+
+def in_short(text: str, most: int) -> str:
+    """The beginning of a statement on one line, in so many characters; that it goes on is said, and how far."""
+    line = one_line(" ".join(text.split()))
+    if len(line) <= most:
+        return line
+    return f"{line[:most].rstrip()} … and {len(line) - most:,} more characters"
 
 
 def prose(text: str) -> Markup:

@@ -25,6 +25,7 @@ from support.roles import keep_to_itself
 from support.waiting import until
 
 from dbshield.control.audit_chain import GENESIS
+from dbshield.control.deciding import REASON_MAX
 
 pytestmark = [pytest.mark.needs("chromium")]
 
@@ -311,6 +312,8 @@ def test_markup_in_a_statement_is_text(office: Office, ann: Visitor) -> None:
     statement = f'drop table "{HOSTILE.replace(chr(34), chr(39))[:60]}" /* {HOSTILE} \u202e */'
     waits = ask(office, statement, application_name=HOSTILE[:60])
     asked = office.asked()
+    ann.open(f"/approvals/{asked['id']}")
+    assert ann.page.locator("[hidden]:visible").count() == 0, "the button that Enter presses was an empty box"
     for path in (f"/approvals/{asked['id']}", "/approvals", "/audit?text=owned", "/"):
         ann.open(path)
         expect(ann.main()).to_contain_text("document.title=")
@@ -405,7 +408,8 @@ def test_nothing_is_in_anybodys_way(office: Office, failed_drill: int, ann: Visi
     """axe finds no serious barrier on any page, in either colour scheme, and no page is wider than a phone."""
     waits = ask(office, "truncate shop.customers cascade")
     approval = office.asked()["id"]
-    office.decide("approvals", "deny", approval, "--reason", "nobody needs it")
+    # One word, which may not push anything off a phone.
+    office.decide("approvals", "deny", approval, "--reason", "n" * REASON_MAX)
     assert isinstance(waits.error(), errors.InsufficientPrivilege)
     found = []
     for path in (*PAGES, f"/approvals/{approval}", f"/backups/drills/{failed_drill}", "/doctor/findings"):
@@ -415,6 +419,7 @@ def test_nothing_is_in_anybodys_way(office: Office, failed_drill: int, ann: Visi
         found += ann.barriers(colours=True)
         ann.look("light", "phone")
         assert ann.overflow() == 0, path
+        assert ann.page.locator("[hidden]:visible").count() == 0, f"{path}: what is hidden is seen"
         pictures(ann, path)
         ann.look()
     assert found == []

@@ -223,6 +223,41 @@ def test_a_statement_is_text_whatever_is_in_it(desk: ConsoleDesk, ann: Browser) 
     assert HOSTILE.replace("\u202e", "\\u202e") in exact
 
 
+def test_regression_what_passes_for_another_name_is_spelled_out(desk: ConsoleDesk, ann: Browser) -> None:
+    asked = ask(desk, 'drop table shop."\u043erders"')
+    for path in (f"/approvals/{asked.id}", "/approvals", "/"):
+        page = html.unescape(ann.get(path).text)
+        assert '"\\u043erders"' in page, path
+        assert "\u043e" not in page, path
+    assert "are spelled out" in ann.get(f"/approvals/{asked.id}").text
+    other = ask(desk)
+    assert "are spelled out" not in ann.get(f"/approvals/{other.id}").text
+    withdraw(desk, asked, other)
+
+
+def withdraw(desk: ConsoleDesk, *asked: Approval) -> None:
+    """The first page has the oldest alone."""
+    for one in asked:
+        Approvals(desk.database).withdraw(one.id, desk.now)
+
+
+def test_regression_what_is_cut_or_long_is_said_so(desk: ConsoleDesk, ann: Browser) -> None:
+    """A list cut a statement in the middle, by its style alone, and the page of a long one promised marks that it had not."""
+    asked = ask(desk, "delete from shop.orders where id in (" + ", ".join(map(str, range(40_000))) + ")" + "\n" * 40)
+    page = ann.get(f"/approvals/{asked.id}").text
+    assert f"{len(asked.statement):,} characters on 41 lines" in page
+    assert "39998, 39999)" in page, "all of it is there"
+    assert "<mark>" not in page
+    assert "could not be marked" in page
+    assert re.search(r"… and [\d,]+ more characters", ann.get("/approvals").text)
+    other = ask(desk)
+    short = ann.get(f"/approvals/{other.id}").text
+    assert "<mark>drop</mark>" in short
+    assert "It is long" not in short
+    assert "could not be marked" not in short
+    withdraw(desk, asked, other)
+
+
 def test_an_admin_freezes_and_thaws_with_a_code(desk: ConsoleDesk, ann: Browser) -> None:
     freezes = Freezes(desk.database, OWNED)
     path = "/environments/staging/freeze"

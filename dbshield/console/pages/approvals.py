@@ -26,22 +26,39 @@ from dbshield.control.people import People
 from dbshield.control.person_roles import Role
 from dbshield.control.printing import print_parameters, print_settings, readable
 from dbshield.errors import DbshieldError, Refused
+from dbshield.visible import visible_lines
 
 WAITING: Final = (State.WAITING,)
 GOING_ON: Final = (State.APPROVED, State.RUNNING)
 WAITING_SHOWN: Final = 50
 """Of those that wait, on one page, the oldest first: browsers that follow a page are sent all of it with each change."""
 OVER_SHOWN: Final = 30
+LINES_SEEN: Final = 25
+CHARACTERS_SEEN: Final = 2_000
+"""Of a statement, what a screen has room for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """How a statement is shown. `laid_out` is nothing where that is no other text, or not certain."""
+    """How a statement is shown. `laid_out` is nothing where that is no other text, or not certain; `lines` and `characters` are
+    how long the exact text is, where nobody sees all of it at once; `spelled` says whether signs of it are spelled out."""
 
     exact: list[Piece]
     laid_out: list[Piece] | None
     parameters: list[str]
     settings: Mapping[str, str]
+    lines: int
+    characters: int
+    spelled: bool
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether anything is marked in what is shown first."""
+        return any(piece.destroys for piece in (self.laid_out or self.exact))
+
+    @property
+    def is_long(self) -> bool:
+        return self.lines > LINES_SEEN or self.characters > CHARACTERS_SEEN
 
 
 @allowed(Role.VIEWER)
@@ -194,6 +211,9 @@ def text_of(approval: Approval) -> Text:
         laid_out=marked(laid_out, approval.effects) if laid_out is not None and another else None,
         parameters=print_parameters(approval.parameters, most=None),
         settings=print_settings(approval.settings),
+        lines=approval.statement.count("\n") + 1,
+        characters=len(approval.statement),
+        spelled="\n".join(visible_lines(approval.statement)) != approval.statement,
     )
 
 
