@@ -90,10 +90,15 @@ def read(link: Link) -> Line:
         where=link.environment or "",
         verdict=link.verdict or "",
         rules=link.rules or (),
-        text=str(text)[:TEXT_MOST],
+        text=short(str(text)),
         repeats=repeats if isinstance(repeats, int) else 1,
         is_statement=statement,
     )
+
+
+def short(text: str) -> str:
+    """No longer than a line of the page has room for; that it goes on is said."""
+    return text if len(text) <= TEXT_MOST else f"{text[: TEXT_MOST - 1]}…"
 
 
 def _fields(entry: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ COLUMNS: Final = (
     "entry",
     "hash",
 )
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What begins a formula in spreadsheets. Source: OWASP, CSV Injection."""
 
 
 def json_lines(links: Iterable[Link]) -> Iterator[str]:
@@ -36,7 +38,8 @@ def json_lines(links: Iterable[Link]) -> Iterator[str]:
 
 
 def csv_lines(links: Iterable[Link]) -> Iterator[str]:
-    """A head, and each entry as a line of comma-separated values (RFC 4180, with bare line feeds)."""
+    """A head, and each entry as a line of comma-separated values (RFC 4180, bare line feeds). A text that a spreadsheet would
+    run has an apostrophe in front; the lines of JSON have it as it was."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -57,5 +60,8 @@ def _cell(value: object) -> object:
             return value.hex()
         case tuple():
             return " ".join(map(str, value))
+        case str() if value.startswith(FORMULA):
+            # A client says what its database is called.
+            return f"'{value}"
         case _:
             return value

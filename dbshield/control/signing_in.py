@@ -151,7 +151,11 @@ def _place(source: str) -> str:
         address = ipaddress.ip_address(source)
     except ValueError:
         return source
-    return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False)) if address.version == 6 else str(address)
+    # What listens on IPv6 and IPv4 at once sees an IPv4 address so; they would all be one network.
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    if address.version == 4 or mapped is not None:
+        return str(mapped or address)
+    return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
 
 
 def _count(connection: Connection, who: bytes, now: datetime) -> int:

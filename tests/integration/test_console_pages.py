@@ -181,6 +181,15 @@ def test_who_exports_and_does_not_read_stops_nobody_else(desk: ConsoleDesk, bob:
     exporting.clear()
 
 
+def test_regression_no_spreadsheet_runs_what_a_client_says(desk: ConsoleDesk, bob: Browser) -> None:
+    name = '=HYPERLINK("https://evil.example")'
+    record(desk.database, kind="formula-test", at=desk.now, agent="claude", environment="staging", database=name)
+    [row] = csv.DictReader(io.StringIO(bob.get("/audit/export.csv?kind=formula-test").text))
+    assert row["database"] == f"'{name}"
+    assert json.loads(row["entry"])["database"] == name, "what was hashed stays as it is"
+    assert name in json.loads(bob.get("/audit/export.jsonl?kind=formula-test").text)["entry"]["database"]
+
+
 def test_regression_an_export_ends_with_its_session(desk: ConsoleDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who was removed while they took it got all of it, however long that took."""
     monkeypatch.setattr(audit, "CHECK", 0.0)

@@ -131,6 +131,20 @@ def test_who_tries_many_names_is_stopped_too(desk: ConsoleDesk) -> None:
     assert desk.browser().sign_in("nobody-1", "wrong password 1", "123456").status_code == 403
 
 
+def test_regression_ipv4_is_not_one_place_where_ipv6_is_listened_on(desk: ConsoleDesk) -> None:
+    """Forty attempts of a stranger shut out everybody who came by IPv4 to a console that listens on [::]."""
+    with desk.database.transaction() as connection:
+        connection.execute(text("delete from dbshield.console_attempts"))
+    desk.source = "::ffff:198.51.100.1"
+    assert desk.browser().sign_in("nobody-2", "wrong password 1", "123456").status_code == 403
+    with desk.database.transaction() as connection:
+        connection.execute(text("update dbshield.console_attempts set attempts = :most"), {"most": MOST_OF_SOURCE})
+    desk.source = "198.51.100.1"
+    assert desk.browser().sign_in("nobody-3", "wrong password 1", "123456").status_code == 429, "it is the same place"
+    desk.source = "::ffff:198.51.100.2"
+    assert inside(desk.signed_in("ann"))
+
+
 def test_a_session_ends_by_idleness_and_by_its_end(desk: ConsoleDesk) -> None:
     browser = desk.signed_in("ann")
     for _ in range(3):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dbshield.console.feed import read
-from dbshield.console.frame import FOLDER, ago, prose, visible, when
+from dbshield.console.frame import FOLDER, ago, in_short, prose, visible, when
 from dbshield.console.live import event
 from dbshield.console.sign_in import _target
 from dbshield.control.audit_chain import Link
@@ -83,6 +83,12 @@ def test_an_entry_is_a_line_for_people() -> None:
     assert (line.text, line.who, line.verdict, line.repeats) == ("drop table t", "claude", "hold", 3)
     assert read(entry("statement", '{"statement":null,"effects":["drop table t"]}')).text == "drop table t"
     assert read(entry("executed", '{"approval":"apr-k3x7w2mq","tag":"DROP TABLE"}')).text == "apr-k3x7w2mq \u00b7 DROP TABLE"
+
+
+def test_what_is_cut_says_that_it_goes_on() -> None:
+    assert read(entry("statement", f'{{"statement":"select {"x" * 500}"}}')).text.endswith("x…")
+    assert in_short("select\n 1", 10) == "select 1"
+    assert in_short(f"drop table {'x' * 30}", 20) == "drop table xxxxxxxxx … and 21 more characters"
 
 
 @pytest.mark.parametrize("odd", ["no json", "[]", "7", '{"statement":["x"],"repeats":"y"}'])
