@@ -27,6 +27,14 @@ CONSTANT_TOKENS = frozenset({260, 261, 262, 263, 264, 266})
 
 COMMENT_TOKENS = frozenset({275, 276})
 
+_NAME = r'(?:[^\W\d][\w$]*|"[^"]*")'
+_CUSTOM = re.compile(
+    rf"((?:^|;)\s*(?:alter\b[^;]*?\s)?set\s+(?:session\s+|local\s+)?{_NAME}(?:\s*\.\s*{_NAME})+\s*(?:=|to\b)\s*)[^;]+",
+    re.IGNORECASE,
+)
+"""The value of a setting with a dot in its name: an application's own. Without quotes it is a constant all the same (PostgreSQL
+manual, "SET"), and as likely a secret as one in quotes. The values of the server's settings are words that people have to see."""
+
 
 def check_characters(text: bytes) -> None:
     """Raise Unreadable for what PostgreSQL and a reader could see differently: NUL, invalid UTF-8, odd white space; and for what
@@ -127,11 +135,13 @@ def quick_shape(text: bytes) -> bytes | None:
 def written(shape: bytes) -> str:
     """A shape as it may be written down. libpg_query blanks no constant that its grammar keeps as a bare string, such as the
     paths of JSON_TABLE: what is left of a quote is blanked here."""
-    return redacted(shape) if b"'" in shape else shape.decode()
+    return redacted(shape) if b"'" in shape else _CUSTOM.sub(r"\1?", shape.decode())
 
 
 def redacted(text: bytes) -> str:
     """`text` with every constant blanked and without comments, whatever statement it is; empty where it cannot be told."""
+    if b"\0" in text:
+        return ""  # the lexer sees nothing of what is behind it
     try:
         tokens = native.scan(text.decode())
     except (native.GrammarError, UnicodeDecodeError):
@@ -143,4 +153,4 @@ def redacted(text: bytes) -> str:
             pieces += (text[position:start], b"?" if token in CONSTANT_TOKENS else b" ")
             position = end
     pieces.append(text[position:])
-    return b"".join(pieces).decode().strip(" \t\r\n;")
+    return _CUSTOM.sub(r"\1?", b"".join(pieces).decode()).strip(" \t\r\n;")

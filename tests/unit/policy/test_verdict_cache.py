@@ -11,7 +11,7 @@ from dbshield.policy.cache import VerdictCache
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import CACHE_BYTES, MAX_CACHED_TEXT, Judge
 from dbshield.policy.policy import Policy
-from dbshield.sqltext.normal import redacted, shape
+from dbshield.sqltext.normal import redacted, shape, written
 
 
 def fresh(access: AccessLevel = AccessLevel.WRITE, entries: int = 10_000) -> Judge:
@@ -178,3 +178,29 @@ def test_a_judge_that_has_to_share_its_memory_forgets() -> None:
     for number in range(200):
         judge.judge(b"select d%d from t" % number)
     assert len(judge._texts) + len(judge._shapes) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("set app.token to hunter2", "set app.token to ?"),
+        ("SET LOCAL app.a . b = hunter2, hunter2; select 1", "SET LOCAL app.a . b = ?; select ?"),
+        ('select 1; set "App"."Key"=hunter2', 'select ?; set "App"."Key"=?'),
+        ("alter role r in database d set app.token to hunter2", "alter role r in database d set app.token to ?"),
+        ("alter system set app.token = hunter2", "alter system set app.token = ?"),
+        # What people have to see, and what is no setting.
+        ("set search_path = shop, public", "set search_path = shop, public"),
+        ("update t set part.name = other where id = 3", "update t set part.name = other where id = ?"),
+        ("alter table a.b set schema c", "alter table a.b set schema c"),
+    ],
+)
+def test_the_value_of_an_applications_setting_is_a_constant_without_quotes_too(text: str, shown: str) -> None:
+    assert redacted(text.encode()) == shown
+    if "hunter2" in text:
+        found = shape(text.encode())
+        assert found is not None
+        assert "hunter2" not in written(found)
+
+
+def test_nothing_is_told_of_what_the_lexer_does_not_reach() -> None:
+    assert redacted(b"select 1 \0 'hunter2'") == ""
