@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from dbshield.backup.damage import Damaged
 from dbshield.errors import BackupError, ConfigError
+from dbshield.new_file import write_new
 
 KEY_BYTES = 32
 _PREFIX = "dbshield-backup-key-1"
@@ -56,11 +57,7 @@ class SigningKey:
     def create(cls, path: Path) -> SigningKey:
         """A new key in a new file that only its owner reads. FileExistsError where there is one: a key is never replaced."""
         key = Ed25519PrivateKey.generate()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(f"{_PREFIX}:{base64.b64encode(key.private_bytes_raw()).decode('ascii')}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_new(path, f"{_PREFIX}:{base64.b64encode(key.private_bytes_raw()).decode('ascii')}\n")
         return cls(key)
 
     @classmethod

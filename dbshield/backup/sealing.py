@@ -22,6 +22,7 @@ import zstandard
 from dbshield.backup.damage import Damaged, WrongKey
 from dbshield.backup.store import Sink, Source
 from dbshield.errors import BackupError, ConfigError
+from dbshield.new_file import write_new
 
 CHUNK = 1024 * 1024
 IDENTITY_PREFIX = "AGE-SECRET-KEY-1"
@@ -74,11 +75,7 @@ def new_identity(path: Path) -> str:
     """Make an age identity in a new file that only its owner reads; its recipient. OSError where the file cannot be made."""
     identity = pyrage.x25519.Identity.generate()
     recipient = str(identity.to_public())
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(f"# public key: {recipient}\n{identity}\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_new(path, f"# public key: {recipient}\n{identity}\n")
     return recipient
 
 

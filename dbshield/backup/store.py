@@ -169,11 +169,16 @@ class Folder:
                 if target.exists():
                     raise Taken(f"{target} is there already", hint="Nothing is written over; look at who else writes there.")
                 stream = os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
-            with stream:
+            try:
                 yield _Told(stream, self, key)
                 with self.told(key):
                     stream.flush()
                     os.fsync(stream.fileno())
+                    stream.close()
+            finally:
+                # Where a disk is full closing tries to write once more, and what it says would hide what was told.
+                with contextlib.suppress(OSError):
+                    stream.close()
             with self.told(key):
                 _settle(half, target)
         finally:

@@ -305,4 +305,7 @@ def told() -> Iterator[None]:
             hint="See that it runs and is reached, and where the role's password is: --password-env, PGPASSWORD or .pgpass.",
         ) from error
     except psycopg.Error as error:
-        raise StoreError(f"the database does not do it: {str(error).strip()}", hint="Nothing was changed.") from error
+        hint = "Nothing was changed."
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            hint += " Connect as an administrator: --dsn DSN --password-env VARIABLE, or administrator in dbshield.toml."
+        raise StoreError(f"the database does not do it: {str(error).strip()}", hint=hint) from error

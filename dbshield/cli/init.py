@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from dbshield.config.text import template
 from dbshield.control.connection import control_dsn
 from dbshield.control.setup import make_key, make_state, make_tables
 from dbshield.errors import ConfigError
+from dbshield.new_file import write_new
 from dbshield.store.database import Database
 from dbshield.store.downgrade import downgrade
 
@@ -134,9 +134,7 @@ def _file(wanted: Path | None, environment: str, given: dict[str, object]) -> tu
         return existing, False
     path = wanted if wanted is not None else Path(FILE_NAME)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        write_new(path, template(environment, given), mode=0o644)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(template(environment, given))
     return path, True

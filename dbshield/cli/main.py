@@ -10,6 +10,7 @@ library is imported here.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import importlib.util
 import os
@@ -25,6 +26,7 @@ FINE, NO, WRONG = 0, 1, 2
 DEBUG_VARIABLE = "DBSHIELD_DEBUG"
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +180,7 @@ def run(arguments: Sequence[str], commands: Sequence[Command] = COMMANDS) -> int
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  (the last one who can answer for it)
         _debug()
-        reason = "".join(_shown(" ".join(str(error).split())[:300]))
-        _say(
-            sys.stderr,
-            f"dbshield: {type(error).__name__}: {reason}: this is a bug in dbshield ({DEBUG_VARIABLE}=1 shows where)\n",
-        )
-        return WRONG
+        return _unexpected(error)
 
 
 def usage(commands: Any) -> str:
@@ -220,6 +217,17 @@ def _exit_code(body: Callable[[], None]) -> int:
             return FINE
         return end.code if isinstance(end.code, int) else WRONG
     return FINE
+
+
+def _unexpected(error: Exception) -> int:
+    """What no command has an answer for: a disk that is full can be met anywhere, all else is ours."""
+    reason = "".join(_shown(" ".join(str(error).split())[:300]))
+    if isinstance(error, OSError) and error.errno in FULL:
+        _say(sys.stderr, f"dbshield: a disk is full: {reason}\n  Make room, and give the command again.\n")
+    else:
+        bug = f"this is a bug in dbshield ({DEBUG_VARIABLE}=1 shows where)"
+        _say(sys.stderr, f"dbshield: {type(error).__name__}: {reason}: {bug}\n")
+    return WRONG
 
 
 def _debug() -> None:

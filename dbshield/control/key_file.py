@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from dbshield.errors import StoreError
+from dbshield.new_file import write_new
 
 KEY_BYTES: Final = 32
 NAME_BYTES: Final = 4
@@ -109,7 +110,7 @@ def _parse(text: str) -> KeyRing | None:
 def create(path: Path) -> KeyRing:
     """A new key in a new file that only its owner reads. FileExistsError where there is one: a key is not replaced by chance."""
     ring = KeyRing(current=secrets.token_bytes(KEY_BYTES))
-    _write_new(path, ring)
+    write_new(path, ring.text())
     return ring
 
 
@@ -120,7 +121,7 @@ def staged(path: Path, ring: KeyRing) -> Path:
         with contextlib.suppress(FileNotFoundError):
             # Of one that was killed.
             beside.unlink()
-        _write_new(beside, ring)
+        write_new(beside, ring.text())
         owner = path.stat()
         if os.geteuid() == 0:
             os.chown(beside, owner.st_uid, owner.st_gid)
@@ -140,11 +141,3 @@ def replace(path: Path, beside: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _write_new(path: Path, ring: KeyRing) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(ring.text())
-        stream.flush()
-        os.fsync(stream.fileno())

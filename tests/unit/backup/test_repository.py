@@ -259,13 +259,20 @@ try:
     writer.add("data", io.BytesIO(os.urandom(1_000_000)))
 except BackupError as error:
     print(error.message, error.hint, sep="|")
+# What is small is written by flush, and again by close.
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 100_000))
+try:
+    Folder(Path(sys.argv[1])).put_new("small", b"longer than that")
+except BackupError as error:
+    print(error.message, error.hint, sep="|")
 """
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "backups", RECIPIENT], capture_output=True, text=True, check=True, timeout=60
     )
-    message, hint = done.stdout.strip().split("|")
-    assert message.endswith("/data: File too large")
-    assert hint.startswith("The destination is full")
+    for line, name in zip(done.stdout.splitlines(), ("data", "small"), strict=True):
+        message, hint = line.split("|")
+        assert message.endswith(f"/{name}: File too large")
+        assert hint.startswith("The destination is full")
     assert [path.name for path in (tmp_path / "backups").rglob("*") if path.is_file()] == ["claim"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_an_error_is_a_sentence_and_the_next_step(
         raise error
 
     assert run(["play"], play(function)) == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_full_disk_is_no_bug(play: Callable[..., list[Command]], capsys: pytest.CaptureFixture[str]) -> None:
+    def function() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/state/x")
+
+    assert run(["play"], play(function)) == 2
+    said = (
+        "dbshield: a disk is full: [Errno 28] No space left on device: '/srv/state/x'\n  Make room, and give the command again.\n"
+    )
     assert capsys.readouterr().err == said
 
 
