@@ -171,10 +171,12 @@ class Finding:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
     """A statement of a text whose changed rows are counted: its place in the text, from 0, and whether the rows that it
-    inserts count too (COPY FROM), or only those that it updates and deletes."""
+    inserts count too (COPY FROM), or only those that it updates and deletes. `planned` is true where functions may change rows
+    that the server calls while it analyses and plans the statement, so that preparing and binding it are counted as well."""
 
     statement: int
     inserts: bool = False
+    planned: bool = False
 
 
 VALUE_BYTES: Final = 1 << 10

@@ -31,6 +31,7 @@ DEFAULTS: dict[str, str] = {
     "DS223": "deny",
     "DS224": "deny",
     "DS225": "deny",
+    "DS226": "deny",
     "DS301": "deny",
     "DS302": "deny",
     "DS303": "deny",

@@ -35,6 +35,7 @@ from dbshield.policy.rules.hidden import (
     UnknownFunction,
 )
 from dbshield.policy.rules.limits import (
+    CursorWithHold,
     HourlyRows,
     ReachedProtected,
     ResetAtWork,
@@ -140,6 +141,9 @@ TEXT_RULES: tuple[TextRule, ...] = (
 )
 """Rules about a text that cannot be read; one for each member of Trouble."""
 
+CURSOR_WITH_HOLD = CursorWithHold()
+"""What is said of a cursor whose query changes rows when nobody counts any more."""
+
 SESSION_RULES: tuple[SessionRule, ...] = (
     TooManyRows(),
     HourlyRows(),
@@ -147,6 +151,7 @@ SESSION_RULES: tuple[SessionRule, ...] = (
     Uncounted(),
     ResetAtWork(),
     Stale(),
+    CURSOR_WITH_HOLD,
 )
 """Rules about what a statement does while it runs; the session speaks them."""
 

@@ -2,7 +2,7 @@
 
 Whatever may change rows that exist, by whatever road, is counted; what only inserts is counted where a trigger, a rule or a
 default runs with it, and where tables are protected, because the count is also what tells that a protected table was reached by a
-hidden road.
+hidden road. What only reads is counted where a view, a row policy or a function that it calls may write (policy/reaching.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from dbshield.policy.policy import HIDDEN, Policy
 
 COPIED = "copy"
 """The detail of an INSERT that is a COPY FROM."""
+WITH_HOLD = "declare with hold"
 RUNS_A_PORTAL = frozenset({"fetch", "move"})
+REFRESHES = "refresh"
 DEFINITIONS = ("create ", "alter ")
 DEALLOCATES = "deallocate"
 DEALLOCATES_ALL = "deallocate all"
@@ -46,12 +48,14 @@ def count(place: int, kind: str, effects: Sequence[Effect], loosened: Sequence[F
 
     `loosened` are the findings about it that an override let through.
     """
+    planned = given.reaches and any(map(given.writes_early, effects))
     if kind == "prepare":
-        return None  # Nothing runs; EXECUTE is counted.
+        # Nothing runs but what reads its literals; EXECUTE is counted.
+        return Counted(statement=place, planned=planned) if planned else None
     if any(effect.operation is Operation.INSERT and effect.detail == COPIED for effect in effects):
         return Counted(statement=place, inserts=True)
-    if any(map(given.changes_rows, effects)) or any(finding.rule.startswith(HIDDEN) for finding in loosened):
-        return Counted(statement=place)
+    if planned or any(map(given.changes_rows, effects)) or any(finding.rule.startswith(HIDDEN) for finding in loosened):
+        return Counted(statement=place, planned=planned)
     return None
 
 
@@ -59,7 +63,7 @@ class Given:
     """What a policy and a database make of effects. `made` holds the names of relations that the catalogue does not show as they
     are now; what stands in it later counts too."""
 
-    __slots__ = ("_allows_functions", "_functions", "_inserts", "_made", "_policy", "_portals", "_prepared")
+    __slots__ = ("_allows_functions", "_functions", "_inserts", "_made", "_policy", "_portals", "_prepared", "reaches")
 
     def __init__(self, policy: Policy, functions: FunctionCatalogue, made: Container[str] = ()) -> None:
         self._policy = policy
@@ -67,8 +71,10 @@ class Given:
         self._functions = functions
         self._inserts = bool(policy.protected)
         self._allows_functions = bool(policy.functions_allowed)
-        # A query in a cursor changes rows only by a function that a human let through; a prepared statement also by itself.
-        self._portals = policy.lets_hidden_writes_through
+        self.reaches = functions.reaches
+        """Whether any function of the database changes rows when something is only read."""
+        # A query in a cursor changes rows only by a function; a prepared statement also by itself.
+        self._portals = policy.lets_hidden_writes_through or self.reaches
         self._prepared = self._portals or policy.access is not AccessLevel.READ
 
     def changes_rows(self, effect: Effect) -> bool:
@@ -90,12 +96,35 @@ class Given:
             case _:
                 return False
 
+    def writes_early(self, effect: Effect) -> bool:
+        """Whether a function may change rows behind an effect that the server calls before it executes anything: for what is only
+        read, a default, or a literal of somebody's type."""
+        name = effect.name.name
+        match effect.operation:
+            case Operation.READ | Operation.UPDATE | Operation.DELETE:
+                return self._functions.writes_when_read(name) or name in self._made
+            case Operation.INSERT:
+                return self._functions.fires(name) or self._functions.writes_when_read(name) or name in self._made
+            case Operation.CALL:
+                return any(map(self._functions.writes_when_called, self._functions.named(effect.name.schema, name)))
+            case Operation.EXECUTE:
+                return effect.kind is ObjectKind.STATEMENT and effect.detail not in {DEALLOCATES, DEALLOCATES_ALL, PREPARES}
+            case Operation.MAINTAIN:
+                return effect.detail.startswith(REFRESHES) and self._functions.writes_when_filled(name)
+            case _:
+                return False
+
     def _let_through(self, effect: Effect) -> bool:
         """Whether a human let through a function that this call may mean, other than one of PostgreSQL's that only reads."""
         return any(
             self._policy.allows(function) and not (function.built_in and function.volatility is not Volatility.VOLATILE)
             for function in self._functions.named(effect.name.schema, effect.name.name)
         )
+
+
+def too_late(count: Counted | None, effects: Iterable[Effect]) -> bool:
+    """Whether the rows of a counted statement would change behind the counting: when a cursor is kept beyond its transaction."""
+    return count is not None and any(effect.operation is Operation.CURSOR and effect.detail == WITH_HOLD for effect in effects)
 
 
 def defines(kind: str) -> bool:

@@ -22,6 +22,10 @@ select '<firing>', '', c.relname::pg_catalog.text, '', '', '', '', '', '', null 
     called as (
         select d.classid, d.objid from pg_catalog.pg_depend d join written w on w.oid operator(pg_catalog.=) d.refobjid
         where d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+        union all
+        select d.classid, d.objid from pg_catalog.pg_operator o join written w on w.oid operator(pg_catalog.=) o.oprcode
+        join pg_catalog.pg_depend d on d.refobjid operator(pg_catalog.=) o.oid
+            and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_operator'::pg_catalog.regclass
     ),
     -- Domains with a CHECK that calls, and what is built of them: domains, arrays, ranges, rows, and the tables that have these.
     built as (

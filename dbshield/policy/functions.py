@@ -17,6 +17,7 @@ from importlib.resources import files
 from dbshield.model import Effect, Flag, ObjectKind, ObjectName, Operation
 from dbshield.policy.firing import BUILT_OF_IT, FIRING, FIRING_QUERY
 from dbshield.policy.made import RELATIONS
+from dbshield.policy.reaching import REACHING_QUERY, ROWS, Reach, reach
 from dbshield.policy.settings import TAKEN_QUERY
 from dbshield.sqltext.bodies import READ
 
@@ -68,9 +69,10 @@ where n.nspname operator(pg_catalog.<>) 'pg_catalog' and n.nspname operator(pg_c
 """The functions of a database; all columns are text. The last column are the operators (`+`) and the types of casts, and of
 domains and what is built of them (`mood::`), behind which the function stands, one a line."""
 
-CATALOGUE_QUERY = "\nunion all\n".join((FUNCTIONS_QUERY, TAKEN_QUERY, FIRING_QUERY))
+CATALOGUE_QUERY = "\nunion all\n".join((FUNCTIONS_QUERY, TAKEN_QUERY, FIRING_QUERY, REACHING_QUERY))
 """What the proxy asks the protected server. The rows are what `FunctionCatalogue.from_rows` takes. Rows whose OID is 0 are no
-functions but words that settings of the server's own begin with; those of FIRING are relations."""
+functions but words that settings of the server's own begin with; those of FIRING are relations, those of ROWS tell what reaches
+functions that write."""
 
 KEPT_TO_THEIR_WORD = frozenset({"internal", "c", "sql", "plpgsql", "plperl", "pltcl", "plv8"})
 """Languages in which STABLE means something: the server enforces it, or a superuser vouched for it. What the untrusted ones
@@ -129,14 +131,23 @@ class Function:
 
 
 class FunctionCatalogue:
-    """Functions by name and by OID, the words that the server's own settings begin with (`taken`), and the names of the relations
-    on which an INSERT runs more than itself (`firing`; None where nobody knows)."""
+    """Functions by name and by OID, the words that the server's own settings begin with (`taken`), the names of the relations
+    on which an INSERT runs more than itself (`firing`), and what reaches functions that write (`reach`); the last two are None
+    where nobody knows."""
 
     def __init__(
-        self, functions: Iterable[tuple[int, Function]], *, taken: Iterable[str] = (), firing: Iterable[str] | None = ()
+        self,
+        functions: Iterable[tuple[int, Function]],
+        *,
+        taken: Iterable[str] = (),
+        firing: Iterable[str] | None = (),
+        reach: Reach | None = Reach(),  # noqa: B008 - a value
     ) -> None:
         self.taken = frozenset(taken)
         self.firing = None if firing is None else frozenset(firing)
+        self.reach = reach
+        self.reaches = reach is None or bool(reach)
+        """Whether anything here changes rows when it is only called or read, as far as anybody knows."""
         self._own: dict[str, list[Function]] = {}
         self._by_oid: dict[int, Function] = {}
         self.row_functions: set[str] = set()
@@ -149,7 +160,7 @@ class FunctionCatalogue:
             if function.of_row:
                 self.row_functions.add(function.name)
             self.row_functions.add(f"{function.name}()")
-            if function.behind and function.sly:
+            if function.behind and (function.sly or self.writes_when_called(function)):
                 name = ObjectName(schema=function.schema, name=function.name)
                 self._behind |= {spelled: (*self._behind.get(spelled, ()), name) for spelled in function.behind}
         self.row_functions |= self._behind.keys()
@@ -168,13 +179,35 @@ class FunctionCatalogue:
         """From the rows of CATALOGUE_QUERY, in its order of columns. Booleans may be spelled t or true."""
         told = list(rows)
         named = {kind: [row[2] or "" for row in told if row[0] == kind] for kind in (NO_FUNCTION, FIRING)}
-        # A server that tells nothing at all was not asked, or did not answer.
-        firing = named[FIRING] if told else None
-        return cls((_function(row) for row in told if row[0] not in named), taken=named[NO_FUNCTION], firing=firing)
+        others = named.keys() | ROWS
+        functions = [row for row in told if row[0] not in others]
+        reached = reach({row[0] or "": row[2] or "" for row in functions}, (row for row in told if row[0] in ROWS))
+        return cls(
+            map(_function, functions),
+            taken=named[NO_FUNCTION],
+            # A server that tells nothing at all was not asked, or did not answer.
+            firing=named[FIRING] if told else None,
+            reach=reached if told else None,
+        )
 
     def fires(self, relation: str) -> bool:
         """Whether an INSERT into a relation of this name, in whichever schema, may run more than itself."""
         return self.firing is None or relation in self.firing
+
+    def writes_when_read(self, relation: str) -> bool:
+        """Whether reading a relation of this name, in whichever schema, may change rows."""
+        return self.reach is None or relation in self.reach.relations
+
+    def writes_when_filled(self, view: str) -> bool:
+        """Whether REFRESH of a materialized view of this name may change rows of others."""
+        return self.reach is None or view in self.reach.filled
+
+    def writes_when_called(self, function: Function) -> bool:
+        """Whether calling a function may change rows; of PostgreSQL's own the rules for functions speak, and so they do of those
+        in C. What one calls that was just created, nobody has looked up."""
+        if function.built_in or not self.reaches:
+            return False
+        return self.reach is None or function.fresh or function.name in self.reach.functions
 
     def named(self, schema: str, name: str) -> tuple[Function, ...]:
         """Every function that a call by this name may mean; empty when there is none."""
@@ -195,7 +228,7 @@ class FunctionCatalogue:
         new = [function for function in created if not self.named("", function.name)]
         if not new:
             return self
-        catalogue = FunctionCatalogue((), taken=self.taken, firing=self.firing)
+        catalogue = FunctionCatalogue((), taken=self.taken, firing=self.firing, reach=self.reach)
         catalogue._own = dict(self._own)
         catalogue._by_oid = self._by_oid
         catalogue._behind = self._behind
@@ -276,6 +309,19 @@ def _function(row: Sequence[str | None]) -> tuple[int, Function]:
         of_row=of_row.startswith("t"),
         behind=tuple(behind.split("\n")) if behind else (),
     )
+
+
+def argument(value: bytes | None, index: int, formats: Sequence[int]) -> str:
+    """One argument as text: integers of the binary format in decimal, `?` for what is null or no text."""
+    if value is None:
+        return "?"
+    kind = formats[index] if len(formats) > 1 and index < len(formats) else formats[0] if len(formats) == 1 else 0
+    if kind == 1 and len(value) == 4:
+        return str(int.from_bytes(value, "big", signed=True))
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return "?"
 
 
 @cache

@@ -25,9 +25,9 @@ from dbshield.model import (
 from dbshield.policy import counting
 from dbshield.policy.allowed import allowed_access
 from dbshield.policy.cache import VerdictCache
-from dbshield.policy.catalogue import BY_TROUBLE, EFFECT_RULES, NOT_LISTED
-from dbshield.policy.functions import Function, FunctionCatalogue, created_in, harder, redefines
-from dbshield.policy.made import Made, Names, inserted_in, made_in, makes, meet
+from dbshield.policy.catalogue import BY_TROUBLE, CURSOR_WITH_HOLD, EFFECT_RULES, NOT_LISTED
+from dbshield.policy.functions import Function, FunctionCatalogue, argument, created_in, harder, redefines
+from dbshield.policy.made import Made, Names, inserted_in, made_in, makes, meet, used_in
 from dbshield.policy.policy import Policy
 from dbshield.policy.rules.base import Context, Rule
 from dbshield.policy.rules.frozen import writes
@@ -83,7 +83,7 @@ class Judge:
         self._made = Made()
         self._given = counting.Given(policy, functions, self._made)
         self._inserted: set[str] = set()
-        """Into which relations the texts insert whose verdicts are kept."""
+        """Into which relations the texts insert whose verdicts are kept; which they read as well, where that may change rows."""
         self.on_redefined: Callable[[], None] | None = None
         """Called when a text passes that changes functions, or what calls one, unless it passed before."""
         self.on_made: Callable[[Set[str]], None] | None = None
@@ -110,7 +110,7 @@ class Judge:
         function = self.functions.numbered(oid)
         if function is None:
             return self._function_stopped(f"function call {oid}", message=f"function number {oid}")
-        values = (_argument(value, index, formats) for index, value in enumerate(arguments))
+        values = (argument(value, index, formats) for index, value in enumerate(arguments))
         effect = Effect(
             operation=Operation.CALL,
             kind=ObjectKind.FUNCTION,
@@ -149,11 +149,21 @@ class Judge:
         self._inserted.clear()
 
     def forget(self, names: Set[str]) -> None:
-        """Forget what was said of an INSERT into relations of these names, ANY for all of them."""
+        """Forget what was said of an INSERT into relations of these names, or of reading them where that may change rows; ANY
+        stands for all of them."""
         if meet(names, self._inserted):
             self._inserted -= names
+            reads = self.functions.reaches
             for kept in (self._texts, self._shapes):
-                kept.forget(lambda judgement: judgement.writes and meet(names, inserted_in(judgement)))
+                kept.forget(lambda judgement: (reads or judgement.writes) and meet(names, self._concerned(judgement)))
+
+    def _concerned(self, judgement: Judgement) -> frozenset[str]:
+        """The names of the relations on which a judgement rests."""
+        return used_in(judgement) if self.functions.reaches else inserted_in(judgement)
+
+    def only_reads(self, judgement: Judgement) -> bool:
+        """Whether a text that was found to do nothing but read does so still, as far as relations tell."""
+        return not self._given.reaches or not any(map(self._given.writes_early, judgement.effects))
 
     def confirms(self, judgement: Judgement, before: object) -> bool:
         """Whether what `before` said holds here too: the policy is the same, and so is all that is known of the functions that
@@ -162,15 +172,19 @@ class Judge:
         if not isinstance(before, Judge) or self.policy != before.policy or any(map(redefines, judgement.effects)):
             return False
         ours, theirs, made = self.functions, before.functions, self._made
-        return all(
-            ours.named(effect.name.schema, effect.name.name) == theirs.named(effect.name.schema, effect.name.name)
-            for effect in judgement.effects
-            if effect.operation is Operation.CALL
-        ) and not any(
-            effect.operation is Operation.INSERT
-            and not judgement.counted
-            and (ours.fires(effect.name.name) or effect.name.name in made)
-            for effect in judgement.effects
+        return (
+            all(
+                ours.named(effect.name.schema, effect.name.name) == theirs.named(effect.name.schema, effect.name.name)
+                for effect in judgement.effects
+                if effect.operation is Operation.CALL
+            )
+            and not any(
+                effect.operation is Operation.INSERT
+                and not judgement.counted
+                and (ours.fires(effect.name.name) or effect.name.name in made)
+                for effect in judgement.effects
+            )
+            and (bool(judgement.counted) or self.only_reads(judgement))
         )
 
     def share(self, created: dict[str, Function], made: Made) -> None:
@@ -282,7 +296,7 @@ class Judge:
         if len(text) <= MAX_CACHED_TEXT and not makes(judgement):
             if len(self._inserted) > MAX_INSERTED:
                 self._forget_all()
-            self._inserted |= inserted_in(judgement)
+            self._inserted |= self._concerned(judgement)
             self._texts.put(text, judgement)
 
     def _read(self, text: bytes, shape: bytes | None) -> Judgement:
@@ -315,6 +329,8 @@ class Judge:
             spoken = self._findings(own, statement)
             findings += spoken
             count = counting.count(place, statement.kind, own, spoken, given)
+            if counting.too_late(count, own) and not counting.stopping(spoken):
+                findings.append(CURSOR_WITH_HOLD.finding(None, message="a cursor with hold over what may change rows"))
             if count is not None:
                 counted.append(count)
         stopped = counting.stopping(findings)
@@ -331,7 +347,7 @@ class Judge:
             counted=tuple(counted),
             resets=counting.resets(effects),
             prepares=counting.prepares(effects),
-            writes=self._writes(effects),
+            writes=bool(counted) or self._writes(effects),
         )
 
     def _final(self, judgement: Judgement) -> Judgement:
@@ -379,16 +395,3 @@ def overridden(finding: Finding, policy: Policy) -> Finding:
     """The finding with the verdict that the configuration gives it, if it has something to say about it."""
     override = policy.override(finding) if policy.overrides else None
     return finding if override is None else replace(finding, verdict=policy.verdict(override.verdict))
-
-
-def _argument(value: bytes | None, index: int, formats: Sequence[int]) -> str:
-    """One argument as text: integers of the binary format in decimal, `?` for what is null or no text."""
-    if value is None:
-        return "?"
-    kind = formats[index] if len(formats) > 1 and index < len(formats) else formats[0] if len(formats) == 1 else 0
-    if kind == 1 and len(value) == 4:
-        return str(int.from_bytes(value, "big", signed=True))
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return "?"

@@ -2,8 +2,9 @@
 
 A new relation may take over another one's default, trigger or CHECK (LIKE, INHERITS, PARTITION OF, a view), and an INSERT there
 runs it. Whether one does, only the catalogue tells, and only when the transaction is over. So until the catalogue was read
-again an INSERT into a relation of such a name is counted (policy/firing.py has what the catalogue tells). Names stand for
-themselves, whatever the schema: a temporary relation comes before one of the same name.
+again an INSERT into a relation of such a name is counted (policy/firing.py has what the catalogue tells), and so is a SELECT from
+it where the database has functions that a new view could call (policy/reaching.py). Names stand for themselves, whatever the
+schema: a temporary relation comes before one of the same name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ RENAMED: Final = frozenset(
 """With what words before its name a relation can be renamed; the effect does not carry the new name."""
 OF_MEMBERS: Final = ("trig", "rule")
 """What an ALTER TABLE about these has in its detail: `enable trig`, `enable always rule`."""
+USES: Final = frozenset({Operation.INSERT, Operation.READ})
 CHANGES: Final = frozenset({Operation.CREATE, Operation.REPLACE, Operation.ALTER})
 
 
@@ -60,6 +62,11 @@ def makes(judgement: Judgement) -> frozenset[str]:
 def inserted_in(judgement: Judgement) -> frozenset[str]:
     """The names of the relations that a text inserts into."""
     return frozenset(effect.name.name for effect in judgement.effects if effect.operation is Operation.INSERT)
+
+
+def used_in(judgement: Judgement) -> frozenset[str]:
+    """The names of the relations that a text inserts into or reads."""
+    return frozenset(effect.name.name for effect in judgement.effects if effect.operation in USES)
 
 
 def meet(some: Set[str], others: Set[str]) -> bool:

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dbshield.errors import DbshieldError, Refused
-from dbshield.model import AgentLogin
+from dbshield.model import AgentLogin, Judgement
 from dbshield.policy.functions import CATALOGUE_QUERY, Function, FunctionCatalogue
 from dbshield.policy.judge import CACHE_BYTES, Judge
-from dbshield.policy.made import Made, makes, meet
+from dbshield.policy.made import Made, makes, meet, used_in
 from dbshield.policy.policy import Policy
+from dbshield.policy.reaching import ROWS
 from dbshield.proxy import upstream
 from dbshield.proxy.sessions import Session
 from dbshield.proxy.upstream import Server
@@ -106,8 +107,11 @@ class Judges:
         known.read_at = asyncio.get_running_loop().time()
         if known.functions is not None and rows == known.rows:
             return False
-        known.functions = FunctionCatalogue.from_rows(rows)
-        known.rows = rows
+        functions = FunctionCatalogue.from_rows(rows)
+        before, known.rows = known.rows, rows
+        if known.functions is not None and known.functions.reach == functions.reach and _same(before, rows):
+            return False
+        known.functions = functions
         known.judges.clear()
         self.follow()
         return True
@@ -171,12 +175,15 @@ class Judges:
         return judge
 
     def _anew(self, known: _Known, names: Set[str]) -> None:
-        """Have every INSERT into relations of these names judged anew, in every session of the database."""
+        """Have every INSERT into relations of these names judged anew, in every session of the database, and what reads them
+        where that may change rows."""
         for judge in known.judges.values():
             judge.forget(names)
+        reads = known.functions is not None and known.functions.reaches
+        met: dict[int, tuple[Judgement, bool]] = {}
         for session in self._sessions(known):
             relay = session.pair.relay
-            if meet(names, relay.prepared.inserts.names):
+            if meet(names, relay.prepared.inserts.names) or (reads and any(_meets(names, relay.prepared.values(), met))):
                 relay.use(relay.judge)
 
     def _sessions(self, known: _Known) -> list[Session]:
@@ -191,6 +198,20 @@ class Judges:
 
 ENDED: Final = "57P01"
 """admin_shutdown: the session is over by no fault of its client."""
+
+
+def _same(before: Rows, rows: Rows) -> bool:
+    """Whether two readings differ at most in what `Reach` is made of, as they do with every view that somebody makes."""
+    return [row for row in before if row[0] not in ROWS] == [row for row in rows if row[0] not in ROWS]
+
+
+def _meets(names: Set[str], judgements: Iterable[Judgement], met: dict[int, tuple[Judgement, bool]]) -> Iterator[bool]:
+    """Whether each uses a relation of these names. Sessions share their judgements, so `met` keeps what was found by identity."""
+    for judgement in judgements:
+        found = met.get(id(judgement))
+        if found is None:
+            found = met[id(judgement)] = judgement, meet(names, used_in(judgement))
+        yield found[1]
 
 
 def _untold() -> Refused:

@@ -22,7 +22,6 @@ from dbshield.control.budget import RowBudget
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
-from dbshield.policy.policy import Policy
 from dbshield.proxy import identity, listener, rotation, upstream
 from dbshield.proxy.client import Client
 from dbshield.proxy.ending import check_standing
@@ -317,10 +316,12 @@ class _Login:
 
     def _relay(self, who: Authenticated, judge: Judge) -> Relay:
         state, config = self.state, self.state.config
+        counter = partial(_counter, who.login, who.database, self.state.budget)
         return (RecordingRelay if judge.full else Relay)(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
-            counter=_counter(who, judge.policy, self.state.budget),
+            counter=counter() if _counts(who.login, judge) else None,
+            spare=counter,
             # As configured when it asks. Not by way of this login, which would keep the client's connection as long as the relay.
             asks=lambda: can_ask(state.config.environments.get(who.login.environment)),
             max_message=config.proxy.max_message_bytes,
@@ -372,11 +373,13 @@ class _Login:
             pair.end(SERVER_CLOSED, server_gone(), sqlstate=SERVER_GONE)
 
 
-def _counter(who: Authenticated, policy: Policy, budget: RowBudget) -> RowCounter | None:
-    """What counts the rows of a session that may change any; a reader does so only by a function that a human let through."""
-    login, database = who.login, who.database
-    if login.access is AccessLevel.READ and not policy.lets_hidden_writes_through:
-        return None
+def _counts(login: AgentLogin, judge: Judge) -> bool:
+    """Whether a session is likely to change rows: a reader does so only by a function."""
+    return login.access is not AccessLevel.READ or judge.policy.lets_hidden_writes_through or judge.functions.reaches
+
+
+def _counter(login: AgentLogin, database: str, budget: RowBudget) -> RowCounter:
+    """What counts the rows of a session."""
     return RowCounter(
         f"dbshield_{secrets.token_hex(8)}",
         lambda limit: budget.remaining(login.environment, login.agent, database, limit),

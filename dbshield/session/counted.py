@@ -5,6 +5,7 @@ needs to know only where its own begins: the description of a counting query has
 
     simple     Query: [before] the client's statement [after]      T(before) D C    ... C    T(after) D C
     extended   Describe Bind Execute Close  around each Execute    t T(before) 2 D C 3  ... C  t T(after) 2 D C 3
+               around a Parse or Bind that may change rows itself  t T(early) 2 D C 3  1 or 2  t T(after) 2 D C 3
 
 The client's CommandComplete is kept back until `after` has answered; when that is an error, the client reads the refusal in its
 place, and nothing of ours in between. What the tables here do not name is passed or refused as in handlers.py.
@@ -19,9 +20,9 @@ from dbshield.model import Allow, Judgement, Limit
 from dbshield.policy.counting import forgets_statements, takes_back_settings
 from dbshield.policy.rules import limits
 from dbshield.session import handlers
-from dbshield.session.counted_state import Phase
-from dbshield.session.counting import Wrapped, changed_rows
-from dbshield.session.handlers import CLIENT, COUNTED_QUERY, HEADER, IDLE, OWN, QUERY, SERVER, Handler, text_end
+from dbshield.session.counted_state import Counting, Phase
+from dbshield.session.counting import Limits, Wrapped, changed_rows
+from dbshield.session.handlers import CLIENT, COUNTED_QUERY, FAILED, HEADER, IDLE, OWN, QUERY, SERVER, Handler, declared, text_end
 from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.refusal import refusal
 from dbshield.wire.backend import ErrorResponse
@@ -34,8 +35,19 @@ if TYPE_CHECKING:
 # What the client may send.
 
 
+def begin(relay: Relay) -> bytes:
+    """What the server gets before the first counted statement of a session that was not expected to have any. Empty where it
+    counts already, and where it cannot begin, since ours is a Query: in a pipeline, or in a transaction that has failed."""
+    if relay.counting is not None or relay.spare is None or relay.busy or relay.status == FAILED:
+        return b""
+    relay.counting = Counting(relay.spare())
+    relay.counting.counter.limits = Limits.of(relay.judge.policy)
+    return relay.prepare_again()
+
+
 def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
     """A Query that is counted, or that takes back what the session has set or prepared, or that is refused."""
+    opening = begin(relay) if type(judgement.verdict) is Limit else b""
     counting = relay.counting
     refused = resets_at_work(relay, judgement)
     if refused is None and type(judgement.verdict) is Limit and counting is not None:
@@ -46,10 +58,10 @@ def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -
         )
         counting.wrapped.append(wrapped)
         relay.expect_counted(judgement.verdict.max_rows, len(judgement.counted))
-        return Query(query=wrapped.text).encode()
+        return opening + Query(query=wrapped.text).encode()
     if refused is not None or type(judgement.verdict) is not Allow:
         relay._cycles.append(QUERY)
-        return relay.refuse(refused or judgement, extended=False)
+        return opening + relay.refuse(refused or judgement, extended=False)
     relay.judged.append(judgement)
     relay._cycles.append(QUERY)
     if counting is None or not any(map(forgets_statements, judgement.effects)):
@@ -57,13 +69,30 @@ def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -
     return data[pos:end] + relay.prepare_again()
 
 
+def parse(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+    """A Parse of a statement that is counted, or refused because nothing can be counted here."""
+    opening = begin(relay)
+    counting = relay.counting
+    if counting is None:
+        return relay.refuse(judgement, extended=True)
+    if not _is_planned(judgement):
+        return opening + data[pos:end] if opening else None
+    relay._unsynced = True
+    return opening + _early(relay, counting, judgement, data[pos:end])
+
+
 def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
     """A Bind of a statement that is counted, that takes back what the session has prepared, or that may not run any more."""
+    opening = begin(relay) if type(judgement.verdict) is Limit else b""
     counting = relay.counting
     refused = resets_at_work(relay, judgement)
     limited = type(judgement.verdict) is Limit and counting is not None
     if refused is not None or not (limited or type(judgement.verdict) is Allow):
-        return relay.refuse(refused or judgement, extended=True)
+        return opening + relay.refuse(refused or judgement, extended=True)
+    planned = limited and _is_planned(judgement)
+    if planned and end - pos != declared(data, pos):
+        # It would be bound before our query behind it can be sent.
+        return opening + relay.refuse(relay._judge.judge_length(declared(data, pos)), extended=True)
     relay.judged.append(judgement)
     relay._unsynced = True
     if counting is None:
@@ -78,11 +107,36 @@ def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) ->
         # The server may yet skip this Bind, and then the portal is still the one that is counted.
         relay._statements.bound.add(portal)
     counting.prepare_next |= judgement.resets and any(map(forgets_statements, judgement.effects))
-    if relay.counts_binds:
+    if relay.counts_binds and not planned and not opening:
         return None
-    relay.counts_binds = True
-    relay.choose_client_handlers()
-    return data[pos:end]  # not None, so that whoever called looks the table up again
+    if not relay.counts_binds:
+        relay.counts_binds = True
+        relay.choose_client_handlers()
+    # Not None, so that whoever called looks the table up again.
+    return opening + (_early(relay, counting, judgement, data[pos:end]) if planned else data[pos:end])
+
+
+def is_planned(relay: Relay, data: bytes, pos: int) -> bool:
+    """Whether the Bind at `pos`, of which the names are there, is counted itself, and so must be read whole."""
+    portal_end = data.find(0, pos + HEADER)
+    name_end = data.find(0, portal_end + 1) if portal_end >= 0 else -1
+    if name_end < 0 or relay.counting is None:
+        return False
+    judgement = relay.prepared.believed(data[portal_end + 1 : name_end])
+    return _is_planned(relay._judge.judge(handlers.PREPARED_BY_NAME) if judgement is None else judgement)
+
+
+def _is_planned(judgement: Judgement) -> bool:
+    return any(each.planned for each in judgement.counted)
+
+
+def _early(relay: Relay, counting: Counting, judgement: Judgement, message: bytes) -> bytes:
+    """A Parse or Bind that is counted itself. The server reads literals with their types' functions when it takes a Parse, which
+    checks a domain in an array; it plans when it takes a Bind, and calls functions that are said to be STABLE or IMMUTABLE
+    (manual, 36.7). No Execute need follow."""
+    assert isinstance(judgement.verdict, Limit)
+    relay.expect_counted(judgement.verdict.max_rows)
+    return counting.counter.early + message + counting.counter.after(judgement.verdict.max_rows)
 
 
 def resets_at_work(relay: Relay, judgement: Judgement) -> Judgement | None:
@@ -139,6 +193,15 @@ def _sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
 
 # What the server may send while something is counted.
 
+BEGINS_IN: Final = {
+    Phase.BEFORE: (Phase.CLIENTS,),
+    Phase.EARLY: (Phase.CLIENTS,),
+    Phase.AFTER: (Phase.KEPT, Phase.TAKEN),
+}
+"""In which phase our queries are answered."""
+ENDS_IN: Final = {Phase.BEFORE: Phase.COUNTED, Phase.EARLY: Phase.TAKEN, Phase.AFTER: Phase.CLIENTS}
+"""What comes behind."""
+
 
 def _parameter_description(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     """Kept for one message: a RowDescription or NoData comes right behind it."""
@@ -156,11 +219,13 @@ def _row_description(relay: Relay, data: bytes, pos: int, end: int) -> bytes | N
     if data.find(counting.counter.name, pos, end) >= 0:
         if data.find(counting.counter.before_column, pos, end) >= 0:
             begins = Phase.BEFORE
+        elif data.find(counting.counter.early_column, pos, end) >= 0:
+            begins = Phase.EARLY
         elif data.find(counting.counter.after_column, pos, end) >= 0:
             begins = Phase.AFTER
     if begins is None:
         return described + data[pos:end] if described else None
-    if counting.phase is not (Phase.CLIENTS if begins is Phase.BEFORE else Phase.KEPT):
+    if counting.phase not in BEGINS_IN[begins]:
         raise ProtocolError("the server answered out of order")
     counting.phase = begins
     counting.extended = bool(described)
@@ -267,7 +332,7 @@ def _own_end(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     kept, counting.kept = counting.kept, b""
     if counting.phase is Phase.AFTER:
         counting.in_flight = max(0, counting.in_flight - counting.max_rows)
-    counting.phase = Phase.COUNTED if counting.phase is Phase.BEFORE else Phase.CLIENTS
+    counting.phase = ENDS_IN[counting.phase]
     relay.choose_server_handlers()
     return kept
 

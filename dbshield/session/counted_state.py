@@ -23,6 +23,10 @@ class Phase(IntEnum):
     """Its CommandComplete is kept back."""
     AFTER = 4
     """Answers to our query behind it."""
+    EARLY = 5
+    """Answers to our query before a Parse or Bind that is counted."""
+    TAKEN = 6
+    """Answers to that Parse or Bind."""
 
 
 class Counting:

@@ -70,13 +70,17 @@ class RowCounter:
         self._run_after: dict[int, bytes] = {}
         self._text_after: dict[int, bytes] = {}
         self.remaining = remaining
-        names = {word: f"{name}_{word}" for word in ("before", "copies", "after", "protected")}
+        names = {word: f"{name}_{word}" for word in ("before", "early", "copies", "after", "protected")}
         self.name = name.encode("ascii")
-        self.before_column, self.after_column = (names[word].encode() + b"\0" for word in ("before", "after"))
+        self.before_column, self.early_column, self.after_column = (
+            names[word].encode() + b"\0" for word in ("before", "early", "after")
+        )
         self.token = f"{name}: ".encode("ascii")
         self.prepare = Query(query=statements(**names, token=self.token.decode()).encode()).encode()
         """The message that makes the queries ready; its answer is nobody's business but ours."""
         self._names = names
+        self.early = _run(names["early"], ())
+        """The messages that go before a Parse or Bind that is counted."""
         self._run_before = {inserts: _run(names["copies" if inserts else "before"], ()) for inserts in (False, True)}
 
     @property

@@ -37,6 +37,9 @@ _BEFORE: Final = """prepare <before> as select
   case when <setting>('dbshield.base', true), '') = '' then pg_catalog.set_config('dbshield.base', <now>, true) end as <before>"""
 """What is remembered already stays."""
 
+_EARLY: Final = _BEFORE.replace("<before>", "<early>")
+"""The same before a Parse or Bind, under a name that tells the two apart."""
+
 _COPIES: Final = """prepare <copies> as select
   case when <setting>('dbshield.base', true), '') = '' then pg_catalog.set_config('dbshield.base', <now>, true) end as <before>,
   case when <setting>('dbshield.copies', true), '') = '' then pg_catalog.set_config('dbshield.copies', <now>, true) end"""
@@ -100,11 +103,18 @@ from reason"""
 """The same where tables are protected. $4: LIKE patterns of tables that must not change, nor any table that is a part of them."""
 
 
-def statements(*, before: str, copies: str, after: str, protected: str, token: str) -> str:
-    """The text that prepares all of them under these names; `token` begins each of their errors. `before` and `after` are also
-    the names of the columns that they answer with."""
-    text = ";\n".join((_BEFORE, _COPIES, _AFTER, _PROTECTED))
-    names = {"<before>": before, "<copies>": copies, "<after>": after, "<protected>": protected, "<token>": token}
+def statements(*, before: str, early: str, copies: str, after: str, protected: str, token: str) -> str:
+    """The text that prepares all of them under these names; `token` begins each of their errors. `before`, `early` and `after`
+    are also the names of the columns that they answer with."""
+    text = ";\n".join((_BEFORE, _EARLY, _COPIES, _AFTER, _PROTECTED))
+    names = {
+        "<before>": before,
+        "<early>": early,
+        "<copies>": copies,
+        "<after>": after,
+        "<protected>": protected,
+        "<token>": token,
+    }
     for sign, part in {"<now>": _NOW, "<state>": _STATE, **_PARTS, **names}.items():
         text = text.replace(sign, part)
     return text

@@ -28,6 +28,8 @@ LENGTH: Final = 4
 """The least length of a message: its own four bytes count."""
 IDLE: Final = ord("I")
 """The status in a ReadyForQuery outside of a transaction."""
+FAILED: Final = ord("E")
+"""The status in a ReadyForQuery where the transaction has failed."""
 
 PINNED: Final = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
 """Settings that decide how the server reads a text. The readers assume these values, so any other ends the session."""
@@ -51,6 +53,11 @@ def text_end(data: bytes, pos: int, end: int) -> int:
     if found < 0:
         raise ProtocolError("a string in a message has no end")
     return found
+
+
+def declared(data: bytes | bytearray, pos: int) -> int:
+    """The bytes of the message at `pos`, its type with it."""
+    return 1 + int.from_bytes(data[pos + 1 : pos + HEADER], "big")
 
 
 def _own(relay: Relay) -> bytes | None:
@@ -84,10 +91,13 @@ def _parse(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
         return _own(relay)
     text = data[name_end + 1 : text_end]
     judgement = relay._judge.judge(text)
-    if type(judgement.verdict) is not Allow and not (type(judgement.verdict) is Limit and relay.counting is not None):
-        return relay.other_parse(judgement, data, pos, end)
+    instead = None
+    if type(judgement.verdict) is not Allow:
+        instead = relay.other_parse(judgement, data, pos, end)
+        if type(judgement.verdict) is not Limit or relay.counting is None:
+            return instead
     relay._statements.parsed(data[pos + HEADER : name_end][:NAME_BYTES], judgement, text)
-    return None
+    return instead
 
 
 def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:

@@ -28,7 +28,7 @@ from dbshield.errors import ProtocolError
 from dbshield.model import Judgement
 from dbshield.session import handlers
 from dbshield.session.counted import changed_table
-from dbshield.session.handlers import HEADER, IDLE, QUERY, SERVER
+from dbshield.session.handlers import HEADER, IDLE, QUERY, SERVER, declared
 from dbshield.session.terms import Terms, question, read
 from dbshield.sqltext.alone import Answer, answer
 from dbshield.wire.frontend import Query
@@ -318,11 +318,6 @@ def objection(relay: Relay, judgement: Judgement) -> str:
     if judgement.prepares or judgement.resets:
         return OF_SESSION
     return IN_BLOCK if relay.status != IDLE and not relay._cycles else ""
-
-
-def declared(data: bytes | bytearray, pos: int) -> int:
-    """The bytes of the message at `pos`, its type with it."""
-    return 1 + int.from_bytes(data[pos + 1 : pos + HEADER], "big")
 
 
 def holding_of(relay: Relay) -> Holding:

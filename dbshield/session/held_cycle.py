@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from dbshield.model import Judgement
 from dbshield.session import handlers
 from dbshield.session.counted import COUNTING_CLIENT, changed_table
-from dbshield.session.handlers import CLIENT, HEADER, SYNC, Handler
+from dbshield.session.handlers import CLIENT, HEADER, SYNC, Handler, declared
 from dbshield.session.held import (
     ALONE,
     BINARY,
@@ -28,7 +28,6 @@ from dbshield.session.held import (
     Parameter,
     Phase,
     Prepared,
-    declared,
     holding_of,
     objection,
     send,

@@ -21,7 +21,7 @@ from dbshield.policy.rules.limits import STALE
 
 if TYPE_CHECKING:
     from dbshield.session.held import Prepared
-    from dbshield.session.relay import TextJudge
+    from dbshield.session.text_judge import TextJudge
 
 MAX_NAMES: Final = 10_000
 """Names of prepared statements that a session remembers; the oldest is forgotten, which costs only its text in the audit."""
@@ -100,16 +100,17 @@ class StatementNames(dict[bytes, Judgement]):
         return None if name in self.doubtful and name not in self.fresh else self.get(name)
 
     def judge_again(self, judge: TextJudge, before: TextJudge) -> None:
-        """Judge anew what does more than read. A statement whose text was too long to be kept must be prepared again, unless
-        `judge` confirms what the one before said. It may learn here of a relation that is made, and have this called again
+        """Judge anew what does more than read, or may now. A statement whose text was too long to be kept must be prepared again,
+        unless `judge` confirms what the one before said. It may learn here of a relation that is made, and have this called again
         before it is over."""
         for name, judgement in [*self.items()]:
-            if type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects):
+            reads = type(judgement.verdict) is Allow and all(effect.operation is Operation.READ for effect in judgement.effects)
+            if reads and judge.only_reads(judgement):
                 continue
             text = self.texts.get(name)
             if text:
                 self[name] = judge.judge(text)
-            elif not judge.confirms(judgement, before):
+            elif reads or not judge.confirms(judgement, before):
                 self.makes.add(makes(judgement))
                 self[name] = STALE
         for name, prepared in [*self.held.items()]:

@@ -16,12 +16,11 @@ Source: PostgreSQL 18 manual, "Frontend/Backend Protocol"; the limits are those 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence, Set
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from dbshield.errors import Refused
-from dbshield.model import Hold, Judgement
-from dbshield.policy.policy import Policy
+from dbshield.model import Hold, Judgement, Limit
 from dbshield.session import counted, held, held_cycle, unfinished
 from dbshield.session.counted import COUNTING_SERVER, OWN_ANSWER, OWN_CYCLE
 from dbshield.session.counted_state import Counting, Phase
@@ -30,6 +29,7 @@ from dbshield.session.handlers import BIND, CLIENT, DISCARDING, EXECUTIONS, HEAD
 from dbshield.session.held import HeldStatement, Holding, Prepared
 from dbshield.session.names import StatementNames
 from dbshield.session.refusal import refusal
+from dbshield.session.text_judge import TextJudge
 from dbshield.session.unfinished import LARGE_MESSAGE, head_at
 from dbshield.wire.frontend import Parse, Query
 
@@ -37,24 +37,8 @@ MAX_REFUSALS: Final = 1_000
 """Refusals on their way to the server at one time; a client that pipelines more does not read its answers."""
 
 
-class TextJudge(Protocol):
-    """What a session asks of the policy; `dbshield.policy.judge.Judge` is one."""
-
-    @property
-    def policy(self) -> Policy: ...
-
-    @property
-    def full(self) -> bool: ...
-
-    def judge(self, text: bytes) -> Judgement: ...
-
-    def judge_length(self, length: int) -> Judgement: ...
-
-    def confirms(self, judgement: Judgement, before: object) -> bool: ...
-
-    def note(self, made: Set[str]) -> None: ...
-
-    def judge_function(self, oid: int, arguments: Sequence[bytes | None], formats: Sequence[int]) -> Judgement: ...
+OWN_PHASES: Final = frozenset({Phase.BEFORE, Phase.EARLY, Phase.AFTER})
+"""In which our own queries are answered."""
 
 
 class Relay:
@@ -65,7 +49,8 @@ class Relay:
     sent an error that ends the session, `terminated` that the client has said good-bye.
     `outcomes` collects what came of counted statements: the rows by table of a transaction that is over, and the judgement of one
     that the server failed for us; and the statement that waits for a human, whom the caller asks (see held.py). `counting` is
-    None in a session that can change no rows, `holding` in one whose held statements are all refused.
+    None in a session that has changed no rows and is not likely to; `spare` makes it a counter when it comes to that. `holding`
+    is None in one whose held statements are all refused.
     Raises ProtocolError when a peer breaks the protocol and Refused when the session must not go on; both end it.
     """
 
@@ -96,6 +81,7 @@ class Relay:
         "holding",
         "judged",
         "outcomes",
+        "spare",
         "status",
         "terminated",
     )
@@ -106,6 +92,7 @@ class Relay:
         judge: TextJudge,
         marker: str,
         counter: RowCounter | None = None,
+        spare: Callable[[], RowCounter] | None = None,
         asks: Callable[[], bool] | None = None,
         max_message: int = LARGE_MESSAGE,
         max_statement: int = 1 << 20,
@@ -140,6 +127,7 @@ class Relay:
             counter.limits = Limits.of(judge.policy)
         self.judged: list[Judgement] = []
         self.counts_binds = False
+        self.spare = spare
         self.holding = Holding(asks) if asks else None
         self.outcomes: list[Judgement | dict[str, int] | HeldStatement] = []
         self.status = IDLE
@@ -329,7 +317,7 @@ class Relay:
             self._server_handlers = OWN_CYCLE
         elif counting is None or (counting.is_over and not (self._cycles or self._unsynced)):
             self._server_handlers = SERVER
-        elif counting.phase in {Phase.BEFORE, Phase.AFTER}:
+        elif counting.phase in OWN_PHASES:
             self._server_handlers = OWN_ANSWER
         else:
             self._server_handlers = COUNTING_SERVER
@@ -360,7 +348,9 @@ class Relay:
     def other_bind(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
         return counted.bind(self, judgement, data, pos, end)
 
-    def other_parse(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes:
+    def other_parse(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
+        if type(judgement.verdict) is Limit:
+            return counted.parse(self, judgement, data, pos, end)
         if type(judgement.verdict) is Hold and self.holding is not None and self.holding.asks():
             return held_cycle.parse(self, judgement, data, pos, end)
         return self.refuse(judgement, extended=True)

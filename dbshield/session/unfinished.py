@@ -9,7 +9,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError
-from dbshield.session import held_cycle
+from dbshield.session import counted, held_cycle
 from dbshield.session.handlers import HEADER, LENGTH, QUERY
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def from_client(relay: Relay, data: bytes, pos: int, start: int, out: list[bytes
             relay._cycles.append(QUERY)
         streams = drops = True
     elif (
-        kind == _BIND and total <= relay._max_statement and have >= min(total, BIND_HEAD) and held_cycle.is_held(relay, data, pos)
+        kind == _BIND
+        and total <= relay._max_statement
+        and have >= min(total, BIND_HEAD)
+        and (held_cycle.is_held(relay, data, pos) or counted.is_planned(relay, data, pos))
     ):
         hold_client(relay, data, pos, total)
         out.append(data[start:pos])

@@ -146,8 +146,13 @@ def discard(collector: Collector, body: Node) -> str:
     return "discard"
 
 
+WITH_HOLD = 0x0020
+"""CURSOR_OPT_HOLD of src/include/nodes/parsenodes.h."""
+
+
 def declare(collector: Collector, body: Node) -> str:
-    collector.add(Operation.CURSOR, ObjectKind.SESSION, ObjectName(name=body["portalname"]), frozenset(), "declare")
+    detail = "declare with hold" if body.get("options", 0) & WITH_HOLD else "declare"
+    collector.add(Operation.CURSOR, ObjectKind.SESSION, ObjectName(name=body["portalname"]), frozenset(), detail)
     return "declare"
 
 

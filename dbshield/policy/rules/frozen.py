@@ -17,8 +17,8 @@ JUDGED_BY_ARGUMENTS = frozenset({"set_config", "lo_open"})
 
 class Frozen(Rule):
     """A frozen agent, and every agent of a frozen environment, writes nothing: no rows, no definitions, no numbers of sequences.
-    What was prepared by name is not executed, since it may write. Reads pass. It holds in observing environments too: a freeze
-    is there until a human lifts it.
+    What was prepared by name is not executed, since it may write. Reads pass, but for views, row policies and functions that may
+    write. It holds in observing environments too: a freeze is there until a human lifts it.
 
     The examples are judged with `frozen = true`.
 
@@ -48,7 +48,7 @@ class Frozen(Rule):
     id = "DS313"
     name = "control.frozen"
     verdict = DENY
-    operations = CHANGES | {Operation.CALL}
+    operations = CHANGES | {Operation.CALL, Operation.READ}
     given: ClassVar[Mapping[str, Any]] = {"frozen": True}
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
@@ -66,10 +66,14 @@ def writes(effect: Effect, context: Context) -> bool:
     """Whether an effect may write anything, as far as anybody can tell before it runs."""
     match effect.operation:
         case Operation.READ:
-            return False
+            return context.functions.reaches and context.functions.writes_when_read(effect.name.name)
         case Operation.CALL:
             functions = context.functions.named(effect.name.schema, effect.name.name)
-            return not functions or any(map(_function_writes, functions))
+            return (
+                not functions
+                or any(map(_function_writes, functions))
+                or (context.functions.reaches and any(map(context.functions.writes_when_called, functions)))
+            )
         case Operation.EXECUTE:
             return effect.kind is not ObjectKind.STATEMENT or effect.detail not in {"deallocate", "deallocate all", "prepare"}
         case Operation.CURSOR:

@@ -19,6 +19,9 @@ LARGE_OBJECT_READ = 0x40000
 HARMLESS_ALTER = frozenset({"comment", "rename", "set schema", "change owner"})
 """What changes nothing of what a function does; moving one away has a rule of its own."""
 
+DOMAINS = frozenset({"create domain", "alter domain", "create type"})
+"""Kinds of statements that make functions run behind a type, which only the catalogue tells of."""
+
 SPOKEN_OF_ELSEWHERE = READ_DETAILS | {CHANGES, Why.DYNAMIC, Why.LANGUAGE, Why.TRANSACTION}
 """Details of CREATE FUNCTION that pass, or that have a rule of their own."""
 
@@ -261,6 +264,8 @@ class SlyFunction(Rule):
                 continue
             if stopped_for_volatility(function, context):
                 return self.finding(effect)
+            if context.kind in DOMAINS and context.functions.writes_when_called(function):
+                return self.finding(effect, message=f"{effect.name} in a domain, whose values run it where nobody counts")
         return None
 
 

@@ -87,6 +87,18 @@ class Stale(SessionRule):
     hint = "Prepare the statement again, or send it without preparing it."
 
 
+class CursorWithHold(SessionRule):
+    """A cursor WITH HOLD runs its query when the transaction commits, behind everything that counts rows. So its query may not be
+    one that changes rows, by a function that it calls or that a view, a row policy or a type calls for it.
+
+    A test with a real server shows it; a cursor WITH HOLD over ordinary tables passes.
+    """
+
+    id = "DS226"
+    name = "rows.cursor-with-hold"
+    hint = "Leave WITH HOLD out, and fetch the rows before the COMMIT."
+
+
 STALE = Judgement(
     verdict=Deny(),
     findings=(Stale().finding(None, message="the policy has changed since this statement was prepared"),),

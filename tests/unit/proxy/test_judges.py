@@ -116,6 +116,56 @@ async def test_a_changed_catalogue_reaches_sessions_that_stand(worker: Worker, m
     assert (await worker.session()).pair.relay.judge is session.pair.relay.judge
 
 
+READING: list[tuple[str | None, ...]] = [
+    STABLE,
+    ("b", "true", "f", "s", "16501", "sql", "", "", "", "select wipe()"),
+    ("b", "true", "wipe", "v", "16502", "plpgsql", "", "", "", "begin delete from t; end"),
+]
+SEEN: tuple[str | None, ...] = ("n", "", "seen", "r", "16600", "", "", "", "", None)
+
+
+def an_edge(begin: int, end: int) -> tuple[str | None, ...]:
+    return ("e", "", "", "", "", "", "", "", "", f"{begin}>{end}")
+
+
+@run
+async def test_what_a_view_comes_to_call_reaches_sessions_that_stand(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what was prepared while it called nothing, and the sessions of readers, which counted nothing until then. A view that
+    calls nothing takes nobody's verdicts away."""
+    worker.judges.learn((await worker.session()).login, "shop", READING)
+    session = await worker.session()
+    relay, judge = session.pair.relay, session.pair.relay.judge
+    reads = Query(query=b"select * from seen")
+    assert not counted(session, reads)
+    assert not counted(session, Parse(name=b"s", query=reads.query), *runs(b"s"))
+    assert not worker.judges.learn(session.login, "shop", [*READING, SEEN, an_edge(17000, 16600)])
+    assert relay.judge is judge
+    assert worker.judges.learn(session.login, "shop", [*READING, SEEN, an_edge(16502, 16600)])
+    assert counted(session, reads)
+    assert counted(session, *runs(b"s"))
+    assert worker.judges.learn(session.login, "shop", READING)
+    assert not counted(session, reads)
+    assert not counted(session, *runs(b"s"))
+
+
+@run
+async def test_a_view_that_is_made_is_counted_for_whoever_reads_it(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.policy = Policy(access=AccessLevel.MIGRATE)
+    worker.judges.learn((await worker.session()).login, "shop", READING)
+    one, other = await worker.session("claude"), await worker.session("cursor")
+    reads = Query(query=b"select * from made join kept using (id)")
+    for session in (one, other):
+        assert not counted(session, Parse(name=b"s", query=reads.query), Parse(name=b"r", query=b"select * from t"), *runs(b"s"))
+    counted(one, Query(query=b"create view made as select * from seen"))
+    for session in (one, other):
+        assert counted(session, *runs(b"s"))
+        assert counted(session, reads)
+        assert not counted(session, *runs(b"r"))
+    for _ in range(2):
+        worker.judges.learn(one.login, "shop", READING)
+    assert not counted(other, *runs(b"s"))
+
+
 @run
 async def test_a_reload_keeps_judges_and_takes_the_new_length(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     session = await worker.session()

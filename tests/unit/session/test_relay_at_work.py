@@ -137,6 +137,9 @@ class Counting:
     def confirms(self, judgement: Judgement, before: object) -> bool:
         return before is self
 
+    def only_reads(self, judgement: Judgement) -> bool:
+        return False
+
     def note(self, made: Set[str]) -> None:
         assert not made, "nothing is made here"
 
