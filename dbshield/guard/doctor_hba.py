@@ -22,6 +22,8 @@ QUERY: LiteralString = """
 """
 ONE_ADDRESS = frozenset({"samehost"})
 EVERY_ADDRESS = "all"
+NO_PASSWORD = frozenset({"trust", "ident"})
+"""From another machine: ident asks that machine who its user is, and whoever has the machine answers."""
 
 TRUST = Finding(
     check="access.trust",
@@ -29,7 +31,7 @@ TRUST = Finding(
     environment="",
     what="pg_hba.conf lets other machines in without a password",
     why="Whoever reaches the port is whoever they say, a superuser too.",
-    mends=("in pg_hba.conf write scram-sha-256 for trust; then select pg_reload_conf()",),
+    mends=("in pg_hba.conf write scram-sha-256 for trust and ident; then select pg_reload_conf()",),
 )
 AROUND = Finding(
     check="access.around-the-proxy",
@@ -128,7 +130,7 @@ def hba_findings(
         {(rule.line, str(rule), role) for role, groups in agents.items() for rule in _doors(rules, role, groups, databases)}
     )
     wording = (
-        (TRUST, [str(rule) for rule in rules if rule.method == "trust" and not rule.local]),
+        (TRUST, [str(rule) for rule in rules if rule.method in NO_PASSWORD and not rule.local]),
         (AROUND, [f"{role}: {text}" for _, text, role in around]),
         (CLEAR, [str(rule) for rule in rules if _in_clear(rule)]),
         (LOCAL_TRUST, [str(rule) for rule in rules if rule.method == "trust" and rule.local]),

@@ -19,6 +19,7 @@ from dbshield.guard.doctor import AGENTS_ROLE, Agents, Check, Finding, Scope, Se
 from dbshield.guard.doctor_environments import Identity, identity_findings, recorded_findings
 from dbshield.guard.doctor_hba import QUERY as HBA_QUERY
 from dbshield.guard.doctor_hba import HbaRule, hba_findings
+from dbshield.guard.verify import OLD, verify
 from dbshield.model import AccessLevel, Upstream
 from dbshield.store.database import Database
 from dbshield.store.schema import environments
@@ -203,6 +204,7 @@ class _Look:
         self._examination.answered += 1
         if installed:
             self._recorded(connection, database)
+            self._verified(connection, database, complete=bool(triggers))
         if not triggers:
             self._add(
                 Finding(
@@ -217,6 +219,34 @@ class _Look:
                 )
             )
         return bool(triggers)
+
+    def _verified(self, connection: Connection, database: str, *, complete: bool) -> None:
+        """Whether what is installed is what is shipped. `complete` says whether there are event triggers."""
+        try:
+            problems = verify(connection)
+        except psycopg.Error as error:
+            self._could_not("guard.changed", "whether the guard is as it was installed", error, database)
+            return
+        self._examination.answered += 1
+        # Everything else in an older guard differs because it is older.
+        old = [problem for problem in problems if problem.mend == OLD]
+        # That event triggers are missing where there are none is a finding of its own.
+        problems = tuple(old) or tuple(p for p in problems if complete or not p.what.startswith("the event trigger "))
+        if problems:
+            self._add(
+                Finding(
+                    check="guard.changed",
+                    severity=Severity.CRITICAL if complete and not old else Severity.WARNING,
+                    environment=self._patient.environment,
+                    database=database,
+                    what="the guard is an older one" if old else "the guard is not as it was installed",
+                    why="What is missing or was changed does not hold agents, and somebody changed it."
+                    if not old
+                    else "What later versions close is open.",
+                    subjects=tuple(problem.what for problem in problems),
+                    mends=tuple(problem.mend for problem in problems),
+                )
+            )
 
     def _recorded(self, connection: Connection, database: str) -> None:
         """What the guard wrote down when it was installed, against what is configured and what the server says now."""

@@ -68,9 +68,14 @@ PUBLIC_WRITES = Check(
     what="everybody may write tables",
     why="What is granted to PUBLIC cannot be taken from an agent.",
     query="""
-        select format('%%I.%%I (%%s)', nspname, relname, string_agg(lower(privilege_type), ', ' order by privilege_type)),
+        select format('%%I.%%I (%%s)', nspname, relname, string_agg(distinct lower(privilege_type), ', ')),
                format('revoke insert, update, delete, truncate, trigger on %%I.%%I from public', nspname, relname)
-        from pg_class join pg_namespace n on n.oid = relnamespace, aclexplode(relacl)
+        from (
+            select relnamespace, relname, relkind, relacl from pg_class
+            union all
+            select relnamespace, relname, relkind, attacl from pg_attribute join pg_class c on c.oid = attrelid
+        ) as relation (schema, relname, relkind, acl)
+        join pg_namespace n on n.oid = schema, aclexplode(acl)
         where grantee = 0 and privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
           and nspname not in ('pg_catalog', 'information_schema') and relkind in ('r', 'p', 'v', 'f')
         group by nspname, relname order by 1
@@ -90,7 +95,8 @@ READERS_WRITE = Check(
         where rolname = any(%(readers)s) and not rolsuper and relkind in ('r', 'p', 'v', 'f')
           and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
           and relnamespace::regnamespace::text !~ '^pg_(temp|toast)'
-          and has_table_privilege(pg_roles.oid, c.oid, 'insert, update, delete, truncate')
+          and (has_table_privilege(pg_roles.oid, c.oid, 'insert, update, delete, truncate')
+               or has_any_column_privilege(pg_roles.oid, c.oid, 'insert, update'))
         order by 1
     """,
 )
@@ -110,6 +116,25 @@ TRUNCATE = Check(
           and not pg_has_role(pg_roles.oid, relowner, 'member')
           and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
           and has_table_privilege(pg_roles.oid, c.oid, 'truncate, trigger')
+        order by 1
+    """,
+)
+
+MAINTAIN = Check(
+    name="agents.maintain",
+    severity=Severity.WARNING,
+    scope=Scope.DATABASE,
+    what="agents' roles may VACUUM FULL, CLUSTER, REINDEX and LOCK tables that are not theirs",
+    why="Nobody reads or writes the table while that runs, and no trigger sees it.",
+    since=17,
+    query="""
+        select format('%%s: %%s', rolname, c.oid::regclass),
+               format('revoke maintain on %%s from %%I, public', c.oid::regclass, rolname)
+        from pg_roles, pg_class c
+        where rolname = any(%(agents)s) and not rolsuper and relkind in ('r', 'p', 'm')
+          and not pg_has_role(pg_roles.oid, relowner, 'member')
+          and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+          and has_table_privilege(pg_roles.oid, c.oid, 'maintain')
         order by 1
     """,
 )
@@ -222,6 +247,21 @@ TEMPORARY = Check(
     """,
 )
 
+NOT_HELD = Check(
+    name="guard.not-held",
+    severity=Severity.CRITICAL,
+    scope=Scope.DATABASE,
+    what="the guard is installed, and agents' roles are not in the group by which it knows agents",
+    why="It takes them for people, and lets them do what their rights let them.",
+    query="""
+        select rolname::text, format('grant dbshield_agents to %%I', rolname)
+        from pg_roles
+        where rolname = any(%(agents)s) and not rolsuper and to_regclass('dbshield.installation') is not null
+          and not coalesce(pg_has_role(oid, to_regrole('dbshield_agents'), 'member'), false)
+        order by 1
+    """,
+)
+
 GUARD_DISABLED = Check(
     name="guard.disabled",
     severity=Severity.CRITICAL,
@@ -240,8 +280,10 @@ CHECKS = (
     CREATE_IN_SCHEMA,
     READERS_WRITE,
     TRUNCATE,
+    MAINTAIN,
     PUBLIC_CREATE,
     PUBLIC_WRITES,
+    NOT_HELD,
     GUARD_DISABLED,
     DEFINER_FUNCTIONS,
     REACHING_EXTENSIONS,

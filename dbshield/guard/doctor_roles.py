@@ -88,22 +88,58 @@ OWNED_DATABASES = Check(
     """,
 )
 
+OTHERS_TO_BECOME = Check(
+    name="agents.become-others",
+    severity=Severity.CRITICAL,
+    what="agents' roles may become roles that log in and are no agents",
+    why="SET ROLE and ALTER ROLE … PASSWORD: then it logs in as somebody whom neither proxy nor guard holds.",
+    query="""
+        select format('%%s in %%s', agent.rolname, other.rolname), format('revoke %%I from %%I', other.rolname, agent.rolname)
+        from pg_roles agent, pg_roles other
+        where agent.rolname = any(%(agents)s) and not agent.rolsuper and other.rolcanlogin and not other.rolname = any(%(agents)s)
+          and not other.rolsuper and not other.rolcreaterole
+          -- Since 16 a member may be kept from SET ROLE.
+          and (pg_has_role(agent.oid, other.oid,
+                   case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end)
+               or pg_has_role(agent.oid, other.oid, 'member with admin option'))
+        order by 1
+    """,
+)
+
+ADMIN_OPTION = Check(
+    name="agents.admin-option",
+    severity=Severity.CRITICAL,
+    what="agents' roles may give memberships to others and take them away",
+    why="Before PostgreSQL 16 such a role takes itself out of the group by which the guard knows agents.",
+    query="""
+        select distinct format('%%s: %%s', agent.rolname, given.rolname),
+               format('revoke admin option for %%I from %%I', given.rolname, holder.rolname)
+        from pg_roles agent
+        join pg_auth_members m on m.admin_option and pg_has_role(agent.oid, m.member, 'member')
+        join pg_roles given on given.oid = m.roleid
+        join pg_roles holder on holder.oid = m.member
+        where agent.rolname = any(%(agents)s) and not agent.rolsuper and not holder.rolsuper
+        order by 1
+    """,
+)
+
 SETTABLE_PARAMETERS = Check(
     name="agents.parameters",
     severity=Severity.CRITICAL,
     what="agents' roles may change settings that switch defences off",
-    why="session_replication_role and event_triggers silence triggers, track_counts blinds the row limit.",
+    why="session_replication_role and event_triggers silence triggers, track_counts blinds the row limit; by ALTER SYSTEM the "
+    "server runs a library or command.",
     since=15,
     query="""
-        select format('%%s: %%s', agent.rolname, setting.name),
-               format('revoke set, alter system on parameter %%s from %%I', setting.name, agent.rolname)
-        from pg_roles agent, pg_settings setting
+        select format('%%s: %%s', agent.rolname, parname),
+               format('revoke set, alter system on parameter %%s from %%I, public', parname, agent.rolname)
+        from pg_roles agent, pg_parameter_acl
         where agent.rolname = any(%(agents)s) and not agent.rolsuper
-          and setting.name in ('session_replication_role', 'event_triggers', 'track_counts', 'zero_damaged_pages',
-              'ignore_system_indexes', 'allow_system_table_mods', 'session_preload_libraries', 'archive_command',
-              'archive_mode', 'fsync', 'full_page_writes', 'log_statement')
-          and (has_parameter_privilege(agent.oid, setting.name, 'set')
-               or has_parameter_privilege(agent.oid, setting.name, 'alter system'))
+          and (has_parameter_privilege(agent.oid, parname, 'alter system')
+               or has_parameter_privilege(agent.oid, parname, 'set') and parname in (
+                   'session_replication_role', 'event_triggers', 'track_counts', 'zero_damaged_pages', 'ignore_checksum_failure',
+                   'ignore_system_indexes', 'allow_system_table_mods', 'session_preload_libraries', 'dynamic_library_path',
+                   'extension_control_path', 'lo_compat_privileges', 'log_statement'))
         order by 1
     """,
 )
@@ -205,6 +241,8 @@ CHECKS = (
     CREATEROLE_AGENTS,
     PREDEFINED_ROLES,
     OWNED_DATABASES,
+    OTHERS_TO_BECOME,
+    ADMIN_OPTION,
     SETTABLE_PARAMETERS,
     ATTRIBUTES_OF_AGENTS,
     SHARED_ROLE,

@@ -70,17 +70,20 @@ def objection(conn: Connection, role: str, owner: str, databases: Sequence[str])
     """Why an agent must not be a member of this owner; nothing where it may."""
     row = conn.execute(
         "select rolsuper, rolcreaterole or rolcreatedb or rolreplication or rolbypassrls,"
-        " pg_catalog.pg_has_role(oid, pg_catalog.to_regrole(%s), 'member') from pg_catalog.pg_roles where rolname = %s",
+        " exists (select from pg_catalog.pg_roles b where b.rolcanlogin and pg_catalog.pg_has_role(r.oid, b.oid, 'member')),"
+        " pg_catalog.pg_has_role(r.oid, pg_catalog.to_regrole(%s), 'member') from pg_catalog.pg_roles r where rolname = %s",
         [AGENTS, owner],
     ).fetchone()
-    superuser, strong, agent = row if row is not None else (True, True, True)
+    superuser, strong, login, agent = row if row is not None else (True, True, True, True)
     if superuser:
         return f"{owner} is a superuser: let a role of its own own the tables"
     if agent:
         return f"{owner} is an agent's role itself"
+    # Attributes are not inherited, and SET ROLE cannot be kept from a member before 16.
     if strong and conn.info.server_version // 10_000 < INHERIT_SINCE:
-        # Attributes are not inherited, and SET ROLE cannot be kept from a member before 16.
         return f"{owner} has an attribute beyond LOGIN, and SET ROLE would give it to the agent"
+    if login and conn.info.server_version // 10_000 < INHERIT_SINCE:
+        return f"{owner} may log in or become one who may: SET ROLE and a password, and the agent is a role that no guard holds"
     asked = {"owner": owner, "role": role, "databases": list(databases)}
     for query, reason in (
         (_STRONGER, "is a member of {}"),

@@ -296,6 +296,21 @@ def test_an_owner_that_has_more_than_its_tables_is_left_out(server: Server, case
             admin.execute("revoke pg_write_server_files from app_owner; revoke connect on database seeded_tmpl from public")
 
 
+@pytest.mark.parametrize("sin", ["alter role app_owner login", "create role app_login login; grant app_login to app_owner"])
+def test_an_owner_that_logs_in_is_left_out_where_an_agent_could_become_it(server: Server, sin: str) -> None:
+    """It would give the owner a password of its own, and log in as somebody whom no guard holds."""
+    with server.connect(DATABASE) as admin:
+        admin.execute(sin.encode())
+        try:
+            _, made = made_on(server, "migrate")
+            why = [left.why for left in made.open if left.what.startswith("membership in")]
+            with login(server, made.role, DATABASE) as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute("set role app_owner")
+        finally:
+            admin.execute("alter role app_owner nologin; drop role if exists app_login")
+    assert [text.startswith("app_owner may log in or become one who may") for text in why] == [True] * (server.major < 16)
+
+
 def test_a_migrating_agent_never_becomes_the_owner(server: Server) -> None:
     """From 16 on the membership has no SET; before it the guard stops what SET ROLE would do."""
     _, made = made_on(server, "migrate")

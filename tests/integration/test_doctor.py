@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from psycopg import sql
 from support import servers
@@ -105,6 +106,53 @@ def test_what_is_wrong_in_a_database_is_found_and_mended(server: Server, databas
         with server.connect(database) as admin:
             admin.execute(end.encode())
             admin.execute(sql.SQL("drop owned by {}").format(sql.Identifier(role)))
+
+
+@pytest.mark.parametrize("whom", ["{role}", "public"])
+def test_a_right_to_write_one_column_is_a_right_to_write(server: Server, database: str, role: str, whom: str) -> None:
+    asked = patient(server, database, role, AccessLevel.READ)
+    with server.connect(database) as admin:
+        admin.execute(f"grant update (total) on shop.orders to {whom.format(role=role)}".encode())
+        examination = examine([asked])
+        (finding,) = about(examination, "agents.readers-write", role)
+        assert finding.subjects == (f"{role}: shop.orders",)
+        assert bool(about(examination, "public.write-tables")) is (whom == "public")
+        for found in [*about(examination, "public.write-tables"), finding]:
+            admin.execute(found.mends[0].encode())
+    assert not about(examine([asked]), "agents.readers-write", role)
+
+
+def test_the_right_to_maintain_a_table_is_found(server: Server, database: str, role: str) -> None:
+    with server.connect(database) as admin:
+        if server.major < 17:
+            with pytest.raises(psycopg.Error, match="unrecognized privilege type"):
+                admin.execute(f"grant maintain on shop.orders to {role}".encode())
+            return
+        admin.execute(f"grant maintain on shop.orders to {role}".encode())
+        (finding,) = about(examine([patient(server, database, role)]), "agents.maintain", role)
+        admin.execute(finding.mends[0].encode())
+    assert not about(examine([patient(server, database, role)]), "agents.maintain", role)
+
+
+def test_a_role_to_become_or_to_give_away_is_found(server: Server, role: str) -> None:
+    asked = patient(server, DATABASE, role)
+    checks = ("agents.become-others", "agents.admin-option")
+    with server.connect() as admin:
+        admin.execute(f"create role {role}_app login; create role {role}_group; grant {role}_group to {role}".encode())
+        try:
+            assert not [finding for check in checks for finding in about(examine([asked]), check, role)]
+            admin.execute(f"grant {role}_app to {role}; grant {role}_group to {role} with admin option".encode())
+            examination = examine([asked])
+            for check, subject in zip(checks, (f"{role} in {role}_app", f"{role}: {role}_group"), strict=True):
+                (finding,) = about(examination, check, role)
+                assert (finding.severity, finding.subjects) == (Severity.CRITICAL, (subject,))
+                admin.execute(finding.mends[0].encode())
+            assert not [finding for check in checks for finding in about(examine([asked]), check, role)]
+            if server.major >= 16:
+                admin.execute(f"grant {role}_app to {role} with set false, inherit true".encode())
+                assert not about(examine([asked]), checks[0], role)
+        finally:
+            admin.execute(f"drop role {role}_app; drop role {role}_group".encode())
 
 
 ROLE_SINS = {
@@ -300,6 +348,32 @@ def test_a_guarded_database_is_left_with_what_the_guard_does_not_close(guarded_s
     assert (about(plain, "environments.recorded-name")[0].severity, about(plain, "guard.missing")) == (Severity.NOT_LOOKED, [])
     assert about(elsewhere, "environments.recorded-name")[0].subjects == ("shop",)
     assert about(weakened, "guard.disabled")[0].mends == ("alter event trigger dbshield_dropped enable always",)
+
+
+def test_a_guard_that_does_not_hold_is_found(guarded_server: Server) -> None:
+    """A role that it takes for a person's, what somebody changed, and what is older than what is shipped."""
+    guarded_server.clone("examined")
+    asked = patient(guarded_server, "examined", "agent_write")
+    with guarded_server.connect("examined") as admin:
+        install(admin, Options(environment="shop"))
+        (finding,) = about(examine([asked]), "guard.not-held")
+        assert (finding.severity, finding.subjects) == (Severity.CRITICAL, ("agent_write",))
+        admin.execute(finding.mends[0].encode())
+        examination = examine([asked])
+        assert about(examination, "guard.not-held") + about(examination, "guard.changed") == []
+        admin.execute("update dbshield.installation set version = 4")
+        (finding,) = about(examine([asked]), "guard.changed")
+        assert finding.severity is Severity.WARNING
+        install(admin, Options(environment="shop"))
+        admin.execute("drop event trigger dbshield_new_tables; alter table shop.orders disable trigger dbshield_rows")
+        (finding,) = about(examine([asked]), "guard.changed")
+        assert finding.severity is Severity.CRITICAL
+        assert "the event trigger dbshield_new_tables is missing" in finding.subjects
+        assert "the table shop.orders is not guarded, or its triggers were changed or disabled" in finding.subjects
+        blind = examine([replace(asked, dsn=guarded_server.agent_dsn("migrate", "examined"))])
+        assert about(blind, "guard.changed")[0].severity is Severity.NOT_LOOKED
+        uninstall(admin)
+    guarded_server.drop("examined")
 
 
 CommandLine = Callable[..., tuple[int, str, str]]

@@ -91,6 +91,15 @@ def test_trust_is_critical_for_others_and_a_warning_on_the_machine() -> None:
     }
 
 
+def test_what_another_machine_says_of_its_users_is_no_password() -> None:
+    found = checks(f"hostssl all all {WIDE4} ident", "hostssl all all 127.0.0.1 255.255.255.255 ident", "local all all - - peer")
+    assert "access.trust" in found
+    assert "access.local-trust" not in found
+    assert "access.trust" not in checks(
+        "hostssl all all 127.0.0.1 255.255.255.255 ident", f"hostssl all all {WIDE4} scram-sha-256"
+    )
+
+
 def test_a_rule_without_tls_is_named_with_its_line() -> None:
     assert checks("local all all - - peer", "host all postgres 10.0.0.0 255.255.0.0 md5") == {
         "access.clear-text": ("line 2: host all postgres 10.0.0.0/16 md5",)
