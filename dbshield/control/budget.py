@@ -9,6 +9,8 @@ Laws:
   is then not known; the row limit of each transaction holds in any case.
 - Where it is not known whether a write was committed, it is written again: rows may be counted twice, never not at all.
 - The hour slides by whole minutes, and a minute that lies in the last hour in part counts in full.
+- What the sessions of this process have changed and not committed counts as spent, what is on its way to the server as all that
+  it may change: else an agent would spend an hour's rows once for each connection.
 
 A process that dies takes with it what it counted since its last write, `FLUSH` seconds at the most while the database is there.
 """
@@ -21,13 +23,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 import structlog
 
 from dbshield.control.directory import CONNECT_TIMEOUT, KEEPALIVE, POLL, QUERY_TIMEOUT, RETRY_FIRST, RETRY_MOST
 from dbshield.errors import StoreError, first_line
+from dbshield.session.counting import ELSEWHERE, UNTOLD
 from dbshield.store.changed import ADD_ROWS, FORGET_ROWS, KEPT_MINUTES, ROWS_SINCE, Place
 from dbshield.store.schema import ROWS_CHANNEL
 
@@ -101,6 +104,76 @@ class _Ledger:
         return not self.tables
 
 
+class AtWork(Protocol):
+    """What a session has changed in its open transaction, by table, and in how many transactions on their way to the server it
+    may change `max_rows` each."""
+
+    @property
+    def changed(self) -> Mapping[str, int]: ...
+
+    @property
+    def transactions(self) -> int: ...
+
+    @property
+    def max_rows(self) -> int: ...
+
+
+class Counts(Protocol):
+    """A session; None where it has counted nothing."""
+
+    @property
+    def counting(self) -> AtWork | None: ...
+
+
+class Share:
+    """What one session may spend `beside` the others of its agent in this process. `session` is given when there is one."""
+
+    __slots__ = ("_beside", "_remaining", "session")
+
+    def __init__(self, remaining: Callable[[int], Mapping[str, int]], beside: set[Share]) -> None:
+        self._remaining = remaining
+        self._beside = beside
+        self.session: Counts | None = None
+
+    def leave(self) -> None:
+        """The session is over."""
+        self._beside.discard(self)
+        self.session = None
+
+    def remaining(self, limit: int, rows: int, pending: int) -> Mapping[str, int]:
+        """The rows of a table that the transaction at work may change in all: for each table where that is not `limit`, and under
+        ELSEWHERE for all others. A transaction may change `rows` at most; `pending` may yet be changed by the session before.
+
+        What others may yet change of any table is not certain to be changed. So while that could use up what is left, a
+        transaction gets one row at a time: an agent that updates single rows over many connections is not stopped.
+        """
+        left = self._remaining(limit)
+        changed: dict[str, int] = {}
+        for share in self._beside:
+            work = share._work if share is not self else None
+            if work is not None:
+                pending += work.transactions * work.max_rows
+                for table, count in work.changed.items():
+                    changed[table] = changed.get(table, 0) + count
+        if limit <= 0 or min(left.values(), default=limit) - sum(changed.values()) - pending >= rows:
+            return left
+        own = self._work.changed if self._work is not None else NOTHING
+        found = {
+            table: _at_least_one(left.get(table, limit) - changed.get(table, 0), pending, own.get(table, 0))
+            for table in left.keys() | changed.keys() | own.keys()
+        }
+        return found | {ELSEWHERE: _at_least_one(limit, pending, 0)} | ({UNTOLD: left[UNTOLD]} if UNTOLD in left else {})
+
+    @property
+    def _work(self) -> AtWork | None:
+        return self.session.counting if self.session is not None else None
+
+
+def _at_least_one(left: int, pending: int, own: int) -> int:
+    """Of the rows that are `left` those that are not `pending`; while there is one, one more than the transaction's `own`."""
+    return max(min(max(0, left), own + 1), left - pending)
+
+
 class RowBudget:
     """The hourly budgets of one proxy process. `start` and `stop` in that process's event loop; `clock` in seconds since 1970."""
 
@@ -108,6 +181,7 @@ class RowBudget:
         self._dsn = control_dsn
         self._clock = clock
         self._ledgers: Ledgers = {}
+        self._shares: dict[tuple[str, str, str], set[Share]] = {}
         self._dirty: dict[Place, _Bucket] = {}
         self._connection: Connection | None = None
         self._available = False
@@ -128,6 +202,13 @@ class RowBudget:
             return NOTHING
         minute = int(self._clock() // 60)
         return ledger.left if ledger.asked == (minute, limit) else ledger.answer(minute, limit)
+
+    def share(self, environment: str, agent: str, database: str) -> Share:
+        """For a session that begins; to be left when it ends."""
+        beside = self._shares.setdefault((environment, agent, database), set())
+        share = Share(lambda limit: self.remaining(environment, agent, database, limit), beside)
+        beside.add(share)
+        return share
 
     def spend(self, environment: str, agent: str, database: str, rows: Mapping[str, int]) -> None:
         """Rows that were changed and committed just now, by table."""

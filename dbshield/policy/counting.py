@@ -181,6 +181,11 @@ def resets(effects: Iterable[Effect]) -> bool:
     return any(takes_back_settings(effect) or forgets_statements(effect) for effect in effects)
 
 
+def commits(effect: Effect) -> bool:
+    """COMMIT, whatever it is called."""
+    return effect.operation is Operation.TRANSACTION and effect.detail == "commit"
+
+
 def takes_back_settings(effect: Effect) -> bool:
     """RESET ALL and DISCARD ALL."""
     if effect.operation is not Operation.SET or effect.name.name != "all":

@@ -18,7 +18,7 @@ from typing import assert_never, cast
 
 from dbshield.control import scopes
 from dbshield.control.audit import AuditedSession
-from dbshield.control.budget import RowBudget
+from dbshield.control.budget import Share
 from dbshield.errors import ConfigError, DbshieldError, ProtocolError, Refused
 from dbshield.model import AccessLevel, AgentLogin
 from dbshield.policy.judge import Judge
@@ -256,7 +256,8 @@ class _Login:
     def _session(self, who: Authenticated, server: upstream.Server, judge: Judge, place: Place) -> tuple[Session, bytes]:
         """The session, and the secret of its cancel key. What it holds is given back when it ends."""
         state = self.state
-        relay = self._relay(who, judge)
+        share = state.budget.share(who.login.environment, who.login.agent, who.database)
+        relay = share.session = self._relay(who, judge, share)
 
         async def cancel() -> None:
             if waiting.active:
@@ -278,6 +279,7 @@ class _Login:
             if untold := relay.untold:
                 changed(time.time(), untold)
             leave()
+            share.leave()
             waiting.gone()
             if reason == SERVER_CLOSED:
                 state.meter.upstream_failed(who.login.environment, "session")
@@ -314,9 +316,9 @@ class _Login:
         state.meter.began(who.login)
         return session, key
 
-    def _relay(self, who: Authenticated, judge: Judge) -> Relay:
+    def _relay(self, who: Authenticated, judge: Judge, share: Share) -> Relay:
         state, config = self.state, self.state.config
-        counter = partial(_counter, who.login, who.database, self.state.budget)
+        counter = partial(_counter, share)
         return (RecordingRelay if judge.full else Relay)(
             judge=judge,
             marker=f"dbshield_{secrets.token_hex(8)}",
@@ -378,12 +380,9 @@ def _counts(login: AgentLogin, judge: Judge) -> bool:
     return login.access is not AccessLevel.READ or judge.policy.lets_hidden_writes_through or judge.functions.reaches
 
 
-def _counter(login: AgentLogin, database: str, budget: RowBudget) -> RowCounter:
+def _counter(share: Share) -> RowCounter:
     """What counts the rows of a session."""
-    return RowCounter(
-        f"dbshield_{secrets.token_hex(8)}",
-        lambda limit: budget.remaining(login.environment, login.agent, database, limit),
-    )
+    return RowCounter(f"dbshield_{secrets.token_hex(8)}", share.remaining)
 
 
 def _cancel_login(task: asyncio.Task[None]) -> None:

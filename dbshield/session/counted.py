@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
 from dbshield.model import Allow, Judgement, Limit
-from dbshield.policy.counting import forgets_statements, takes_back_settings
+from dbshield.policy.counting import commits, forgets_statements, takes_back_settings
 from dbshield.policy.rules import limits
 from dbshield.session import handlers
 from dbshield.session.counted_state import Counting, Phase
@@ -52,12 +52,10 @@ def query(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) -
     refused = resets_at_work(relay, judgement)
     if refused is None and type(judgement.verdict) is Limit and counting is not None:
         relay.judged.append(judgement)
+        counting.separate = counting.separate or bool(relay._cycles)
         relay._cycles.append(COUNTED_QUERY)
-        wrapped = counting.counter.wrap(
-            data[pos + HEADER : end - 1], judgement.counted, judgement.verdict.max_rows, statements=judgement.statements
-        )
-        counting.wrapped.append(wrapped)
         relay.expect_counted(judgement.verdict.max_rows, len(judgement.counted))
+        wrapped = counting.wrap(data[pos + HEADER : end - 1], judgement)
         return opening + Query(query=wrapped.text).encode()
     if refused is not None or type(judgement.verdict) is not Allow:
         relay._cycles.append(QUERY)
@@ -106,6 +104,7 @@ def bind(relay: Relay, judgement: Judgement, data: bytes, pos: int, end: int) ->
     else:
         # The server may yet skip this Bind, and then the portal is still the one that is counted.
         relay._statements.bound.add(portal)
+        counting.separate = counting.separate or any(map(commits, judgement.effects))
     counting.prepare_next |= judgement.resets and any(map(forgets_statements, judgement.effects))
     if relay.counts_binds and not planned and not opening:
         return None
@@ -136,7 +135,7 @@ def _early(relay: Relay, counting: Counting, judgement: Judgement, message: byte
     (manual, 36.7). No Execute need follow."""
     assert isinstance(judgement.verdict, Limit)
     relay.expect_counted(judgement.verdict.max_rows)
-    return counting.counter.early + message + counting.counter.after(judgement.verdict.max_rows)
+    return counting.counter.early + message + counting.after
 
 
 def resets_at_work(relay: Relay, judgement: Judgement) -> Judgement | None:
@@ -167,7 +166,7 @@ def _execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     if copies:
         counting.copy_waits = judgement
         return before + data[pos:end]
-    return before + data[pos:end] + counting.counter.after(judgement.verdict.max_rows)
+    return before + data[pos:end] + counting.after
 
 
 def _copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
@@ -177,14 +176,14 @@ def _copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     judgement, counting.copy_waits = counting.copy_waits, None
     if judgement is None or data[pos] == ord("f"):
         return None
-    assert isinstance(judgement.verdict, Limit)
-    return data[pos:end] + counting.counter.after(judgement.verdict.max_rows)
+    return data[pos:end] + counting.after
 
 
 def _sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     handlers.sync(relay, data, pos, end)
     counting = relay.counting
     assert counting is not None
+    counting.separate = True
     if not counting.prepare_next:
         return None
     counting.prepare_next = False
@@ -303,7 +302,7 @@ def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting.failed = False
     if not (relay._copying or relay._cycles or relay._unsynced):
         counting.copy_waits = None  # it failed before it asked for its data
-        counting.in_flight = 0
+        counting.land()
     relay.choose_server_handlers()
     return data[pos:end]
 
@@ -317,6 +316,7 @@ def _own_row(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     assert counting is not None
     if counting.phase is Phase.AFTER:
         counting.changed = changed_rows(data[pos + HEADER : end])
+        counting.failed = False  # what was rolled back before is not among these
     return b""
 
 

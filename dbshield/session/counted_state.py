@@ -46,6 +46,8 @@ class Counting:
         "phase",
         "portals",
         "prepare_next",
+        "separate",
+        "transactions",
         "wrapped",
     )
 
@@ -65,15 +67,51 @@ class Counting:
         """The texts on their way to the server, for the positions in its errors."""
         self.changed: dict[str, int] = {}
         self.failed = False
-        """Whether the transaction has failed or was rolled back since the last ReadyForQuery."""
+        """Whether the transaction has failed or was rolled back since the last ReadyForQuery, or since `changed` was told."""
         self.in_flight = 0
         """The rows that counted statements may have changed of which the server has not told yet."""
+        self.transactions = 0
+        """The transactions that they may be spread over: each may change `max_rows`."""
+        self.separate = False
+        """Whether the next counted statement may stand in another transaction than what was sent before it."""
         self.max_rows = 0
         """What each of them may change at most."""
         self.prepare_next = False
         """Whether the client has forgotten our queries with its own, so that they go out again behind its Sync."""
         self.fault = ""
         """Why the server did not take our queries, in its words."""
+
+    def send(self, max_rows: int, statements: int) -> None:
+        """So many counted statements go to the server, each of which may change so many rows."""
+        self.max_rows = max_rows
+        self.in_flight += max_rows * statements
+        if self.separate and not self.transactions and self.changed:
+            self.transactions = 1  # the open one, which is committed before the server sees these
+        if self.separate or not self.transactions:
+            self.transactions += 1
+        self.separate = False
+
+    def land(self) -> None:
+        """The server has answered all that was sent."""
+        self.in_flight = self.transactions = 0
+        self.separate = False
+
+    @property
+    def pending(self) -> int:
+        """The rows that this session may yet change in transactions before that of the last counted statement."""
+        return max(0, self.transactions - 1) * self.max_rows
+
+    @property
+    def after(self) -> bytes:
+        """The messages that go behind the last counted Execute."""
+        return self.counter.after(self.max_rows, pending=self.pending)
+
+    def wrap(self, text: bytes, judgement: Judgement) -> Wrapped:
+        """The text of a counted Query with our queries in it, which is on its way from here on."""
+        wrapped = self.counter.wrap(text, judgement.counted, self.max_rows, statements=judgement.statements, pending=self.pending)
+        self.transactions += wrapped.commits
+        self.wrapped.append(wrapped)
+        return wrapped
 
     @property
     def is_over(self) -> bool:

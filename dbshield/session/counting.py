@@ -14,6 +14,7 @@ What is remembered lives in two settings that are local to the transaction. No a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,11 +23,17 @@ from typing import Final
 from dbshield.model import Counted
 from dbshield.policy.policy import Policy
 from dbshield.session.counting_queries import statements
+from dbshield.sqltext.normal import without_comments
 from dbshield.sqltext.split import split
 from dbshield.wire.frontend import Bind, Close, Describe, Execute, Query, Target
 
 UNTOLD: Final = "(untold)"
 """The name (no table's, since it has no dot) of the rows that a session may have changed without waiting for the answer."""
+
+ELSEWHERE: Final = "(elsewhere)"
+"""The name (no table's) under which stands what is left of every table that has no name there."""
+
+_COMMITS: Final = re.compile(rb"\s*+(?:commit|end)\b", re.IGNORECASE)
 
 NO_END: Final = (1 << 63) - 1
 """More rows than there can be."""
@@ -61,10 +68,11 @@ class RowCounter:
     """The counting queries of one session.
 
     `name` is an identifier that nobody can guess. `limits` is exchanged when the policy is. `remaining` tells how many rows of a
-    table the agent may still change of those that it is given for an hour, for tables of which it has changed any.
+    table the agent may still change of those that it is given for an hour, for tables of which it has changed any; it is given
+    those of an hour, those of a transaction, and those that this session may yet change in transactions before.
     """
 
-    def __init__(self, name: str, remaining: Callable[[int], Mapping[str, int]] | None = None) -> None:
+    def __init__(self, name: str, remaining: Callable[[int, int, int], Mapping[str, int]] | None = None) -> None:
         self._limits = Limits()
         # By the rows of a statement, where nothing of an hour's rows is used up.
         self._run_after: dict[int, bytes] = {}
@@ -97,9 +105,9 @@ class RowCounter:
         """The messages that go before a counted Execute."""
         return self._run_before[inserts]
 
-    def after(self, max_rows: int) -> bytes:
-        """The messages that go behind it."""
-        left = self._left()
+    def after(self, max_rows: int, *, pending: int = 0) -> bytes:
+        """The messages that go behind it. `pending` rows may be changed before, in other transactions of the session."""
+        left = self._left(max_rows, pending)
         run = self._run_after.get(max_rows) if not left else None
         if run is None:
             name, values = self._comparison(max_rows, left)
@@ -108,13 +116,13 @@ class RowCounter:
                 self._run_after[max_rows] = run
         return run
 
-    def wrap(self, text: bytes, counted: Sequence[Counted], max_rows: int, *, statements: int) -> Wrapped:
-        """The text of a Query, which has so many statements, with the counting queries around each counted one."""
+    def wrap(self, text: bytes, counted: Sequence[Counted], max_rows: int, *, statements: int, pending: int = 0) -> Wrapped:
+        """The text of a Query, which has so many statements, with the counting queries around each counted one. `pending` rows
+        may be changed before, in other transactions of the session, and as many as one may in each that the text commits."""
         bounds = split(text) if statements > 1 else [(0, len(text))]
-        behind = self._text_behind(max_rows)
         pieces: list[bytes] = []
         kept: list[tuple[int, int]] = []
-        done = written = 0
+        done = written = committed = seen = 0
 
         def add(piece: bytes) -> None:
             nonlocal written
@@ -129,12 +137,14 @@ class RowCounter:
 
         for each in counted:
             start, end = bounds[each.statement]
+            committed += sum(_commits(text[slice(*between)]) for between in bounds[seen : each.statement])
+            seen = each.statement + 1
             keep(start)
             add(f"execute {self._names['copies' if each.inserts else 'before']};".encode())
             keep(end)
-            add(behind)
+            add(self._text_behind(max_rows, pending + committed * max_rows))
         keep(len(text))
-        return Wrapped(text=b"".join(pieces), kept=tuple(kept))
+        return Wrapped(text=b"".join(pieces), kept=tuple(kept), commits=committed)
 
     def overrun(self, error: bytes) -> Overrun | None:
         """What the error of a counting query says; None when the ErrorResponse is about something else."""
@@ -145,9 +155,9 @@ class RowCounter:
             return Overrun(kind=kind, what=what)
         return Overrun(kind="uncounted") if self.name in error else None
 
-    def _text_behind(self, max_rows: int) -> bytes:
+    def _text_behind(self, max_rows: int, pending: int) -> bytes:
         """What stands behind a counted statement in a text."""
-        left = self._left()
+        left = self._left(max_rows, pending)
         behind = self._text_after.get(max_rows) if not left else None
         if behind is None:
             name, values = self._comparison(max_rows, left)
@@ -157,17 +167,18 @@ class RowCounter:
                 self._text_after[max_rows] = behind
         return behind
 
-    def _left(self) -> Mapping[str, int]:
+    def _left(self, max_rows: int, pending: int) -> Mapping[str, int]:
         """The rows that may still be changed within the hour, of the tables where that is fewer than in any other."""
         hourly = self._limits.max_rows_per_hour
-        return self.remaining(hourly) if hourly and self.remaining else {}
+        return self.remaining(hourly, max_rows, pending) if hourly and self.remaining else {}
 
     def _comparison(self, max_rows: int, left: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
         """The query behind a statement, and its values."""
         limits = self._limits
         hourly = limits.max_rows_per_hour
         # They may have been of any table, so they bound all of them.
-        values = (str(min(max_rows, left.get(UNTOLD, max_rows))), str(hourly or NO_END), json.dumps(dict(left)))
+        most, elsewhere = min(max_rows, left.get(UNTOLD, max_rows)), left.get(ELSEWHERE, hourly or NO_END)
+        values = (str(most), str(elsewhere), json.dumps(dict(left)))
         if limits.protected:
             return self._names["protected"], (*values, _array(limits.protected))
         return self._names["after"], values
@@ -176,15 +187,20 @@ class RowCounter:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapped:
     """The text of a Query with ours in it; `kept` tells where each piece of the client's begins in it and in the client's own
-    text, in characters."""
+    text, in characters. `commits` counts the COMMIT before its last counted statement."""
 
     text: bytes
     kept: tuple[tuple[int, int], ...]
+    commits: int = 0
 
     def position(self, position: int) -> int:
         """Where the client wrote what the server found at `position`; both count characters from 1."""
         new, old = max((piece for piece in self.kept if piece[0] < position), default=(0, 0))
         return position - new + old
+
+
+def _commits(statement: bytes) -> bool:
+    return _COMMITS.match(without_comments(statement)) is not None
 
 
 def _characters(text: bytes) -> int:

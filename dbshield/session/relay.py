@@ -305,8 +305,7 @@ class Relay:
     def expect_counted(self, max_rows: int, statements: int = 1) -> None:
         """Counted statements are on their way to the server, each of which may change so many rows."""
         assert self.counting is not None
-        self.counting.max_rows = max_rows
-        self.counting.in_flight += max_rows * statements
+        self.counting.send(max_rows, statements)
         if self._server_handlers is SERVER:
             self._server_handlers = COUNTING_SERVER
 

@@ -123,7 +123,7 @@ def overrun(kind: str, what: str, fault: str = "") -> Judgement:
             )
         case "hour":
             finding = HourlyRows().finding(
-                None, message="the rows of one of its tables that this agent may change in an hour are used up"
+                None, message="the rows of one of its tables that this agent may change in an hour are used up, or may be soon"
             )
         case "protected":
             finding = ReachedProtected().finding(None, message="it reached a table that only a human may change")

@@ -340,7 +340,7 @@ class TestWhatNobodyWasTold:
         assert talk.relay.untold == {}
 
     def test_they_bound_what_may_be_changed_of_any_table(self) -> None:
-        counter = RowCounter(COUNTER, lambda limit: {UNTOLD: 40})
+        counter = RowCounter(COUNTER, lambda limit, rows, pending: {UNTOLD: 40})
         counter.limits = Limits(max_rows_per_hour=1000)
         assert b"_after('40'" in counter.wrap(DELETE, (Counted(statement=0),), 100, statements=1).text
 

@@ -16,13 +16,13 @@ DELETE = b"delete from shop.orders where id = 1"
 
 class TestTheQueries:
     def test_names_of_tables_are_quoted_into_the_text(self) -> None:
-        counter = RowCounter(COUNTER, lambda limit: {"shop.it's": limit - 1})
+        counter = RowCounter(COUNTER, lambda limit, rows, pending: {"shop.it's": limit - 1})
         counter.limits = Limits(max_rows_per_hour=10, protected=('a"b.%', "c\\_d.%"))
         text = counter.wrap(DELETE, (Counted(statement=0),), 100, statements=1).text.decode()
         assert """'{"shop.it''s": 9}', '{"a\\"b.%","c\\\\_d.%"}')""" in text
 
     def test_without_a_budget_nobody_is_asked_what_is_left(self) -> None:
-        counter = RowCounter(COUNTER, lambda limit: pytest.fail("asked"))
+        counter = RowCounter(COUNTER, lambda limit, rows, pending: pytest.fail("asked"))
         assert b"'9223372036854775807', '{}'" in counter.wrap(DELETE, (Counted(statement=0),), 100, statements=1).text
 
     def test_positions_are_counted_in_characters(self) -> None:

@@ -38,7 +38,7 @@ def test_a_single_statement_is_not_split() -> None:
 def test_what_is_compared_follows_the_limits_and_what_is_used_of_an_hour() -> None:
     """The query behind a statement is made once for as long as neither changes."""
     used: dict[str, int] = {}
-    counter = RowCounter("own", lambda limit: {table: limit - rows for table, rows in used.items()})
+    counter = RowCounter("own", lambda limit, rows, pending: {table: limit - rows for table, rows in used.items()})
 
     def compared() -> tuple[bool, bool, bool]:
         """Whether the hour's limit, the table that has used of it, and the protected tables are in both forms of the query."""
@@ -58,3 +58,26 @@ def test_what_is_compared_follows_the_limits_and_what_is_used_of_an_hour() -> No
     counter.limits = Limits(max_rows_per_hour=500, protected=("billing.%",))
     assert compared() == (True, False, True)
     assert b"'8'" in counter.wrap(b"delete from t", (Counted(statement=0),), 8, statements=1).text
+
+
+@pytest.mark.parametrize(
+    ("text", "pending"),
+    [
+        ("delete from t where a = 1; delete from t where a = 2", [0, 0]),
+        ("delete from t where a = 1; commit; delete from t where a = 2; /* x */ End; delete from t where a = 3", [0, 100, 200]),
+        ("begin; delete from t where a = 1; select 1; rollback; delete from t where a = 2", [0, 0]),
+        ("commit and chain; delete from t where a = 1", [100]),
+    ],
+)
+def test_what_a_text_commits_may_have_been_changed_before(text: str, pending: list[int]) -> None:
+    judgement = Judge(policy=Policy(access=AccessLevel.WRITE), functions=FunctionCatalogue.builtin()).judge(text.encode())
+    asked: list[tuple[int, int, int]] = []
+
+    def remaining(limit: int, rows: int, before: int) -> dict[str, int]:
+        asked.append((limit, rows, before))
+        return {}
+
+    counter = RowCounter("own", remaining)
+    counter.limits = Limits(max_rows_per_hour=500)
+    counter.wrap(text.encode(), judgement.counted, 100, statements=judgement.statements)
+    assert asked == [(500, 100, before) for before in pending]
