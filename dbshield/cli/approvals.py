@@ -12,7 +12,7 @@ import typer
 from dbshield.cli.codes import CodeEnvOption, CodeStdinOption, read_code
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
-from dbshield.cli.output import answer, date, headline, remark, say, table
+from dbshield.cli.output import answer, date, folded, headline, remark, say, table
 from dbshield.config import Config
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals, wrong_state
@@ -34,6 +34,9 @@ LOOK_AGAIN: Final = 0.3
 """Seconds between two looks of --wait."""
 WHAT_MOST: Final = 60
 """Characters of a statement in the list."""
+INDENT: Final = 13
+STATEMENT_INDENT: Final = 6
+"""Columns of the terminal in front of what goes on on a further line; a line of the statement itself begins after four."""
 
 ApprovalArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, apr-…")]
 PersonOption = Annotated[
@@ -270,9 +273,9 @@ def _outcome(one: Approval) -> None:
             if one.undo:
                 say(f"`dbshield undo {one.undo}` brings back what it destroyed.")
         case State.FAILED | State.WITHDRAWN if one.error:
-            say(f"It did not run: {visible(str(one.error.get('message', '')))}")
+            _line(f"It did not run: {visible(str(one.error.get('message', '')))}", indent=2)
             if one.error.get("hint"):
-                say(f"  {visible(str(one.error['hint']))}")
+                _line(f"  {visible(str(one.error['hint']))}", indent=2)
         case _:
             return
 
@@ -284,27 +287,31 @@ def _show(one: Approval, moment: datetime) -> None:
         headline("destroys", "  data may be gone after it")
     if not one.intact:
         headline("critical", "  what is stored is not what was asked for: somebody changed it")
-    say(f"agent        {one.agent} ({one.access.value}) in {one.environment}, database {visible(one.database)}")
+    _line(f"agent        {one.agent} ({one.access.value}) in {one.environment}, database {visible(one.database)}")
     if one.application:
-        say(f"application  {visible(one.application)}")
+        _line(f"application  {visible(one.application)}")
     say(f"digest       {one.digest.hex()}")
     for line in _statement_lines(one):
-        say(line)
+        _line(line, indent=STATEMENT_INDENT)
     for finding in one.findings:
         rule = f"{finding['rule']} {finding['name']}: "
-        say(f"held by      {rule}{visible(finding['message'].removeprefix(rule))}")
+        _line(f"held by      {rule}{visible(finding['message'].removeprefix(rule))}")
     for effect in one.effects:
-        say(f"effect       {visible(effect)}")
+        _line(f"effect       {visible(effect)}")
     for line in preview_lines(one.preview):
-        say(visible(line))
+        _line(visible(line))
     for said in one.decisions:
         word = "approved by" if said.approves else "denied by"
         rest = "" if said.counts else ", which no longer counts: removed, or with a new secret since"
         why = f": {said.reason}" if said.reason else ""
-        say(f"{word:<12} {said.person}, {date(said.at)}{why}{rest}")
+        _line(f"{word:<12} {said.person}, {date(said.at)}{why}{rest}")
     without = ", without an undo point" if one.without_undo else ""
     say(f"needed       {one.needed} {'person' if one.needed == 1 else 'people'}{without}")
     _outcome(one)
+
+
+def _line(text: str, *, indent: int = INDENT) -> None:
+    say(folded(text, indent=indent))
 
 
 def _statement_lines(one: Approval) -> Iterator[str]:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import now, open_database, person, read_settings
-from dbshield.cli.output import STYLES, answer, remark, say, terminal, visible
+from dbshield.cli.output import STYLES, answer, remark, say, say_folded, visible
 from dbshield.config import Config
 from dbshield.control import audit_export, audit_kinds, audit_read, audit_search, audit_values
 from dbshield.control.audit_chain import Link
@@ -354,7 +354,7 @@ def _show(link: Link, *, json: bool) -> None:
         say(audit_read.exported(link))
         return
     said: dict[str, Any] = json_module.loads(link.entry)
-    words = [f"{link.id:>8}", stamp(link.at)[:-4] + "Z", link.kind, visible(_who(link, said))]
+    words = [f"{link.id:>8}", stamp(link.at)[:-4] + "Z", link.kind, _short(_who(link, said))]
     verdict = " ".join([link.verdict, *(link.rules or ())]) if link.verdict is not None else ""
     if said.get("observed"):
         verdict += f", would {visible(str(said['observed']))}"
@@ -384,7 +384,7 @@ def _coloured(words: Sequence[str], verdict: str, link: Link) -> None:
     if link.verdict is not None:
         styles[verdict] = STYLES.get(link.verdict, "")
     line = Text("  ").join(Text(word, style=styles.get(word, "")) for word in words)
-    terminal().print(line, soft_wrap=True)
+    say_folded(line, indent=10)  # as wide as the id
 
 
 def _who(link: Link, said: dict[str, Any]) -> str:
