@@ -16,6 +16,7 @@ from dbshield.cli.output import STYLES, answer, say, table, visible
 from dbshield.config import Config
 from dbshield.control.approval import Approval, State
 from dbshield.control.approvals import Approvals
+from dbshield.control.asking import ID_LENGTH, ID_PREFIX
 from dbshield.errors import ConfigError, StoreError
 from dbshield.monitoring.reading import VERDICTS, Sample, Top, compare, fetch
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 HELD_SHOWN: Final = 10
+ID_WIDTH: Final = len(ID_PREFIX) + ID_LENGTH
 STATEMENT_SHOWN: Final = 100
 """Characters of a held statement."""
 COLUMNS: Final = ("agent", "sessions", "stmt/s", *VERDICTS)
@@ -196,9 +198,11 @@ def _drawn(seen: Top, held: Sequence[Approval], count: int | None) -> Group:
         waits = word == "held" and bool(held)
         head.add_row(Text(word, style="bold"), Text(text, style=STYLES["no"] if bad else STYLES["hold"] if waits else ""))
     agents = _grid(COLUMNS, _rows(seen), styles=[STYLES.get(column, "") for column in COLUMNS])
-    parts: list[Any] = [head, Text(), agents]
+    parts: list[Any] = [head]
     if held:
+        # In front of the agents: what does not fit on the screen is cut at its end.
         parts += [Text(), _grid(("approval", "agent", "waits", "statement"), _waiting(held), styles=["bold", "", "", ""])]
+    parts += [Text(), agents]
     return Group(*parts)
 
 
@@ -209,7 +213,10 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequ
     make: Callable[..., Any] = Text
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for place, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if place > 0 and column not in {"statement", "agent"} else "left")
+        # An id is typed again, so it stays whole.
+        width = ID_WIDTH if column == "approval" else None
+        right = place > 0 and column not in {"statement", "agent"}
+        drawn.add_column(column, justify="right" if right else "left", min_width=width, no_wrap=width is not None)
     for row in rows:
         # In its colour where something happened.
         drawn.add_row(*(make(cell, style="" if cell == "0.0" else style) for cell, style in zip(row, styles, strict=True)))

@@ -52,9 +52,9 @@ def _held() -> list[Approval]:
     return [cast(Approval, one)]
 
 
-def _drawn(seen: Top, held: list[Approval], *, known: bool = True, colours: bool = False) -> str:
+def _drawn(seen: Top, held: list[Approval], *, known: bool = True, colours: bool = False, width: int = 120) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=120, force_terminal=colours, color_system="standard" if colours else None)
+    console = Console(file=out, width=width, force_terminal=colours, color_system="standard" if colours else None)
     console.print(top._drawn(seen, held, len(held) if known else None))
     return out.getvalue()
 
@@ -88,3 +88,10 @@ def test_what_is_not_known_is_said_so() -> None:
     page = _drawn(replace(SEEN, latency=None, cache_hits=None), [], known=False)
     assert "unknown wait for a human" in page
     assert "nothing measured" in page
+
+
+def test_regression_what_waits_is_seen_however_small_the_screen_is() -> None:
+    """It stood below the agents, where a screen of 24 lines ends, and forty columns cut its id."""
+    many = tuple(replace(SEEN.rows[0], agent=f"nightly-report-builder-{number}") for number in range(30))
+    lines = _drawn(replace(SEEN, rows=many), _held(), width=40).splitlines()[:24]
+    assert any(line.startswith("apr-abcdefgh ") for line in lines)
