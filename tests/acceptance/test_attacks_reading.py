@@ -60,6 +60,10 @@ TRAPS = (
     "create cast (shop.mark as text) with function shop.to_text(shop.mark) as assignment",
     "create function shop.is_fine(text) returns boolean language sql immutable as 'select shop.wipe() is not null'",
     "create domain shop.word as text check (shop.is_fine(value))",
+    # Behind an INSERT, and before it is executed.
+    "create table shop.checked (id integer check (id <%> 5))",
+    "create table shop.by_default (id integer, note boolean default (1 <%> 2), code text default shop.in_sql())",
+    "create table shop.with_words (id integer, words shop.word[])",
     # Honest ones, with the words and volatilities that people give them.
     "create function shop.stamp() returns text language sql as 'select clock_timestamp()::text || random()'",
     "create function shop.spelled(n integer) returns text language sql stable as $$ select 'delete ' || n $$",
@@ -161,6 +165,11 @@ READS = (
     "select case when id = 1 then shop.settled() end from shop.plain",
     "update shop.plain set note = shop.settled() where id = 1",
     "do $$ declare found text; begin select note into found from shop.seen; end $$",
+    "insert into shop.checked values (1)",
+    "insert into shop.by_default (id) values (1)",
+    "insert into shop.with_words values (1, '{a}')",
+    "update shop.with_words set words = '{a}' where id = 1",
+    "select id from shop.with_words where words = '{a}'",
 )
 
 
@@ -208,6 +217,19 @@ def test_what_runs_while_it_is_planned(trapped: Shield, lines: None, way: str, a
         assert next(message.detail for message in heard if isinstance(message, ErrorResponse)).startswith("rule=DS220")
         client.send(Query(query=b"select 1"))
         assert [type(message) for message in client.until_ready()][1:] == [DataRow, CommandComplete, ReadyForQuery]
+
+
+def test_what_nobody_could_count(agent: psycopg.Connection[Any]) -> None:
+    """A cursor WITH HOLD runs when the transaction commits; what SQL prepares is read at once."""
+    assert stopped(agent, "prepare words as select '{a}'::shop.word[]")
+    for query in ("select * from shop.seen", "select shop.settled()"):
+        for text in (f"declare kept cursor with hold for {query}", f"begin; declare kept cursor with hold for {query}; commit"):
+            with pytest.raises(errors.InsufficientPrivilege, match="DS226"):
+                agent.execute(text.encode())
+            agent.execute("rollback")
+    with agent.cursor("kept", withhold=True) as cursor:
+        cursor.execute("select * from shop.plain")
+        assert len(cursor.fetchall()) == 2
 
 
 def test_one_pipeline(agent: psycopg.Connection[Any]) -> None:

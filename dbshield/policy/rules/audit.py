@@ -37,7 +37,7 @@ class Unaudited(Rule):
     name = "audit.away"
     verdict = DENY
     hint = "Go on with reading, and try again in a moment: the audit's database is away. Tell whoever runs dbshield if it lasts."
-    operations = CHANGES | {Operation.CALL}
+    operations = CHANGES | {Operation.CALL, Operation.READ}
     given: ClassVar[Mapping[str, Any]] = {"unaudited": True}
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
