@@ -29,6 +29,9 @@ NAME_BYTES: Final = 63
 """Bytes of a statement's name that the server looks at: NAMEDATALEN - 1 (StorePreparedStatement in prepare.c)."""
 TEXT_BYTES: Final = 4 << 10
 """Longer texts are not kept: they are seldom prepared, and a session must not make memory grow with them."""
+TEXTS_BYTES: Final = 512 << 10
+"""No more of them is kept in all. A change of the policy or the database has every one judged again at once, which takes three
+seconds a megabyte, and nobody else is served meanwhile: 10,000 texts of 4 KiB took two minutes."""
 
 
 class StatementNames(dict[bytes, Judgement]):
@@ -39,7 +42,7 @@ class StatementNames(dict[bytes, Judgement]):
     has the names of relations that statements insert into, or did, `makes` those of relations that a statement of a doubtful name
     may make."""
 
-    __slots__ = ("asked", "bound", "doubtful", "fresh", "held", "inserts", "makes", "texts")
+    __slots__ = ("_texts_bytes", "asked", "bound", "doubtful", "fresh", "held", "inserts", "makes", "texts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,13 +52,14 @@ class StatementNames(dict[bytes, Judgement]):
         self.doubtful: set[bytes] = set()
         self.held: dict[bytes, Prepared] = {}
         self.texts: dict[bytes, bytes] = {}
+        self._texts_bytes = 0
         self.inserts = Names()
         self.makes = Names()
 
     def parsed(self, name: bytes, judgement: Judgement, text: bytes) -> None:
         """A Parse gave a name to a statement."""
         known = self.get(name)
-        self.texts[name] = text if len(text) <= TEXT_BYTES else b""
+        self._keep(name, text)
         if known is not judgement:
             if known is not None:
                 self.doubt(name, known)
@@ -69,6 +73,12 @@ class StatementNames(dict[bytes, Judgement]):
         if self.doubtful:  # while no name is doubtful, none need be told from it
             self.fresh.add(name)
 
+    def _keep(self, name: bytes, text: bytes) -> None:
+        room = TEXTS_BYTES - self._texts_bytes + len(self.texts.get(name, b""))
+        kept = text if len(text) <= min(TEXT_BYTES, room) else b""
+        self._texts_bytes = TEXTS_BYTES - room + len(kept)
+        self.texts[name] = kept
+
     def hold(self, name: bytes, prepared: Prepared) -> None:
         """A Parse gave a name to a statement that is held."""
         self.closed(name)
@@ -77,7 +87,7 @@ class StatementNames(dict[bytes, Judgement]):
     def closed(self, name: bytes) -> None:
         """A Close took a name back, if the server came to it."""
         self.held.pop(name, None)
-        self.texts.pop(name, None)
+        self._texts_bytes -= len(self.texts.pop(name, b""))
         known = self.pop(name, None)
         if known is not None:
             self.doubt(name, known)

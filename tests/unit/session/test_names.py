@@ -10,7 +10,7 @@ from dbshield.model import AccessLevel
 from dbshield.policy.functions import FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
-from dbshield.session.names import MAX_NAMES, StatementNames
+from dbshield.session.names import MAX_NAMES, TEXT_BYTES, TEXTS_BYTES, StatementNames
 from dbshield.wire.backend import ParseComplete
 from dbshield.wire.frontend import Bind, Close, Execute, Parse, Query, Sync, Target
 
@@ -149,3 +149,20 @@ def test_nor_what_sql_has_taken_behind_the_parse() -> None:
     talk.server(IDLE)
     talk.client(Bind(statement=Q))
     assert talk.relay.judged[-1].normal == "execute prepared_by_name"
+
+
+def test_regression_a_session_keeps_only_so_many_texts() -> None:
+    """Each change of a policy has them judged again: 10,000 long ones kept everybody waiting for two minutes."""
+    found = StatementNames()
+    text = b"select 1" + b" " * (TEXT_BYTES - 8)
+    names = [b"n%d" % number for number in range(MAX_NAMES)]
+    for name in names:
+        found.parsed(name, SELECT, text)
+    assert sum(map(len, found.texts.values())) == TEXTS_BYTES
+    assert found.texts[names[0]] and not found.texts[names[-1]]
+    for name in names:
+        found.closed(name)
+    for _ in range(2):  # there is room again, and a name that is given anew takes none twice
+        for name in names[: TEXTS_BYTES // TEXT_BYTES]:
+            found.parsed(name, SELECT, text)
+            assert found.texts[name]
