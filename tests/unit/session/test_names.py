@@ -159,7 +159,8 @@ def test_regression_a_session_keeps_only_so_many_texts() -> None:
     for name in names:
         found.parsed(name, SELECT, text)
     assert sum(map(len, found.texts.values())) == TEXTS_BYTES
-    assert found.texts[names[0]] and not found.texts[names[-1]]
+    assert found.texts[names[0]]
+    assert not found.texts[names[-1]]
     for name in names:
         found.closed(name)
     for _ in range(2):  # there is room again, and a name that is given anew takes none twice
