@@ -2,8 +2,23 @@
 -- there, unchanged, behind it. ddl_command_start knows only the tag, so it lets a short list of tags pass, and for those that can
 -- take something away it remembers the structure; ddl_command_end compares; sql_drop and table_rewrite refuse what they see.
 
+-- Whether a row of the catalogue was written by the transaction at work, or by a savepoint of it. Of a row that can be seen, whose
+-- transaction began after this one, only that has still to be told: those of others are over.
+create or replace function dbshield.is_ours(writer xid) returns boolean
+    language sql stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select case when later < 2147483648 then pg_xact_status((ours + later)::text::xid8) = 'in progress' else false end
+    from (
+        -- An xid has the lower half of the bits.
+        select ours, (writer::text::bigint - ours) & 4294967295 as later from (select pg_current_xact_id()::text::bigint as ours) as top
+    ) as distance
+$$;
+revoke all on function dbshield.is_ours(xid) from public;
+
 -- The structure as a list of facts, one text each, written so that adding something removes none. Rows and what only tunes a
--- table (statistics targets, storage, fill factor, tablespace) are no facts.
+-- table (statistics targets, storage, fill factor, tablespace) are no facts. Nor is that a column takes no NULL: what it held is
+-- there without it, and who wants it back need not know what was there. (From 18 on that is a constraint.)
 create or replace function dbshield.facts() returns setof text
     language sql stable security definer
     set search_path = pg_catalog, pg_temp
@@ -33,10 +48,6 @@ as $$
     from pg_attribute as a join relation as r on r.oid = a.attrelid
     where r.relkind not in ('i', 'I') and a.attnum > 0 and not a.attisdropped
     union all
-    select format('not null of %s.%s', r.name, a.attname)
-    from pg_attribute as a join relation as r on r.oid = a.attrelid
-    where r.relkind not in ('i', 'I') and a.attnum > 0 and a.attnotnull and not a.attisdropped
-    union all
     select format('identity of %s.%s: %s', r.name, a.attname, a.attidentity)
     from pg_attribute as a join relation as r on r.oid = a.attrelid
     where r.relkind not in ('i', 'I') and a.attnum > 0 and a.attidentity <> '' and not a.attisdropped
@@ -45,15 +56,16 @@ as $$
     select format('default of %s.%s: %s', r.name, a.attname, pg_get_expr(d.adbin, d.adrelid))
     from pg_attrdef as d join relation as r on r.oid = d.adrelid
     join pg_attribute as a on a.attrelid = d.adrelid and a.attnum = d.adnum
-    where d.xmin <> pg_current_xact_id()::xid
+    where not dbshield.is_ours(d.xmin)
     union all
     select format('constraint %s of %s %s: %s', c.conname, c.conrelid::regclass, c.contypid::regtype,
         replace(pg_get_constraintdef(c.oid), ' NOT VALID', ''))
-    from pg_constraint as c where c.oid >= 16384 and c.contype <> 't' and c.connamespace not in (select oid from temporary)
+    from pg_constraint as c
+    where c.oid >= 16384 and c.contype <> 't' and (c.contype <> 'n' or c.conrelid = 0) and c.connamespace not in (select oid from temporary)
     union all
     select format('validity of constraint %s of %s', c.conname, c.conrelid::regclass)
     from pg_constraint as c
-    where c.oid >= 16384 and c.convalidated and c.connamespace not in (select oid from temporary)
+    where c.oid >= 16384 and c.convalidated and (c.contype <> 'n' or c.conrelid = 0) and c.connamespace not in (select oid from temporary)
     union all
     select format('trigger %s on %s: %s %s %s %s', t.tgname, r.name, t.tgfoid, t.tgtype, t.tgenabled, md5(t.tgqual))
     from pg_trigger as t join relation as r on r.oid = t.tgrelid
@@ -314,8 +326,14 @@ begin
         select object_type, object_identity from pg_event_trigger_dropped_objects()
         -- Not every version marks the trigger or the default of a temporary table as temporary; no schema of a user begins with pg_.
         where not is_temporary and coalesce(address_names[1], '') !~ '^pg_(toast_)?temp(_[0-9]+)?$'
-            -- ALTER TABLE: ddl_command_end finds the defaults that are missing.
+            -- ALTER TABLE: ddl_command_end finds the defaults that are missing, and a constraint that is no fact is a NOT NULL.
             and not (object_type = 'default value' and tg_tag = 'ALTER TABLE')
+            and not (object_type = 'table constraint' and tg_tag = 'ALTER TABLE' and exists (
+                select from dbshield.changing where backend = pg_backend_pid() and not exists (
+                    select from unnest(facts) as fact
+                    where starts_with(fact, format('constraint %s of %I.%I ', address_names[3], address_names[1], address_names[2]))
+                )
+            ))
     loop
         perform dbshield.refuse(format('drop the %s %s', gone.object_type, gone.object_identity), 'Ask a human to drop it.');
     end loop;

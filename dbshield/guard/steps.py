@@ -12,13 +12,14 @@ from typing import Final
 
 from dbshield.store.resources import data_folder
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Of what is installed, higher with every change of it; a database that has a higher one was installed by a newer dbshield.
 
 1: the triggers' condition named the group of agents by its number. 2: by its name. 3: foreign tables
 are guarded, and what others' statements run into (row security, foreign keys that take rows with them, an agent's own functions)
 is not put on tables that were there. 4: proxies are told of triggers, rules, policies and tables as well as of functions.
-5: nothing that an agent makes calls a function of an agent's, or hides what others name. A table is guarded for its parts."""
+5: nothing that an agent makes calls a function of an agent's, or hides what others name. A table is guarded for its parts.
+6: a column may take NULL from now on, and a default that a savepoint of the same transaction gave may go again."""
 
 OLDEST: Final = 15
 """The oldest server: pg_stat_force_next_flush, on which the row guard rests, came with 15."""

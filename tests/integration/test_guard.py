@@ -220,6 +220,16 @@ def test_the_structure_only_grows(admin: Connection, migrator: Connection, text:
     assert verify(admin) == ()
 
 
+def test_a_default_is_the_transactions_own_only_where_it_gave_it(admin: Connection, migrator: Connection) -> None:
+    """What others commit while a transaction is open is younger than it, and is theirs."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="default of archive"), migrator.transaction():
+        migrator.execute("alter table shop.products add column made text default 'here'")
+        admin.execute("alter table archive.orders_2025 alter column total set default 7")
+        with migrator.transaction():
+            migrator.execute("alter table shop.products alter column made drop default")
+        migrator.execute("alter table archive.orders_2025 alter column total drop default")
+
+
 def test_a_trigger_that_is_taken_off_comes_back_with_the_next_change(admin: Connection) -> None:
     admin.execute("alter table shop.orders disable trigger dbshield_rows")
     assert verify(admin) == ()
