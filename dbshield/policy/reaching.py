@@ -48,13 +48,37 @@ NAME_LENGTH: Final = 63
 FIRST_USER_OID: Final = 16_384
 """FirstNormalObjectId: what initdb made has smaller numbers."""
 
+CODECS: Final = {
+    "LATIN1": "latin-1",
+    "LATIN2": "iso8859-2",
+    "LATIN5": "iso8859-9",
+    "LATIN9": "iso8859-15",
+    "WIN1250": "cp1250",
+    "WIN1251": "cp1251",
+    "WIN1252": "cp1252",
+    "WIN1253": "cp1253",
+    "WIN1254": "cp1254",
+    "WIN1257": "cp1257",
+    "KOI8R": "koi8-r",
+    "EUC_JP": "euc-jp",
+    "EUC_KR": "euc-kr",
+    "EUC_CN": "gb2312",
+}
+"""Python's names for encodings of databases. In others, as in SQL_ASCII, letters outside ASCII are taken for UTF-8."""
+
+_ESCAPED: Final = re.compile(rb"\\(\\|[0-7]{3})")
 _WORD: Final = re.compile(r"[\w$]+")
 
 _QUERY: Final = """\
 select '<body>', l.lanpltrusted::pg_catalog.text, p.proname::pg_catalog.text, p.provolatile::pg_catalog.text,
-    p.oid::pg_catalog.text, l.lanname::pg_catalog.text, '', '', '',
-    case when p.prosqlbody is null then p.prosrc else pg_catalog.pg_get_function_sqlbody(p.oid) end
+    p.oid::pg_catalog.text, l.lanname::pg_catalog.text, pg_catalog.getdatabaseencoding()::pg_catalog.text, '', '',
+    -- Bytes in a comment that stand for no letter would make an error of the whole answer.
+    case pg_catalog.getdatabaseencoding() when 'UTF8' then source.text
+        else pg_catalog.encode(pg_catalog.convert_to(source.text, pg_catalog.getdatabaseencoding()), 'escape') end
 from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+cross join lateral (
+    select case when p.prosqlbody is null then p.prosrc else pg_catalog.pg_get_function_sqlbody(p.oid) end as text
+) source
 where p.oid operator(pg_catalog.>=) <first>::pg_catalog.oid
     and l.lanname operator(pg_catalog.<>) all (array['c', 'internal']::pg_catalog.name[])
     and p.prorettype operator(pg_catalog.<>) all (
@@ -169,9 +193,10 @@ def reach(functions: Mapping[str, str], rows: Iterable[Sequence[str | None]]) ->
     names = dict(functions)
     edges: dict[str, list[str]] = {}
     for row in rows:
-        kind, trusted, name, letter, oid, language, *_, text = (value or "" for value in row)
+        kind, trusted, name, letter, oid, language, encoding, *_, text = (value or "" for value in row)
         if kind == BODY:
             names.setdefault(oid, name)
+            text = _letters(text, encoding)
             bodies[oid] = _body(text.lower(), volatile=letter == "v", language=language, trusted=trusted.startswith("t"))
         elif kind == EDGES:
             for edge in text.split():
@@ -218,6 +243,14 @@ def _closure(bodies: Mapping[str, _Body], names: Mapping[str, str], edges: Mappi
                 quoted = name.replace('"', '""')
                 waiting += [other for other, body in bodies.items() if quoted in body.text]
     return reached
+
+
+def _letters(text: str, encoding: str) -> str:
+    """A body as it was written. From a database that is not in UTF-8 its bytes come escaped."""
+    if encoding in {"", "UTF8"}:
+        return text
+    data = _ESCAPED.sub(lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[1], 8)]), text.encode())
+    return data.decode(CODECS.get(encoding, "utf-8"), "replace")
 
 
 def _body(text: str, *, volatile: bool, language: str, trusted: bool) -> _Body:

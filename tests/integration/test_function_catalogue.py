@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
+import pytest
 from support.servers import Server
 
-from dbshield.model import AccessLevel, ObjectName
+from dbshield.model import AccessLevel, ObjectName, Upstream
 from dbshield.policy.function_lists import DENIED, VOLATILE_HELD, allowed_volatile, listed
 from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 from dbshield.policy.judge import Judge
 from dbshield.policy.policy import Policy
+from dbshield.policy.reaching import Reach
 from dbshield.policy.rules.frozen import JUDGED_BY_ARGUMENTS
+from dbshield.proxy import upstream
+from dbshield.session.parameters import FORCED
 from dbshield.sqltext.postgres import read
 from dbshield.sqltext.statement import Unreadable
 
@@ -182,3 +188,33 @@ def test_the_shipped_list_knows_every_function_of_the_server(server: Server) -> 
         assert numbered is None or numbered.name == name
         unknown += numbered is None and int(str(oid)) < FIRST_OF_INITDB
     assert unknown < 20, "only numbers that versions use for different functions may be unknown"
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize(("encoding", "wipe"), [("SQL_ASCII", b"wipe"), ("LATIN1", b"l\xe9cher"), ("WIN1252", b"l\xe9cher")])
+def test_a_database_in_other_letters(server: Server, worker_id: str, encoding: str, wipe: bytes) -> None:
+    """A byte in a comment that is no letter keeps nobody out, and the names of functions are what they are."""
+    name = f"letters_{worker_id}"
+
+    async def told() -> FunctionCatalogue:
+        host, port = server.cluster.host, server.cluster.port
+        there = Upstream(host=host, port=port, user="agent_read", password=server.passwords["read"])
+        proxied = await upstream.connect(there, database=name, settings=FORCED)
+        try:
+            return FunctionCatalogue.from_rows(await upstream.query(proxied, CATALOGUE_QUERY))
+        finally:
+            proxied.transport.abort()
+            await asyncio.sleep(0)
+
+    with server.connect() as admin:
+        admin.execute(f"create database {name} template template0 encoding '{encoding}' locale 'C'".encode())
+    try:
+        with psycopg.connect(server.dsn(name), autocommit=True, client_encoding=encoding) as connection:
+            connection.execute(b"create table t (id integer)")
+            connection.execute(b"create function %s() returns text language sql as $$ delete from t returning '\\' $$" % wipe)
+            calls = b"/* \x81\xe9 */ select '\\', %s()" % wipe
+            connection.execute(b"create function settled() returns record language sql stable as $$ %s $$" % calls)
+        functions = asyncio.run(told())
+    finally:
+        server.drop(name)
+    assert functions.reach == Reach(functions=frozenset({"settled"}))
