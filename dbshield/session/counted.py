@@ -152,11 +152,11 @@ def resets_at_work(relay: Relay, judgement: Judgement) -> Judgement | None:
     return limits.stopped(limits.ResetAtWork().finding(None, message=what), judgement)
 
 
-def _execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+def execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting = relay.counting
     assert counting is not None
     portal = data[pos + HEADER : text_end(data, pos + HEADER, end)][:NAME_BYTES]
-    judgement = counting.portals.get(portal)
+    judgement = counting.portals.get(portal) or handlers.fetched(relay, portal)
     if judgement is None or portal in relay._statements.bound:
         return None
     assert isinstance(judgement.verdict, Limit)
@@ -368,7 +368,7 @@ def changed_table(table: tuple[Handler | None, ...], **changes: Handler | None) 
     return tuple(by_byte.get(byte, handler) for byte, handler in enumerate(table))
 
 
-COUNTING_CLIENT: Final = changed_table(CLIENT, E=_execute, S=_sync, c=_copy_ends, f=_copy_ends)
+COUNTING_CLIENT: Final = changed_table(CLIENT, E=execute, S=_sync, c=_copy_ends, f=_copy_ends)
 COUNTING_SERVER: Final = changed_table(
     SERVER,
     t=_parameter_description,

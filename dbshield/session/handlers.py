@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError, Refused
-from dbshield.model import Allow, Limit
+from dbshield.model import Allow, Judgement, Limit
 from dbshield.session.names import NAME_BYTES
 from dbshield.sqltext.postgres_session import OWN_STATEMENTS
 from dbshield.wire.backend import ParameterStatus
@@ -40,6 +40,9 @@ PREPARED_BY_NAME: Final = b"execute prepared_by_name"
 QUERY, SYNC, FUNCTION, SYNC_BEFORE_END, COUNTED_QUERY, OWN = range(6)
 """What a ReadyForQuery is awaited for: SYNC_BEFORE_END is a Sync behind which the client has ended a COPY, COUNTED_QUERY a Query
 with ours in it, OWN a Query of ours alone."""
+
+FETCHED_BY_NAME: Final = b"fetch from portal_by_name"
+"""Judged for an Execute of a portal that has a name and that no counted Bind made: SQL may have opened it."""
 
 OWN_NAME: Final = OWN_STATEMENTS.encode()
 TAKE_OWN: Final = b"deallocate " + OWN_NAME
@@ -133,6 +136,24 @@ def bind(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     relay.judged.append(judgement)
     relay._unsynced = True
     return None
+
+
+def _execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """Only a portal with a name may be a cursor; nearly none has one."""
+    named = pos + HEADER < end and data[pos + HEADER]
+    return relay.named_execute(data, pos, end) if named and relay.counting is not None else None
+
+
+def fetched(relay: Relay, portal: bytes) -> Judgement | None:
+    """The judgement of an Execute of a cursor that SQL opened (DECLARE, or a body), which is a FETCH; None where none of these
+    changes rows."""
+    if not portal or portal in relay._statements.bound:
+        return None
+    judgement = relay._judge.judge(FETCHED_BY_NAME)
+    if type(judgement.verdict) is not Limit:
+        return None
+    relay.judged.append(judgement)
+    return judgement
 
 
 def _close(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
@@ -276,11 +297,12 @@ CLIENT: Final = _table(
     B=bind,
     C=_close,
     S=sync,
+    E=_execute,
     F=_function_call,
     X=_terminate,
     c=copy_ends,
     f=copy_ends,
-    **dict.fromkeys("DEHd"),
+    **dict.fromkeys("DHd"),
 )
 DISCARDING: Final = _table(_unknown_from_client, S=sync_ends_discarding, X=_terminate, **dict.fromkeys("QPBCDEHFdcf", _drop))
 SERVER: Final = _table(

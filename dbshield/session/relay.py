@@ -347,6 +347,9 @@ class Relay:
     def other_bind(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
         return counted.bind(self, judgement, data, pos, end)
 
+    def named_execute(self, data: bytes, pos: int, end: int) -> bytes | None:
+        return counted.execute(self, data, pos, end)
+
     def other_parse(self, judgement: Judgement, data: bytes, pos: int, end: int) -> bytes | None:
         if type(judgement.verdict) is Limit:
             return counted.parse(self, judgement, data, pos, end)

@@ -274,3 +274,46 @@ def test_what_is_honest_passes(connect: Callable[[str], psycopg.Connection[Any]]
         # Bytes of an answer that is counted are the server's own.
         with agent.cursor(binary=True) as binary:
             assert binary.execute("select id, note from shop.few order by id").fetchall() == [(1, "x"), (2, "x")]
+
+
+@pytest.mark.parametrize("access", ["read", "write"])
+@pytest.mark.parametrize(
+    "opens",
+    [
+        b"declare c cursor for select * from shop.seen",
+        b"do $$ declare c refcursor := 'c'; begin open c for select * from shop.seen; end $$",
+    ],
+    ids=["declare", "body"],
+)
+@pytest.mark.parametrize("counts_binds", [False, True])
+def test_regression_a_cursor_is_counted_by_whichever_message_fetches_from_it(
+    trapped: Shield, lines: None, access: str, opens: bytes, counts_binds: bool
+) -> None:
+    """An Execute takes a cursor for a portal, as it is one: no Bind had made it, so nobody counted."""
+    first: tuple[Message, ...] = (Parse(query=b"select * from shop.few"), Bind(), Execute(), Sync())
+    with raw_session(trapped, access) as client:
+        heard: list[object] = []
+        for segment in (
+            (Query(query=b"begin"),),
+            *((first,) if counts_binds and access == "write" else ()),
+            (Query(query=opens),),
+        ):
+            client.send(*segment)
+            heard += client.until_ready()
+        client.send(Execute(portal=b"c"), Sync())
+        heard += client.until_ready()
+        client.send(Query(query=b"commit"))
+        heard += client.until_ready()
+    assert any(isinstance(message, ErrorResponse) for message in heard)
+
+
+def test_a_portal_with_a_name_is_fetched_from_in_parts(trapped: Shield) -> None:
+    with raw_session(trapped, "write") as client:
+        client.send(Query(query=b"begin"))
+        client.until_ready()
+        client.send(Parse(query=b"select * from shop.orders"), Bind(portal=b"p"), Execute(portal=b"p", max_rows=150), Sync())
+        heard = client.until_ready()
+        client.send(Execute(portal=b"p", max_rows=150), Sync())
+        heard += client.until_ready()
+    assert not [message for message in heard if isinstance(message, ErrorResponse)]
+    assert sum(isinstance(message, DataRow) for message in heard) == 300
