@@ -214,7 +214,7 @@ class _Preview:
         judge = Judge(policy=Policy(access=AccessLevel.READ), functions=FunctionCatalogue.from_rows(found))
         judgement = judge.judge(query.encode())
         if type(judgement.verdict) is not Allow:
-            why = "; ".join(finding.message for finding in judgement.findings[:2])
+            why = "; ".join(finding.message for finding in judgement.findings[:2]) or "functions that it reaches may change rows"
             self._made["notes"].append(f"the rows are not counted, because counting might do more than read: {why}")
             return False
         for effect in judgement.effects:

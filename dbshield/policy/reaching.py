@@ -73,7 +73,7 @@ _QUERY: Final = """\
 select '<body>', l.lanpltrusted::pg_catalog.text, p.proname::pg_catalog.text, p.provolatile::pg_catalog.text,
     p.oid::pg_catalog.text, l.lanname::pg_catalog.text, pg_catalog.getdatabaseencoding()::pg_catalog.text, '', '',
     -- Bytes in a comment that stand for no letter would make an error of the whole answer.
-    case pg_catalog.getdatabaseencoding() when 'UTF8' then source.text
+    case when pg_catalog.getdatabaseencoding() operator(pg_catalog.=) 'UTF8' then source.text
         else pg_catalog.encode(pg_catalog.convert_to(source.text, pg_catalog.getdatabaseencoding()), 'escape') end
 from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
 cross join lateral (
@@ -123,8 +123,8 @@ from (
     select c.oid, c.reltype from pg_catalog.pg_class c where c.relkind operator(pg_catalog.=) 'c'
 ) edge
 union all
-select '<named>', '', c.relname::pg_catalog.text, case c.relkind when 'm' then 'm' else 'r' end, c.oid::pg_catalog.text,
-    '', '', '', '', null
+select '<named>', '', c.relname::pg_catalog.text, case when c.relkind operator(pg_catalog.=) 'm' then 'm' else 'r' end,
+    c.oid::pg_catalog.text, '', '', '', '', null
 from pg_catalog.pg_class c
 where c.oid operator(pg_catalog.>=) <first>::pg_catalog.oid
     and (c.relkind operator(pg_catalog.=) any ('{v,m,c}'::pg_catalog."char"[])

@@ -120,6 +120,8 @@ def test_a_preview_calls_nothing_that_nobody_has_approved(here: Stage) -> None:
         "delete from shop.settings s where s.doomed",
         "delete from shop.settings where key === 'vat'",
         "delete from shop.settings s using shop.calling c where s.key = c.key",
+        "delete from shop.settings s where shop.settled(s.key)",
+        "delete from shop.settings s where s.key in (select key from shop.settled_keys())",
     ],
 )
 def test_nor_what_stands_behind_other_names(here: Stage, statement: str) -> None:
@@ -132,6 +134,9 @@ def test_nor_what_stands_behind_other_names(here: Stage, statement: str) -> None
         create function shop.doomed(line shop.settings) returns boolean language sql as 'select shop.calls(line.key)';
         create function shop.same(a text, b text) returns boolean language sql as 'select shop.calls(a)';
         create operator public.=== (leftarg = text, rightarg = text, function = shop.same);
+        create function shop.settled(key text) returns boolean language plpgsql stable as 'begin return shop.calls(key); end';
+        create function shop.settled_keys() returns setof text language sql stable
+            as 'select key from shop.settings where shop.calls(key)';
         create view shop.calling as select key from shop.settings where shop.calls(key);
     """)
     asked = here.ask(statement)
