@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from threading import Event
 
+import psycopg
+
 from dbshield.backup import fingerprint, look
 from dbshield.backup.engine import Task
 from dbshield.backup.logical import NOW, SCHEMA, joined, schema_text
 from dbshield.backup.record import BaseRecord, Canary, DatabaseRecord, Record, SequenceRecord, TableRecord
 from dbshield.backup.source import Connection, told
-from dbshield.backup.still import Moment
+from dbshield.backup.still import Moment, unlocked_sequences
 from dbshield.errors import BackupError
 
 UNLOGGED = "an unlogged table: recovery empties it"
@@ -37,18 +39,23 @@ def database(task: Task, name: str, found: Moment) -> DatabaseRecord:
     """One database at the moment; without one, what there is in it, and nothing counted."""
     if name not in found.views:
         with task.source.connect(name) as connection, told(f"the database {name}"):
-            there = fingerprint.relations(connection)
+            # Whoever kept us from counting may have their lock still: nothing waits for it.
+            there = fingerprint.relations(connection, sized=False)
+            try:
+                now = unlocked_sequences(connection, unlogged=False)
+            except psycopg.errors.LockNotAvailable:
+                now = ()
             return DatabaseRecord(
                 **look.database(connection),
                 tables=tuple(_left_out(relation, "no moment was found to count it at") for relation in there),
-                sequences=_sequences(found.sequences[name], connection),
+                sequences=_sequences(found.sequences[name], now),
                 schema_sha256="",
             )
     connection, snapshot = found.views[name]
     with told(f"the database {name}"):
         facts = look.database(connection)
         wanted = fingerprint.relations(connection)
-        numbers = _sequences(found.sequences[name], connection)
+        numbers = _sequences(found.sequences[name], fingerprint.sequences(connection, unlogged=False))
         counted = _counted(task, name, snapshot, [relation for relation in wanted if not relation.unlogged])
     target = task.work.make(f"schema-{facts['folder']}") / SCHEMA
     schema_text(task.programs, task.source, name, work=task.work, target=target, snapshot=snapshot)
@@ -77,10 +84,10 @@ def _counted(task: Task, name: str, snapshot: str, wanted: Sequence[fingerprint.
     return counted
 
 
-def _sequences(before: Sequence[SequenceRecord], connection: Connection) -> tuple[SequenceRecord, ...]:
+def _sequences(before: Sequence[SequenceRecord], after: Sequence[SequenceRecord]) -> tuple[SequenceRecord, ...]:
     """Those read before the moment, without what was dropped or set back since: that may have been before the moment too. And
     without those that are not logged, as serial columns of unlogged tables have since 15: recovery sets them back."""
-    now = {(sequence.schema, sequence.name): sequence.last for sequence in fingerprint.sequences(connection, unlogged=False)}
+    now = {(sequence.schema, sequence.name): sequence.last for sequence in after}
     return tuple(
         sequence
         for sequence in before

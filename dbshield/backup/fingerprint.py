@@ -53,19 +53,23 @@ PINNED = {
 SINCE_17 = {"transaction_timeout": "0"}
 
 TABLES = """
-    select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u', pg_table_size(c.oid),
-        (select e.extname::text from pg_depend d join pg_extension e on e.oid = d.refobjid
-            where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.refclassid = 'pg_extension'::regclass
-            and d.deptype = 'e' limit 1),
+    select c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u',
+        case when %s and c.relkind = 'r' and x.extname is null then pg_table_size(c.oid) else 0 end, x.extname,
         (select array_agg(a.attname::text order by k.place)
             from pg_index i cross join unnest(i.indkey) with ordinality k(attnum, place)
             join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
             where i.indrelid = c.oid and i.indisprimary and k.place <= i.indnkeyatts)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    left join lateral (
+        select e.extname::text from pg_depend d join pg_extension e on e.oid = d.refobjid
+        where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+        limit 1
+    ) x on true
     where c.relkind in ('r', 'm', 'f') and c.relpersistence <> 't'
         and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
     order by 2, 3
 """
+"""The size of what is not counted is not asked for: that would wait for whoever refreshes a view."""
 SEQUENCES = """
     select s.schemaname::text, s.sequencename::text, s.last_value, c.relpersistence = 'u'
     from pg_sequences s join pg_namespace n on n.nspname = s.schemaname
@@ -124,13 +128,16 @@ def pin(connection: Connection) -> None:
         connection.execute("select set_config(%s, %s, true)", [name, value])
 
 
-def relations(connection: Connection) -> tuple[Relation, ...]:
-    """Every table of the database, foreign ones and materialized views as well."""
+def relations(connection: Connection, *, sized: bool = True) -> tuple[Relation, ...]:
+    """Every table of the database, foreign ones and materialized views as well.
+
+    Without `sized` all have no bytes, and no lock that somebody holds is waited for.
+    """
     found = [
         Relation(
             oid=oid, schema=schema, name=name, kind=kind, unlogged=unlogged, bytes=size, extension=extension, key=tuple(key or ())
         )
-        for oid, schema, name, kind, unlogged, size, extension, key in connection.execute(TABLES)
+        for oid, schema, name, kind, unlogged, size, extension, key in connection.execute(TABLES, [sized])
     ]
     count, readable, size = connection.execute(LARGE_OBJECTS).fetchone() or (0, False, 0)
     if count:

@@ -43,6 +43,8 @@ START_SECONDS = 3600.0
 STANDSTILL = 600.0
 """Seconds without any progress of the replay after which nobody waits on."""
 POLL = 0.2
+MIN_WAL_MB, MAX_WAL_MB = 80, 1024
+"""What min_wal_size and max_wal_size are where nobody says anything (PostgreSQL manual, "WAL Configuration")."""
 STATE = """
     select pg_is_in_recovery(), pg_get_wal_replay_pause_state() = 'paused', pg_last_wal_replay_lsn()::text,
         pg_last_xact_replay_timestamp()
@@ -202,6 +204,7 @@ def _settings(order: Order, wal: Path) -> Mapping[str, str]:
     return {
         **quiet(order.binaries.major),
         **at_least,
+        **_room_for_wal(order.record),
         "config_file": str(order.cluster / "postgresql.conf"),
         "hot_standby": "on",
         "primary_conninfo": "",
@@ -209,6 +212,12 @@ def _settings(order: Order, wal: Path) -> Mapping[str, str]:
         "fsync": "off",
         "full_page_writes": "off",
     }
+
+
+def _room_for_wal(kept: Record) -> Mapping[str, str]:
+    """A server whose segments are large does not start with the usual bounds: both have to be two of them at least."""
+    least = 2 * (kept.base.segment_size >> 20) if kept.base is not None else 0
+    return {name: f"{max(least, usual)}MB" for name, usual in (("min_wal_size", MIN_WAL_MB), ("max_wal_size", MAX_WAL_MB))}
 
 
 def _superuser(kept: Record) -> str:

@@ -25,6 +25,7 @@ SEARCH_TIME = 60.0
 """Seconds for which a moment is looked for."""
 LOCK_TIMEOUT = "10s"
 """How long we wait for somebody who has locked a table for themselves; whoever comes after us waits as long."""
+LOCKED = f"a table or a sequence was locked by somebody else for longer than {LOCK_TIMEOUT}"
 SETTLED = 1.0
 """Seconds that no transaction spends between writing its commit and being over, unless it waits for the disk or a standby."""
 BEGIN = "begin isolation level repeatable read, read only"
@@ -95,16 +96,17 @@ class _Search:
         self._began = time.monotonic()
 
     def run(self) -> Moment:
-        numbers = {name: fingerprint.sequences(connection) for name, connection in self._viewers.items()}
+        numbers: Mapping[str, tuple[SequenceRecord, ...]] | None = None
         start = moment.lsn(_one(self._teller, HERE))
         earlier = View.parse(_one(self._teller, SEEN))
         while True:
-            reason = self._lock()
+            numbers = numbers or self._numbers()
+            reason = self._lock() if numbers is not None else LOCKED
             views = [] if reason else self._look()
             exported = self._export(views) if views else {}
             marker = int(_one(self._teller, MARK, self._label))
             ends = self._ends_until(start, marker)
-            if exported:
+            if exported and numbers is not None:
                 place = moment.target(views, ends)
                 if place is None:
                     reason = "transactions ended in another order than the WAL has them, each time that it was looked"
@@ -115,9 +117,16 @@ class _Search:
             if time.monotonic() - self._began > SEARCH_TIME:
                 commit = next(end.lsn for end in ends if end.committed and end.xid == marker % moment.XIDS)
                 reason = reason or "tables were made faster than they could be locked"
-                return Moment(lsn=commit, views={}, sequences=numbers, inexact=reason)
+                return Moment(lsn=commit, views={}, sequences=numbers or dict.fromkeys(self._viewers, ()), inexact=reason)
             for connection in self._viewers.values():
                 connection.execute("rollback")
+
+    def _numbers(self) -> Mapping[str, tuple[SequenceRecord, ...]] | None:
+        """The sequences of each database; nothing while somebody has locked one."""
+        try:
+            return {name: unlocked_sequences(connection) for name, connection in self._viewers.items()}
+        except psycopg.errors.LockNotAvailable:
+            return None
 
     def _lock(self) -> str:
         """Lock what is not locked yet; why that did not work, or nothing."""
@@ -127,7 +136,7 @@ class _Search:
         except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
             for keeper in self._keepers.values():
                 keeper.release()
-            return f"a table was locked by somebody else for longer than {LOCK_TIMEOUT}"
+            return LOCKED
         return ""
 
     def _look(self) -> list[View]:
@@ -189,7 +198,16 @@ class _Keeper:
 
 def _counted(connection: Connection) -> list[fingerprint.Relation]:
     """Tables that can be locked and are counted; large objects are in a table that nobody truncates."""
-    return [relation for relation in fingerprint.relations(connection) if not relation.reason and relation.oid]
+    return [relation for relation in fingerprint.relations(connection, sized=False) if not relation.reason and relation.oid]
+
+
+def unlocked_sequences(connection: Connection, *, unlogged: bool = True) -> tuple[SequenceRecord, ...]:
+    """The sequences of a database, by a connection in no transaction. psycopg's LockNotAvailable where one is locked for long."""
+    connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+    try:
+        return fingerprint.sequences(connection, unlogged=unlogged)
+    finally:
+        connection.execute("reset lock_timeout")
 
 
 def _one(connection: Connection, query: str, *parameters: object) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from support.backups import Backups, backups_of
-from support.clusters import server_with_wal
+from support.clusters import WITH_WAL, a_cluster, server_with_wal
 from support.servers import SETTINGS, SOURCES, Server
 
 from dbshield.cluster import Cluster, temporary_folder
@@ -63,6 +65,19 @@ def ground() -> Iterator[Path]:
     folder = temporary_folder("dbshield-awkward-")
     yield folder
     shutil.rmtree(folder)
+
+
+@contextmanager
+def large_segments(major: int) -> Iterator[Server]:
+    """A server whose WAL segments are of 64 MB, as RDS has them: one does not start on its data with the usual settings."""
+    settings = {**WITH_WAL, "min_wal_size": "128MB"}
+    hba = ("local replication postgres peer map=dbshield", "local replication all scram-sha-256")
+    with a_cluster(major, settings, hba) as cluster:
+        cluster.ensure()
+        program = cluster.binaries.program("pg_resetwal")
+        subprocess.run([program, "--wal-segsize=64", cluster.data], check=True, capture_output=True, **cluster.account.process())
+        cluster.start(tethered=True, throwaway=True)
+        yield Server(major=major, cluster=cluster, passwords={}, ca=Path("/nonexistent"))
 
 
 def create(server: Server, name: str, *, through: str = "postgres", text: str = "", **options: str) -> None:
@@ -120,7 +135,7 @@ def test_a_dump_has_all_of_it(server18: Server, tmp_path: Path, ground: Path) ->
 
 
 def test_a_base_backup_is_judged_by_what_recovery_keeps(server18: Server, tmp_path: Path, ground: Path) -> None:
-    with server_with_wal(18) as source:
+    with large_segments(18) as source:
         create(source, "shop", text=UNLOGGED + FOREIGN + NO_EXTENSION + LOGINS)
         # What everything else connects to.
         with source.connect("shop") as admin:

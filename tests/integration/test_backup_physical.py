@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,14 +22,17 @@ from support.waiting import until
 
 from dbshield.backup import moment, sealing, still
 from dbshield.backup.catalogue import Catalogue
+from dbshield.backup.engine import Silent
 from dbshield.backup.logical import measured
 from dbshield.backup.moment import End
 from dbshield.backup.reader import Reader
 from dbshield.backup.record import Record, compare_sequences, compare_tables, from_tree
 from dbshield.backup.repository import Repository
+from dbshield.backup.run import take
 from dbshield.backup.source import Source
 from dbshield.backup.store import Folder
 from dbshield.cluster import Cluster
+from dbshield.config import load_config
 
 NAME = "bench"
 TABLES = """
@@ -301,3 +305,18 @@ def test_where_no_moment_is_found_that_is_said(walled: Server, monkeypatch: pyte
         assert not found.views
         assert found.inexact.startswith("transactions ended in another order")
         assert set(found.sequences) == {NAME}
+
+
+@pytest.mark.one_server
+def test_who_locks_a_table_for_long_keeps_no_snapshot_from_being_made(backups: Backups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As VACUUM FULL does for hours: nothing can be counted, and what was backed up is kept all the same."""
+    monkeypatch.setattr(still, "SEARCH_TIME", 0.0)
+    monkeypatch.setattr(still, "LOCK_TIMEOUT", "200ms")
+    config = load_config(backups.config)
+    with backups.server.connect(NAME) as someone, backups.store() as store:
+        for statement in ("lock table open_ in access exclusive mode", "alter sequence acked_n_seq rename to acked_n"):
+            with someone.transaction(force_rollback=True):
+                someone.execute(statement.encode())
+                made = take(config, "nightly", store, clock=lambda: datetime.now(UTC), progress=Silent())
+            assert made.record.base is not None
+            assert made.record.base.inexact.startswith("a table or a sequence was locked by somebody else")
