@@ -76,12 +76,14 @@ def dump_structure(program: Path, dsn: str, relations: Sequence[Relation], *, se
     return _without_restrict(done.stdout)
 
 
-def without_attaching(script: bytes, partitions: Iterable[Partition], section: str) -> bytes:
-    """The script without the statements that attach these partitions and their indexes to a parent that stays.
+def without_attaching(script: bytes, partitions: Iterable[Partition], section: str) -> tuple[bytes, list[str]]:
+    """The script without the statements that attach these partitions and their indexes to a parent that stays; and what was taken
+    out of it that is to be run when they are attached: the states of triggers, which come from the parent.
 
     pg_dump attaches a partition while it has no index yet, and the parent, which has its own already, would make them a second
     time. Attached last, it brings its indexes. ClusterError where the statement is not found exactly once.
     """
+    later: list[str] = []
     for partition in partitions:
         if section == "pre-data":
             name = re.escape(partition.name.encode())
@@ -96,7 +98,12 @@ def without_attaching(script: bytes, partitions: Iterable[Partition], section: s
             for index in partition.indexes:
                 name = re.escape(index.encode())
                 script = re.sub(rb"^ALTER INDEX [^\n]+ ATTACH PARTITION " + name + rb";\n", b"", script, flags=re.M)
-    return script
+            states = re.compile(
+                rb"^ALTER TABLE " + re.escape(partition.name.encode()) + rb" (?:DISABLE|ENABLE[A-Z ]*) TRIGGER [^\n]+;\n", re.M
+            )
+            later += [state.decode() for state in states.findall(script)]
+            script = states.sub(b"", script)
+    return script, later
 
 
 def _without_restrict(script: bytes) -> bytes:

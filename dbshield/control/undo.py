@@ -29,6 +29,7 @@ from dbshield.control.execution import check_server, one, opened
 from dbshield.control.undo_files import BLOCK, UndoError, read_manifest
 from dbshield.control.undo_order import in_order, put_off
 from dbshield.control.undo_points import pin
+from dbshield.control.undo_rights import without_default_rights
 from dbshield.control.undo_rows import Rows
 from dbshield.control.witness import Connection
 from dbshield.errors import DbshieldError, Refused
@@ -109,6 +110,8 @@ class _Undo:
         if conflicts:
             connection.execute("rollback")
             raise UndoConflict(self._manifest["approval"], conflicts)
+        makes = self._manifest["first"] or self._manifest["gone"]
+        rights_as_before = without_default_rights(connection) if makes else []
         connection.execute("set local check_function_bodies = off")
         for text in self._manifest["first"]:
             connection.execute(text)
@@ -125,6 +128,8 @@ class _Undo:
             connection.execute(text)
         for view in self._manifest["views"]:
             connection.execute(sql.SQL("refresh materialized view {}").format(_identifier(view)))
+        for text in rights_as_before:
+            connection.execute(text)
         connection.execute("set constraints all immediate")
         left = tuple(remark for rows in groups for remark in rows.left)
         connection.execute("commit")

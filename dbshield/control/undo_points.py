@@ -78,7 +78,7 @@ class UndoPoint:
     def save_structure(self, losses: Losses) -> None:
         """Saves what goes as a whole. The worker took the statement back, keeps writers away, and is in no subtransaction."""
         self._content["gone"] = [_named(relation) for relation in losses.gone]
-        made = definitions(self._worker, losses.parts)
+        made = definitions(self._worker, losses.parts, [relation.oid for relation in losses.gone])
         self._content["first"], self._content["last"] = list(made.first), list(made.last)
         for relation in (*losses.gone, *losses.emptied):
             if relation.kind == "S":
@@ -94,8 +94,10 @@ class UndoPoint:
             partitions = self._partitions(losses)
             for section in ("pre-data", "post-data"):
                 script = dump_structure(program, self._dsn, losses.gone, section=section, snapshot=snapshot)
+                script, later = without_attaching(script, partitions, section)
+                self._content["attach"] += later
                 with self._folder.file(f"{section}.sql") as write:
-                    write(without_attaching(script, partitions, section))
+                    write(script)
 
     def _partitions(self, losses: Losses) -> list[Partition]:
         """Partitions that go while what they are a part of stays: attached last, when they have the indexes that it asks for."""

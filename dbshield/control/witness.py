@@ -36,7 +36,6 @@ OWNERS: Final[Mapping[str, str]] = {
     "pg_policy": "polrelid",
     "pg_rewrite": "ev_class",
     "pg_sequence": "seqrelid",
-    "pg_statistic_ext": "stxrelid",
     "pg_trigger": "tgrelid",
     "pg_type": "typrelid",
 }
@@ -80,7 +79,10 @@ UNIMPORTANT: Final = frozenset(
 """Columns that change without anything being lost: counters, and what other lines say as well."""
 
 PARTS: Final = frozenset(
-    {"pg_attrdef", "pg_class", "pg_constraint", "pg_index", "pg_namespace", "pg_proc", "pg_rewrite", "pg_trigger"}
+    {
+        *("pg_attrdef", "pg_class", "pg_constraint", "pg_index", "pg_namespace", "pg_proc", "pg_rewrite", "pg_statistic_ext"),
+        "pg_trigger",
+    }
 )
 """Catalogues whose lines can be made again one by one, see `dbshield.control.definitions`."""
 
@@ -313,11 +315,12 @@ class Witness:
         covered = {line.oid for line in lines if line.owner in owners} | owners
         # The array type of a row type.
         covered |= {line.oid for line in lines if line.catalogue == "pg_type" and int(line.values["was"]["typelem"]) in covered}
+        described = covered | {line.oid for line in lines if line.catalogue == "pg_statistic_ext"}
         parts, uncovered = [], []
         for line in lines:
             if line.owner in owners or (line.oid and line.oid in covered) or not _gone_or_differs(line):
                 continue
-            if line.catalogue in NOTES and int(line.values["was"]["objoid"]) in covered:
+            if line.catalogue in NOTES and int(line.values["was"]["objoid"]) in described:
                 continue
             if line.catalogue == "pg_index" or (line.catalogue == "pg_trigger" and line.values["was"]["tgisinternal"]):
                 continue  # Lines of pg_class and pg_constraint say the same.

@@ -70,6 +70,18 @@ EXTRAS = """
     comment on index shop.members_by is 'for the report';
     alter table shop.members cluster on members_by;
     alter table shop.members replica identity using index members_only;
+    create function shop.seen() returns trigger language plpgsql as $$ begin return null; end $$;
+    create trigger events_seen after update on shop.events for each row execute function shop.seen();
+    alter table shop.events_2026_01 disable trigger events_seen;
+    create constraint trigger tree_seen after update on shop.tree deferrable for each row execute function shop.seen();
+    create index events_kind on shop.events (kind);
+    create statistics shop.order_kinds (dependencies) on customer_id, status from shop.orders;
+    comment on statistics shop.order_kinds is 'for the planner';
+    alter sequence shop.ticket owned by shop.tickets.id;
+    alter default privileges in schema shop grant select, insert on tables to public;
+    alter default privileges in schema shop grant all on sequences to public;
+    alter default privileges grant execute on functions to reporting;
+    alter default privileges revoke execute on functions from public;
 """
 
 UNDONE = {
@@ -85,6 +97,10 @@ UNDONE = {
     "drop materialized view": "drop materialized view shop.sales_by_day",
     "drop index": "drop index shop.orders_customer",
     "drop index with all that is said of it": "drop index shop.members_by; drop index shop.members_only",
+    "drop index of partitions": "drop index shop.events_kind",
+    "drop statistics": "drop statistics shop.order_kinds",
+    "drop trigger of partitions": "drop trigger events_seen on shop.events",
+    "drop function of a constraint trigger": "drop function shop.seen() cascade",
     "drop sequence cascade": "drop sequence shop.ticket cascade",
     "drop function": "drop function shop.order_count(integer)",
     "drop function cascade": "drop function shop.count_customers() cascade",

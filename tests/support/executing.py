@@ -44,6 +44,14 @@ MORE_FACTS = {
     "what an index is for": """select indexrelid::regclass::text, indisclustered::text || indisreplident || array(
         select attstattarget from pg_attribute where attrelid = indexrelid and attstattarget >= 0)::text
         from pg_index where indexrelid::regclass::text ~ '^(shop|archive)[.]'""",
+    "right on an object": """select oid::regclass::text, relacl::text from pg_class where relacl is not null
+        and oid::regclass::text ~ '^(shop|archive)[.]'
+        union all select oid::regprocedure::text, proacl::text from pg_proc where pronamespace >= 16384 and proacl is not null
+        union all select oid::regclass || ' by default', 'none' from pg_class where relacl is null
+        and oid::regclass::text ~ '^(shop|archive)[.]'""",
+    "state of a trigger": """select tgrelid::regclass || '.' || tgname, tgenabled::text from pg_trigger
+        where not tgisinternal and tgrelid::regclass::text ~ '^(shop|archive)[.]'""",
+    "statistics": "select stxname, pg_get_statisticsobjdef(oid) from pg_statistic_ext",
     "owner of a function": "select oid::regprocedure::text, proowner::regrole::text from pg_proc where pronamespace >= 16384",
 }
 """What the oracle of the cases does not look at, and an undo has to bring back."""

@@ -27,11 +27,15 @@ def test_a_partition_is_attached_later() -> None:
         b"ALTER TABLE ONLY shop.e1 ATTACH PARTITION shop.e11 DEFAULT;\n"
     )
     kept = b"CREATE TABLE shop.e1 ();\nALTER TABLE ONLY shop.e1 ATTACH PARTITION shop.e11 DEFAULT;\n"
-    assert without_attaching(script, [PARTITION], "pre-data") == kept
+    assert without_attaching(script, [PARTITION], "pre-data") == (kept, [])
     indexes = (
         b"ALTER INDEX shop.e_pkey ATTACH PARTITION shop.e1_pkey;\nALTER INDEX shop.e1_pkey ATTACH PARTITION shop.e11_pkey;\n"
     )
-    assert without_attaching(indexes, [PARTITION], "post-data") == indexes.splitlines(keepends=True)[1]
+    states = b"ALTER TABLE shop.e1 DISABLE TRIGGER t;\nALTER TABLE shop.e1 ENABLE ALWAYS TRIGGER u;\n"
+    others = indexes.splitlines(keepends=True)[1] + b"ALTER TABLE shop.e11 DISABLE TRIGGER t;\n"
+    kept, later = without_attaching(indexes + states + others, [PARTITION], "post-data")
+    assert kept == indexes.splitlines(keepends=True)[1] + others
+    assert later == states.decode().splitlines(keepends=True)
 
 
 def test_a_script_without_the_attaching_is_not_trusted() -> None:
