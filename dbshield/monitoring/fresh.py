@@ -32,18 +32,30 @@ class Fresh(Generic[T]):
         self._seen_at = float("-inf")
         self._log: Any = structlog.get_logger("dbshield.monitoring")
 
-    def get(self) -> T | None:
-        """What was seen lately; nothing where the look failed, or is not over yet."""
+    def begin(self) -> None:
+        """Looks, where nothing is known that is fresh; whoever asks for several begins them all before waiting for one."""
         with self._lock:
-            if time.monotonic() - self._seen_at <= self._age:
+            self._begin()
+
+    def get(self, *, until: float | None = None) -> T | None:
+        """What was seen lately; nothing where the look failed, or is not over yet: after the patience, or at this time of
+        `time.monotonic`."""
+        with self._lock:
+            running = self._begin()
+            if running is None:
                 return self._seen
-            if self._running is None:
-                self._running = threading.Event()
-                threading.Thread(target=self._work, args=[self._running], daemon=True).start()
-            running = self._running
-        running.wait(self._patience)
+        running.wait(self._patience if until is None else max(0.0, until - time.monotonic()))
         with self._lock:
             return self._seen if time.monotonic() - self._seen_at <= self._age else None
+
+    def _begin(self) -> threading.Event | None:
+        """With the lock held: what to wait for, or nothing where what was seen is fresh."""
+        if time.monotonic() - self._seen_at <= self._age:
+            return None
+        if self._running is None:
+            self._running = threading.Event()
+            threading.Thread(target=self._work, args=[self._running], daemon=True).start()
+        return self._running
 
     def _work(self, done: threading.Event) -> None:
         seen: T | None = None

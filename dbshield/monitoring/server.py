@@ -28,7 +28,7 @@ from dbshield.monitoring import upstreams
 from dbshield.monitoring.asked import AskedByName
 from dbshield.monitoring.exposition import exposed
 from dbshield.monitoring.facts import facts
-from dbshield.monitoring.fresh import Fresh
+from dbshield.monitoring.fresh import PATIENCE, Fresh
 from dbshield.monitoring.health import health, readiness, turning
 from dbshield.monitoring.prompt import prompt
 from dbshield.store.database import Database
@@ -57,6 +57,8 @@ class Monitor:
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """The text for Prometheus, and its media type."""
+        self._facts.begin()
+        asked = self.upstreams()
         readings = [read(board) for board in self._boards]
         now = time.monotonic()
         standing = [reading for reading in readings if turning(reading, now)]
@@ -69,7 +71,7 @@ class Monitor:
             ("dbshield_worker_starts_total", ()): float(sum(reading.starts for reading in readings)),
             ("dbshield_control_database_up", ()): float(known is not None),
         }
-        for name, up in self.upstreams().items():
+        for name, up in asked.items():
             if up is not None:
                 values["dbshield_upstream_up", (name,)] = float(up)
         values |= known or {}
@@ -79,8 +81,12 @@ class Monitor:
         return exposed(values, histograms, accept)
 
     def upstreams(self) -> dict[str, bool | None]:
-        """Of each environment whether its server answers; nothing where it is not known yet."""
-        return {name: ping.get() for name, ping in self._pings.items()}
+        """Of each environment whether its server answers; nothing where it is not known yet. All are asked at once: several that
+        hang would otherwise take longer than a Prometheus waits, and a probe of another environment."""
+        for ping in self._pings.values():
+            ping.begin()
+        until = time.monotonic() + PATIENCE
+        return {name: ping.get(until=until) for name, ping in self._pings.items()}
 
     def healthz(self, request: Request) -> Response:
         answer = health([read(board) for board in self._boards], time.monotonic())
