@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +24,7 @@ from dbshield.cli.common import ConfigOption, JsonOption
 from dbshield.cli.options import AnyEnvironmentOption, now, open_database, person, read_settings
 from dbshield.cli.output import answer, date, headline, remark, say, table, visible
 from dbshield.cli.progress import shown
+from dbshield.cli.stopping import stoppable
 from dbshield.config import Config
 from dbshield.control import audit_store
 from dbshield.errors import BackupError, ConfigError, DbshieldError
@@ -68,7 +67,7 @@ def backup(
         return
     settings = read_settings(config)
     name, chosen = plan_named(settings, plan)
-    with open_database(settings) as database, _stoppable(), shown(quiet=json) as progress:
+    with open_database(settings) as database, stoppable(), shown(quiet=json) as progress:
         try:
             made = take(settings, name, database, clock=now, progress=progress)
         except DbshieldError as error:
@@ -256,20 +255,6 @@ def _noted(database: Database, **fields: Any) -> None:
         audit_store.record(database, kind="backup", person=person(), **fields)
     except DbshieldError as error:
         remark(f"remark: the audit could not be written: {error.message}")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends a backup in order: what was written is removed, and the catalogue says so."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _state(catalogue: Catalogue, snapshot: Snapshot) -> str:

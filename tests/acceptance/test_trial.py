@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,25 @@ def seen_by(dsn: str) -> tuple[str, int] | None:
             return conn.execute("select current_user::text, count(*) from orders").fetchone()
     except psycopg.OperationalError:
         return None
+
+
+def check_that_the_trial_is_found(cli: Callable[..., Any]) -> None:
+    """What stands in no file is found by those who look, too, and what the doctor says that should be done can be done."""
+    assert cli("policy", "show", "-e", "trial", "--agent", "demo")["environment"] == "trial"
+    looked = cli("doctor", codes={0, 1})
+    assert (looked["environments"], looked["unreached"]) == (["trial"], [])
+    assert not [each for each in looked["findings"] if each["check"] in {"look.connect", "look.rights"}]
+    assert [each["open"] for each in cli("guard", "install", "-e", "trial")] == [[]]
+    own = cli("agent", "create", "claude", "-e", "trial", "-a", "write")
+    assert until(lambda: seen_by(own["dsn"]) == ("dbshield_trial_claude", 1000))
+
+
+def check_that_a_second_one_is_refused(place: Path, environment: Mapping[str, str]) -> None:
+    """It would exchange the password of the trial's role under the first one, and stop the server when it ends."""
+    elsewhere = {**environment, "DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}
+    second = run_command(["up"], cwd=place, env=elsewhere, timeout=90)
+    assert (second.returncode, second.stdout) == (2, ""), "no token is made that would be for nothing"
+    assert "another `dbshield up` runs the database to try" in second.stderr
 
 
 def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place: Path) -> None:
@@ -83,24 +102,8 @@ def test_what_is_held_on_a_trial_is_decided_and_undone_by_the_command_line(place
             assert conn.execute("select count(*) from orders").fetchone() == (1000,)
         assert cli("audit", "verify")["verdict"] == "whole"
 
-        # What stands in no file is found by those who look, too.
-        assert cli("policy", "show", "-e", "trial", "--agent", "demo")["environment"] == "trial"
-        looked = cli("doctor", codes={0, 1})
-        assert (looked["environments"], looked["unreached"]) == (["trial"], [])
-        assert not [each for each in looked["findings"] if each["check"] in {"look.connect", "look.rights"}]
-
-        # What the doctor says that should be done can be done: there is an administrator.
-        assert [each["open"] for each in cli("guard", "install", "-e", "trial")] == [[]]
-        own = cli("agent", "create", "claude", "-e", "trial", "-a", "write")
-        assert until(lambda: seen_by(own["dsn"]) == ("dbshield_trial_claude", 1000))
-
-        # A second one would exchange the password of the trial's role, and stop the server when it ends.
-        second = run_command(
-            ["up"], cwd=place, env=environment | {"DBSHIELD_PROXY__LISTEN": f"127.0.0.1:{free_port()}"}, timeout=90
-        )
-        assert second.returncode == 2
-        assert "another `dbshield up` runs the database to try" in second.stderr
-        assert second.stdout == "", "no token is made that would be for nothing"
+        check_that_the_trial_is_found(cli)
+        check_that_a_second_one_is_refused(place, environment)
         with psycopg.connect(found[1]) as conn:
             assert conn.execute("select count(*) from orders").fetchone() == (1000,)
     finally:
