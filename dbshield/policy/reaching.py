@@ -125,13 +125,15 @@ from (
 union all
 select '<named>', '', c.relname::pg_catalog.text, case when c.relkind operator(pg_catalog.=) 'm' then 'm' else 'r' end,
     c.oid::pg_catalog.text, '', '', '', '', null
-from pg_catalog.pg_class c
+from (
+    select v.oid from pg_catalog.pg_class v where v.relkind operator(pg_catalog.=) any ('{v,m,c}'::pg_catalog."char"[])
+    union
+    select y.polrelid from pg_catalog.pg_policy y
+    union
+    select d.objid from pg_catalog.pg_depend d where d.classid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+        and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+) named join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) named.oid
 where c.oid operator(pg_catalog.>=) <first>::pg_catalog.oid
-    and (c.relkind operator(pg_catalog.=) any ('{v,m,c}'::pg_catalog."char"[])
-        or exists (select from pg_catalog.pg_policy y where y.polrelid operator(pg_catalog.=) c.oid)
-        or exists (select from pg_catalog.pg_depend d where d.objid operator(pg_catalog.=) c.oid
-            and d.classid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-            and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass))
 union all
 select '<named>', '', t.typname::pg_catalog.text, 't', t.oid::pg_catalog.text, '', '', '', '', null from pg_catalog.pg_type t
 where t.oid operator(pg_catalog.>=) <first>::pg_catalog.oid and t.typrelid operator(pg_catalog.=) 0
