@@ -29,7 +29,6 @@ revoke all on dbshield_backup.canary from public;
 GRANT = sql.SQL(
     "grant usage on schema dbshield_backup to {role}; grant select, insert, delete on dbshield_backup.canary to {role}"
 )
-REMOVE = "drop schema if exists dbshield_backup cascade"
 WRITE = """
     insert into dbshield_backup.canary (snapshot, moment) values (%s, %s)
     returning to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')

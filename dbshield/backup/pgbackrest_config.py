@@ -23,7 +23,6 @@ from dbshield.errors import ConfigError
 PLACES = (Path("/etc/pgbackrest/pgbackrest.conf"), Path("/etc/pgbackrest.conf"))
 INCLUDED = Path("/etc/pgbackrest/conf.d")
 DEFAULT_REPOSITORY = "/var/lib/pgbackrest"
-HOSTED = ("host", "host-cmd")
 PREFIX = "PGBACKREST_"
 
 

@@ -19,7 +19,6 @@ from dbshield.model import AccessLevel
 
 AGENTS_ROLE = "dbshield_agents"
 """The group that the guard knows agents by."""
-GUARD_SCHEMA = "dbshield"
 
 
 @unique
