@@ -38,6 +38,8 @@ BRIEF: Final = 1.0
 """Seconds that a database's first session must stand; what is over before needs no connection beside it."""
 SETTLE: Final = 0.1
 """Seconds between a notification and the reading; a migration sends many in a row."""
+REST: Final = 4.0
+"""Between two readings lies so many times what the first one took: a large catalogue takes a while, and anybody may notify."""
 AFTER_STATEMENT: Final = (0.2, 1.0, 5.0)
 """Seconds from the judgement of a statement to the readings after it, which nobody tells when it commits."""
 LONGEST_PAUSE: Final = 30.0
@@ -175,10 +177,13 @@ class _Watcher:
             # What another cluster's functions do says nothing of the one that sessions stand with.
             self._meets(login.environment, read_identity(await link.ask(IDENTITY_QUERY)))
             await link.ask(f"listen {CHANNEL}")
+            now = asyncio.get_running_loop().time
             while True:
+                began = now()
                 self._judges.learn(login, self._database, await link.ask(CATALOGUE_QUERY))
+                rested = now() + REST * (now() - began)
                 await self._wait(link)
-                await asyncio.sleep(SETTLE)
+                await asyncio.sleep(max(SETTLE, rested - now()))
         finally:
             if not server.inbox.lost:
                 server.transport.write(Terminate().encode())

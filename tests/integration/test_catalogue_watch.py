@@ -103,6 +103,31 @@ def test_a_trigger_that_somebody_else_makes_has_inserts_counted(shield: Shield) 
             assert time.monotonic() - began < AGE, "the clock would have told it by itself"
 
 
+def test_regression_who_notifies_all_the_time_has_it_read_no_more_often_than_it_can_be(shield: Shield) -> None:
+    """An agent that only reads kept a worker and the server busy with a large catalogue."""
+    idle = f"select count(*) {WATCHERS} and state = 'idle' and query like 'select p.oid%%'"
+    waits = f"select count(*) {WATCHERS} and wait_event_type = 'Lock' and query_start < clock_timestamp() - interval '0.5 s'"
+
+    def when(column: str) -> float:
+        return float(str(asked(shield, f"select extract(epoch from {column}) {WATCHERS}", APPLICATION_NAME)))
+
+    with shield.server.connect(shield.database) as admin, shield.connect("read") as agent:
+        assert until(lambda: asked(shield, idle, APPLICATION_NAME) == 1)
+        with admin.transaction():
+            admin.execute("lock table pg_catalog.pg_policy in access exclusive mode")
+            agent.execute("notify dbshield_catalogue")
+            assert until(lambda: asked(shield, waits, APPLICATION_NAME) == 1)
+        assert until(lambda: asked(shield, idle, APPLICATION_NAME) == 1)
+        began, ended = when("query_start"), when("state_change")
+
+        def again() -> bool:
+            agent.execute("notify dbshield_catalogue")
+            return when("query_start") > began
+
+        assert until(again, deadline=60)
+        assert when("query_start") - ended >= 3 * (ended - began)
+
+
 def test_a_function_of_somebody_else_takes_nothing_away(shield: Shield) -> None:
     """What is prepared stays prepared where nothing that it calls has changed."""
     insert = "insert into shop.settings values (gen_random_uuid()::text, 'x')"
