@@ -33,7 +33,7 @@ STYLES: Mapping[str, str] = {
 }
 GAP = 2
 """Columns of the terminal between two of a table."""
-ROOM = 20
+ROOM = 12
 """Columns that the last one of a table gets at least, where it needs as many."""
 """How words look on a terminal where they fill a cell or begin a headline."""
 
