@@ -18,6 +18,7 @@ import yaml
 from support.tools import find
 
 from dbshield.config import load_config
+from dbshield.config.text import template
 from docs import tree
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,19 @@ def test_what_grows_is_rotated() -> None:
     assert owners == {"dbshield"}
     assert "su dbshield dbshield" in text
     assert all(lines_of(unit, "StateDirectory") == ["dbshield"] for unit in UNITS)
+
+
+def test_the_page_puts_the_state_where_what_grows_is_rotated(tmp_path: Path) -> None:
+    """The account is not root, for which the default would be a folder below its home."""
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
+    assert "install -d -o dbshield -g dbshield -m 750 /etc/dbshield\n" in page, "init writes the file as that account"
+    (init,) = re.findall(r"sudo -u dbshield env (\S+) \S+/dbshield init --config (\S+)\n", page)
+    assert init == (f"DBSHIELD_STATE={STATE}", CONFIG)
+    (script,) = re.findall(rf"sed -i '(.+)' {CONFIG}\n", page)
+    file = tmp_path / "dbshield.toml"
+    file.write_text(template())
+    subprocess.run(["sed", "-i", script, file], check=True)
+    assert load_config(file).audit_file == Path(STATE) / "audit.jsonl"
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.parent.name)
