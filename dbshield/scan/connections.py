@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import parse_qsl, unquote
 
 from dbshield.scan.found import Found, Power, Target, literal
 
 _URL = re.compile(
-    r"""(?:jdbc:)?(?:postgres|postgresql|postgis|timescaledb|cockroachdb)(?:\+\w+)?://[^\s"'`<>\\]+""", re.IGNORECASE
+    r"""(?:jdbc:)?\b(?:postgres|postgresql|postgis|timescaledb|cockroachdb|cockroach|pgsql|psql|pg|ecto|alloydb|redshift)
+        (?:\+\w+)?://[^\s"'`<>\\]+ | \bjdbc:postgresql:[\w.-]*\?[^\s"'`<>\\]+""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _PLACE = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
 _PLACE_NAMED = re.compile(r"([^:]*):(?:port|\$\w+|\$?\{\w+\}|<\w+>|%\w+%)()", re.IGNORECASE)
 """A host and the name of its port, as a manual or a template has it: HOST:PORT, db:${DB_PORT}."""
+_GOES_ON = re.compile(r"(?:(?!://)\S){1,200}?@|\s(?:(?!://)[^@]){0,60}@[\w.-]+(?::\d+)?/")
+"""Behind a URL: a further @ of it, as behind a quote or a blank that stands in a password as it is."""
 _QUERY = re.compile(r"\?[A-Za-z_]+=")
 _PAIR = re.compile(
     r"""\b(hostaddr|hostname|host|server|port|dbname|database|db|user\s?name|user\s?id|uid|user|password|passwd|pwd)
@@ -26,9 +31,14 @@ _PAIR = re.compile(
 )
 _PGPASS = re.compile(r"^((?:[^:\\\s]|\\.)+):(\d{1,5}|\*):((?:[^:\\\s]|\\.)+):((?:[^:\\\s]|\\.)+):((?:[^:\\]|\\.)+)(:.*)?$")
 _ROLE = re.compile(
-    r"""\b(?:create|alter)\s+(?:role|user)\s+("(?:[^"]|"")+"|\w+)[^;']{0,200}?\bpassword\s+'((?:[^']|'')+)'""", re.IGNORECASE
+    r"""\b(?:create|alter)\s+(?:role|user)\s+("(?:[^"]|"")+"|\w+)[^;']{0,200}?
+        \bpassword\s+(?:e?'((?:[^']|'')+)'|\$(\w*)\$(.{1,200}?)\$\3\$)""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_SIGNS = re.compile(rf"://|pass|pwd|(?m:{_PGPASS.pattern})", re.IGNORECASE)
+_MAPPING = re.compile(r"""\boptions\s*\(([^;)]{0,300})\bpassword\s+'((?:[^']|'')+)'""", re.IGNORECASE)
+_MAPPED_USER = re.compile(r"""\buser\s+'((?:[^']|'')+)'""", re.IGNORECASE)
+_ESCAPED = re.compile(r"""\\(?:(["/])|u00([2-7][0-9a-fA-F]))""")
+_SIGNS = re.compile(rf":(?://|\\/)|pass|pwd|(?m:{_PGPASS.pattern})", re.IGNORECASE)
 """What stands in every text that any of the others match."""
 _WORDS = {
     "hostaddr": "host",
@@ -54,8 +64,14 @@ def find_connections(text: str, line: int, *, pgpass: bool = False) -> Iterator[
     for match in _URL.finditer(text):
         found = _url(match[0], line)
         if found is not None:
-            yield found
+            yield found if _is_whole(text, match) else replace(found, target=Target())
     keys = _keys(_URL.sub(" ", text))
+    if keys.get("password"):
+        # A URL beside them, as in an element of XML.
+        for match in _URL.finditer(text):
+            if (place := url_place(match[0])) is not None:
+                keys = {"host": place["host"], "port": place["port"], "dbname": place["database"], **keys}
+                keys = {key: value for key, value in keys.items() if value}
     if keys.get("password") and len(keys) > 1 and not {"host", "user", "dbname"}.isdisjoint(keys):
         yield Found(
             line=line,
@@ -67,9 +83,48 @@ def find_connections(text: str, line: int, *, pgpass: bool = False) -> Iterator[
         )
     yield from _pgpass(text, line, certain=pgpass)
     for match in _ROLE.finditer(text):
-        if secret := literal(match[2].replace("''", "'")):
+        if secret := literal(match[4] or match[2].replace("''", "'")):
             role = match[1].strip('"').replace('""', '"')
             yield Found(line=line, what="password in SQL", power=Power.DATABASE, secret=secret, target=Target(user=role))
+    for match in _MAPPING.finditer(text):
+        if secret := literal(match[2].replace("''", "'")):
+            user = _MAPPED_USER.search(text)
+            role = user[1].replace("''", "'") if user is not None else ""
+            yield Found(line=line, what="password in SQL", power=Power.DATABASE, secret=secret, target=Target(user=role))
+
+
+def without_escapes(text: str) -> str:
+    """A line of JSON as what it says: `postgres:\\/\\/`, `\\"`, `\\u0026`."""
+    return _ESCAPED.sub(lambda match: match[1] or chr(int(match[2], 16)), text)
+
+
+def url_place(text: str) -> dict[str, str] | None:
+    """Where a URL without a password leads, by libpq's names; None where it is no PostgreSQL URL."""
+    match = _URL.fullmatch(text)
+    if match is None or "@" in text or "://" not in text:
+        return None
+    authority, _, database = text.split("://", 1)[1].partition("?")[0].partition("/")
+    places = [_PLACE.fullmatch(one) for one in authority.split(",")]
+    if any(place is None for place in places):
+        return None
+    return {
+        "host": ",".join(place[1].strip("[]") for place in places if place is not None),
+        "port": ",".join(place[2] or "" for place in places if place is not None),
+        "database": database,
+    }
+
+
+def _is_whole(text: str, url: re.Match[str]) -> bool:
+    """Whether the URL ends where it was taken to: else what looks like its host may be a part of a password."""
+    end, before = url.end(), text[url.start() - 1 : url.start()]
+    if (
+        before
+        and before in "\"'`"
+        and text[end : end + 1] == before
+        and text[end + 1 : end + 2] in {"", ",", " ", ")", "]", "}", ";"}
+    ):
+        return True
+    return _GOES_ON.match(text, end) is None
 
 
 def target(host: str, port: str, database: str, user: str) -> Target:
@@ -86,7 +141,8 @@ def _url(text: str, line: int) -> Found | None:
     Passwords with unquoted signs are common: everything before the last @ belongs to the user, so that no part of a password is
     ever taken for a host and shown.
     """
-    rest = text.split("://", 1)[1].rstrip(".,;:)}")
+    # The JDBC driver takes jdbc:postgresql:database as well.
+    rest = (text.split("://", 1)[1] if "://" in text else "/" + text.split(":", 2)[2]).rstrip(".,;:)}")
     user, password = "", ""
     at = rest.rfind("@")
     query = _QUERY.search(rest)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
-from dbshield.scan.connections import find_connections, may_have_connections
-from dbshield.scan.found import Found, Power
+from dbshield.scan.connections import find_connections, may_have_connections, without_escapes
+from dbshield.scan.found import Found, Power, Target
 from dbshield.scan.tokens import PIECE, find_tokens, may_have_tokens
 from dbshield.scan.variables import find_variables
 
@@ -14,6 +15,9 @@ KNOWN_LEAST = 8
 """Characters of a known password that is looked for by itself: a shorter one stands in many texts by accident."""
 LINE_LONGEST = 20_000
 """Characters of a line that connection strings are looked for in at once; longer lines are machines' and are cut."""
+
+
+_USER = re.compile(r'^"((?:[^"]|"")*)"\s+"((?:[^"]|"")+)"')
 
 
 def find(text: str, name: str, known: Mapping[str, str] | None = None) -> list[Found]:
@@ -27,7 +31,7 @@ def find(text: str, name: str, known: Mapping[str, str] | None = None) -> list[F
         secrets = {secret: what for secret, what in (known or {}).items() if len(secret) >= KNOWN_LEAST and secret in whole}
         for number, line in block:
             if connects:
-                found += find_connections(line, number, pgpass=pgpass)
+                found += _connections(line, number, pgpass=pgpass)
             if tokens:
                 found += find_tokens(line, number)
             found += (
@@ -36,10 +40,32 @@ def find(text: str, name: str, known: Mapping[str, str] | None = None) -> list[F
                 if secret in line
             )
     found += find_variables(text.splitlines(), name)
+    if PurePath(name).name.lower() == "userlist.txt":
+        found += _userlist(text.splitlines())
     once: dict[tuple[int, str], Found] = {}
     for one in found:
         once.setdefault((one.line, one.secret), one)
     return sorted(once.values(), key=lambda one: one.line)
+
+
+def _userlist(lines: list[str]) -> Iterator[Found]:
+    """PgBouncer's file of passwords, but for what is only their hash."""
+    for number, line in enumerate(lines, 1):
+        if (match := _USER.match(line)) and not match[2].startswith(("md5", "SCRAM-")):
+            target = Target(user=match[1].replace('""', '"'))
+            yield Found(
+                line=number, what="password file", power=Power.DATABASE, secret=match[2].replace('""', '"'), target=target
+            )
+
+
+def _connections(line: str, number: int, *, pgpass: bool) -> Iterator[Found]:
+    """What connects in a line; in what it says, where it is one of JSON."""
+    plain = without_escapes(line)
+    if plain == line:
+        return find_connections(line, number, pgpass=pgpass)
+    # Where quotes are not JSON's but a part of the secret, only the line as it stands has it whole.
+    found = [one for one in find_connections(line, number, pgpass=pgpass) if not one.secret.endswith("\\")]
+    return iter(found) if found else find_connections(plain, number, pgpass=pgpass)
 
 
 def _blocks(lines: list[str]) -> Iterator[list[tuple[int, str]]]:

@@ -10,22 +10,17 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
-from dbshield.scan.connections import find_connections, target
+from dbshield.scan.connections import find_connections, target, url_place
 from dbshield.scan.found import Found, Power, literal
+from dbshield.scan.lines import settings
 
 CODE = frozenset({".py", ".js", ".ts", ".tsx", ".jsx", ".mjs", ".go", ".rb", ".java", ".kt", ".scala", ".rs", ".c", ".h", ".cpp"})
 CODE_TOO = frozenset({".cs", ".php", ".swift", ".ex", ".exs", ".lua", ".pl", ".r", ".sql", ".md", ".rst"})
 """Where only what stands in quotes is a value; anything else is an expression or prose."""
 
-_LINE = re.compile(
-    r"""^\s*(?:-\s+)?(?:export\s+|set\s+|ENV\s+|ARG\s+)?["']?([A-Za-z_][\w.-]{0,80})["']?\s*(?::=|=>|=|:\s|:$|:(?=["']))\s*(.*)$"""
-)
-_INLINE = re.compile(r"""\b([A-Z][A-Z0-9_]{1,80})=("[^"]*"|'[^']*'|[^\s"']+)""")
-_HEADER = re.compile(r"^\s*(?:\[[^\]]+\]|---|[\w-]+\s+\"[^\"]*\".*\{)\s*$")
-_VARIABLE = re.compile(r'^\s*variable\s+"([\w-]+)"\s*\{')
 _NAME = re.compile(
     r"(.*?)_?(?:(hostname|hostaddr|host|server|address|endpoint)|(port)|(username|user|login)|(password|passwd|pwd|pass)"
     r"|(dbname|database|db|name))"
@@ -35,6 +30,10 @@ _FAMILY = re.compile(
 )
 _STRANGERS = re.compile(r"mysql|maria|mongo|redis|rabbit|smtp|mail|ldap|kafka|elastic|mssql|oracle|proxy_pass|registry|ssh|ftp")
 _NOTHING = frozenset({"", "none", "null", "nil", "true", "false", "~", "string", "str", "undefined"})
+_SECRET = re.compile(r"""(?:^|[{,\s-])["']?kind["']?\s*:\s*["']?Secret\b""")
+_SOFTWARE = re.compile(r"adapter|engine|driver|dialect|client|provider|type|connection", re.IGNORECASE)
+_POSTGRES = re.compile(r"postgres|pgsql|npgsql", re.IGNORECASE)
+_URL_NAME = re.compile(r"(.*?)_?(?:url|uri)")
 _ONE_FAMILY = frozenset({"pg", "postgres", "postgresql", "db", "database", "psql"})
 
 
@@ -42,6 +41,8 @@ _ONE_FAMILY = frozenset({"pg", "postgres", "postgresql", "db", "database", "psql
 class _Group:
     parts: dict[str, str] = field(default_factory=dict)
     line: int = 0
+    postgres: bool = False
+    """Whether something in it says that it is PostgreSQL's."""
 
 
 def find_variables(lines: list[str], name: str) -> Iterator[Found]:
@@ -49,77 +50,76 @@ def find_variables(lines: list[str], name: str) -> Iterator[Found]:
     path = PurePath(name.lower())
     quoted_only = path.suffix in CODE | CODE_TOO
     service_file = path.name.endswith("pg_service.conf")
-    kubernetes = any(re.match(r"""\s*["']?kind["']?:\s*["']?Secret\b""", line) for line in lines)
+    kubernetes = any(_SECRET.search(line) for line in lines)
     groups: dict[str, _Group] = {}
-    for number, key, value, begins in _values(lines, quoted_only=quoted_only):
-        if begins:
-            yield from _all(groups, certain=service_file)
+    section = service_file
+    if kubernetes:
+        yield from _folded(lines)
+    for setting in settings(lines, quoted_only=quoted_only):
+        value = setting.value
+        if setting.begins:
+            yield from _all(groups, service=service_file)
+            section = service_file or _is_family(setting.name)
             continue
         if kubernetes and (decoded := _decoded(value)):
-            value = decoded  # noqa: PLW2901  (from here on it is what the manifest means)
-            yield from find_connections(value, number)
-        part = _part(key)
-        if part is None or value.lower() in _NOTHING:
+            value = decoded
+            inside = list(_inside(decoded, setting.name, setting.line))
+            yield from inside
+            if inside:
+                continue
+        if _SOFTWARE.fullmatch(setting.name) and _POSTGRES.search(value):
+            groups.setdefault("", _Group()).postgres = True
+        part = _part(setting.name)
+        if part is None:
+            if (place := url_place(value)) is not None and (named := _URL_NAME.fullmatch(_word(setting.name))):
+                prefix = named[1].rstrip("_")
+                # jdbcUrl stands beside username and password; jdbc.url beside jdbc.password.
+                for belongs in {"db" if prefix in _ONE_FAMILY else prefix, prefix.removesuffix("jdbc").rstrip("_")}:
+                    group = groups.setdefault(belongs, _Group())
+                    group.postgres = True
+                    group.parts |= {key: text for key, text in place.items() if text}
+            continue
+        if value.lower() in _NOTHING:
             continue
         prefix, role = part
         group = groups.setdefault(prefix, _Group())
-        if role in group.parts:
-            yield from _one(prefix, group, certain=service_file)
+        if role in group.parts and not (group.postgres and "password" not in group.parts):
+            yield from _one(prefix, group, service=service_file)
             groups[prefix] = group = _Group()
         group.parts[role] = value
+        group.postgres = group.postgres or section
         if role == "password":
-            group.line = number
-    yield from _all(groups, certain=service_file)
+            group.line = setting.line
+    yield from _all(groups, service=service_file)
 
 
-def _values(lines: list[str], *, quoted_only: bool) -> Iterator[tuple[int, str, str, bool]]:
-    """(line, name, value, whether something new begins) for what the lines set."""
-    named = ""
-    for number, text in enumerate(lines, 1):
-        if variable := _VARIABLE.match(text):
-            named = variable[1]
-            continue
-        if _HEADER.match(text):
-            yield number, "", "", True
-            continue
-        match = _LINE.match(text)
-        if match is None:
-            for inline in _INLINE.finditer(text):
-                yield number, inline[1], inline[2].strip("\"'"), False
-            continue
-        key, value = match[1], _value(match[2], quoted_only=quoted_only)
-        if key.isupper() and match[2][:1] not in {"'", '"'}:
-            # A shell's variable ends at a blank, and a command may follow.
-            value = value.partition(" ")[0]
-        if match[2].strip() in {"", "{", "[", "|", ">"}:
-            yield number, "", "", not text[:1].isspace() or match[2].strip() == "{"
-        elif key == "name" and quoted_only is False:
-            # In Kubernetes a variable's name and its value are two lines.
-            named = value
-            yield number, key, value, False
-        elif key in {"value", "default"} and named:
-            yield number, named, value, False
-            named = ""
-        else:
-            yield number, key, value, False
-            # Several on one line, as `A=1 B=2`.
-            for inline in _INLINE.finditer(match[2]):
-                yield number, inline[1], inline[2].strip("\"'"), False
+def _inside(text: str, name: str, line: int) -> Iterator[Found]:
+    """What stands in a text that a manifest holds in base64; `name` is that of the text, as a file's."""
+    for one in text.splitlines():
+        yield from find_connections(one, line, pgpass="pgpass" in name.lower())
+    if "\n" in text:
+        yield from (replace(found, line=line) for found in find_variables(text.splitlines(), name))
 
 
-def _value(text: str, *, quoted_only: bool) -> str:
-    text = text.strip()
-    quoted = re.match(r"""(?:[rbu])?("((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", text)
-    if quoted is not None:
-        return quoted[2] if quoted[2] is not None else quoted[3]
-    if quoted_only or "(" in text:
-        return ""
-    return re.sub(r"\s+[#;].*$", "", text).rstrip(",").strip()
+def _folded(lines: list[str]) -> Iterator[Found]:
+    """Values that stand below their names."""
+    for number, line in enumerate(lines, 1):
+        if len(line.split()) == 1 and ":" not in line and (decoded := _decoded(line.strip())):
+            yield from _inside(decoded, "", number)
+
+
+def _word(key: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower().replace("-", "_").replace(".", "_")
+
+
+def _is_family(name: str) -> bool:
+    word = _word(name)
+    return bool(_FAMILY.search(word)) and not _STRANGERS.search(word)
 
 
 def _part(key: str) -> tuple[str, str] | None:
     """What the name belongs to, and which part of a credential it names."""
-    word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower().replace("-", "_").replace(".", "_")
+    word = _word(key)
     match = _NAME.fullmatch(word)
     if match is None or _STRANGERS.search(word):
         return None
@@ -130,24 +130,24 @@ def _part(key: str) -> tuple[str, str] | None:
     return ("db" if prefix in _ONE_FAMILY else prefix), role
 
 
-def _all(groups: dict[str, _Group], *, certain: bool) -> Iterator[Found]:
+def _all(groups: dict[str, _Group], *, service: bool) -> Iterator[Found]:
     for prefix, group in groups.items():
-        yield from _one(prefix, group, certain=certain)
+        yield from _one(prefix, group, service=service)
     groups.clear()
 
 
-def _one(prefix: str, group: _Group, *, certain: bool) -> Iterator[Found]:
+def _one(prefix: str, group: _Group, *, service: bool) -> Iterator[Found]:
     parts = group.parts
     secret = literal(parts.get("password", ""))
     if not secret:
         return
     yield Found(
         line=group.line,
-        what="service file" if certain else "variables",
+        what="service file" if service else "variables",
         power=Power.DATABASE,
         secret=secret,
         target=target(parts.get("host", ""), parts.get("port", ""), parts.get("database", ""), parts.get("user", "")),
-        certain=certain or bool(_FAMILY.search(prefix)) or parts.get("port") == "5432",
+        certain=service or group.postgres or bool(_FAMILY.search(prefix)) or parts.get("port") == "5432",
     )
 
 
@@ -158,4 +158,4 @@ def _decoded(value: str) -> str:
     except (binascii.Error, UnicodeDecodeError, ValueError):
         return ""
     text = text.removesuffix("\n")
-    return text if text.isprintable() else ""
+    return text if all(line.isprintable() for line in text.split("\n")) else ""

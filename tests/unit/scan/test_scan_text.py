@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 
 import pytest
@@ -41,6 +42,22 @@ ONE_LINE = [
     ("PGPASSWORD=s3cr3t-Pa55 PGHOST=db.example.com psql", "db.example.com"),
     ("postgresql://app:s3cr3t-Pa55@db.example.com:${DB_PORT}/shop", "app@db.example.com/shop"),
     ("POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:-s3cr3t-Pa55}", "?"),
+    (r'{"url":"postgres:\/\/app:s3cr3t-Pa55@db.example.com\/shop"}', "app@db.example.com/shop"),
+    ("DATABASE_URL=pgsql://app:s3cr3t-Pa55@db.example.com/shop", "app@db.example.com/shop"),
+    ("url: ecto://app:s3cr3t-Pa55@db.example.com/shop", "app@db.example.com/shop"),
+    ("url=jdbc:postgresql:shop?user=app&password=s3cr3t-Pa55", "app@?/shop"),
+    ('<Resource url="jdbc:postgresql://db.example.com/shop" username="app" password="s3cr3t-Pa55"/>', "app@db.example.com/shop"),
+    ("create user mapping for me server far options (user 'app', password 's3cr3t-Pa55');", "app@?"),
+    ("alter role app password $x$s3cr3t-Pa55$x$", "app@?"),
+    ("alter role app password E's3cr3t-Pa55'", "app@?"),
+    ("setenv PGPASSWORD s3cr3t-Pa55", "?"),
+    ("ENV PGPASSWORD s3cr3t-Pa55", "?"),
+    ('$env:PGPASSWORD = "s3cr3t-Pa55"', "?"),
+    ("os.environ['PGPASSWORD'] = 's3cr3t-Pa55'", "?"),
+    ('- "PGPASSWORD=s3cr3t-Pa55"', "?"),
+    ("helm install x --set postgresql.auth.password=s3cr3t-Pa55", "?"),
+    ("environment: {POSTGRES_USER: app, POSTGRES_PASSWORD: s3cr3t-Pa55}", "app@?"),
+    (r'["psycopg.connect(host=\"db.example.com\", user=\"app\", password=\"s3cr3t-Pa55\")\n"]', "app@db.example.com"),
 ]
 
 
@@ -101,6 +118,37 @@ FILES = {
         "app@db.example.com:5432",
     ),
     "settings.py": ('DB_HOST = "db.example.com"\nDB_PASSWORD = "s3cr3t-Pa55"\nDB_USER = get_user()\n', "db.example.com"),
+    "boot.properties": (
+        "spring.datasource.url=jdbc:postgresql://db.example.com:5433/shop\n"
+        "spring.datasource.username=app\nspring.datasource.password=s3cr3t-Pa55\n",
+        "app@db.example.com:5433/shop",
+    ),
+    "persistence.xml": (
+        '<property name="javax.persistence.jdbc.url" value="jdbc:postgresql://db.example.com/shop"/>\n'
+        '<property name="javax.persistence.jdbc.password" value="s3cr3t-Pa55"/>\n',
+        "db.example.com/shop",
+    ),
+    "database.yml": (
+        "production:\n  adapter: postgresql\n  host: db.example.com\n  username: app\n  password: s3cr3t-Pa55\n",
+        "app@db.example.com",
+    ),
+    "django.py": (
+        "DATABASES = {'default': {\n  'ENGINE': 'django.db.backends.postgresql',\n  'USER': 'app',\n"
+        "  'PASSWORD': 's3cr3t-Pa55',\n  'HOST': 'db.example.com'}}\n",
+        "app@db.example.com",
+    ),
+    "values.yaml": ("postgresql:\n  auth:\n    username: app\n    password: s3cr3t-Pa55\n", "app@?"),
+    "config.toml": ('[database]\nhost = "db.example.com"\npassword = "s3cr3t-Pa55"\n', "db.example.com"),
+    "terraform.tfstate": (
+        '{"resources":[{"instances":[{"attributes":{"address":"db.example.com","engine":"postgres",'
+        '"password":"s3cr3t-Pa55","port":5432,"username":"app"}}]}]}\n',
+        "app@db.example.com:5432",
+    ),
+    "minified.json": (
+        '{"database":{"host":"db.example.com","port":5432,"user":"app","password":"s3cr3t-Pa55"}}\n',
+        "app@db.example.com:5432",
+    ),
+    "userlist.txt": ('"hashed" "md5d8578edf8458ce06fbc5bb76a58c5ca4"\n"app" "s3cr3t-Pa55"\n', "app@?"),
     "application.properties": ("spring.datasource.db.password=s3cr3t-Pa55\nspring.datasource.db.username=app\n", "app@?"),
 }
 
@@ -112,6 +160,41 @@ def test_a_credential_whose_parts_stand_in_lines_of_their_own_is_found(name: str
     assert [(str(one.target), one.secret) for one in found] == [(target, SECRET)]
     line = text.splitlines()[found[0].line - 1]
     assert SECRET in line or base64.b64encode(SECRET.encode()).decode() in line or "cG9zdGdyZXM6" in line
+
+
+IN_BASE64 = {
+    "an item": "items:\n- kind: Secret\n  data:\n    PGPASSWORD: {s3cr3t-Pa55}\n",
+    "one line": '{"kind":"Secret","data":{"POSTGRES_PASSWORD":"{s3cr3t-Pa55}"}}\n',
+    "flow": "kind: Secret\ndata: {POSTGRES_PASSWORD: {s3cr3t-Pa55}}\n",
+    "folded": "kind: Secret\ndata:\n  url: >-\n    {postgres://app:s3cr3t-Pa55@db.example.com/shop}\n",
+    "a file": "kind: Secret\ndata:\n  .env: {DB_HOST=db.example.com\nDB_PASSWORD=s3cr3t-Pa55\n}\n",
+    "a password file": "kind: Secret\ndata:\n  .pgpass: {db.example.com:5432:shop:app:s3cr3t-Pa55\n}\n",
+}
+
+
+@pytest.mark.parametrize("manifest", IN_BASE64)
+def test_what_a_manifest_holds_in_base64_is_read(manifest: str) -> None:
+    text = re.sub(
+        r"\{([^{}]*s3cr3t-Pa55[^{}]*)\}", lambda match: base64.b64encode(match[1].encode()).decode(), IN_BASE64[manifest]
+    )
+    assert SECRET not in text
+    assert [one.secret for one in databases(text, "x.yaml") if one.certain] == [SECRET]
+
+
+CUT = ["'", '"', "`", "<", ">", "\\", " "]
+
+
+@pytest.mark.parametrize("sign", CUT)
+def test_no_part_of_a_password_is_taken_for_a_host(sign: str) -> None:
+    """The sign ends the URL for the scan, and the password for nobody."""
+    for text in (
+        f"DATABASE_URL=postgres://app:one@two{sign}three@db.example.com/shop",
+        f"url: 'postgres://app:one@two/x{sign}three@db.example.com/shop'",
+    ):
+        found = databases(text, ".env")
+        assert found
+        assert not [one for one in found if "two" in str(one.target) or "three" in str(one.target)]
+    assert [str(one.target) for one in databases('["postgres://app:one@db/shop","me@example.com"]', "x.json")] == ["app@db/shop"]
 
 
 def test_a_password_file_is_read_as_libpq_reads_it() -> None:
