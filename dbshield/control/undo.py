@@ -131,7 +131,11 @@ class _Undo:
         for text in rights_as_before:
             connection.execute(text)
         connection.execute("set constraints all immediate")
-        left = tuple(remark for rows in groups for remark in rows.left)
+        grown = (
+            f"{each['inserted']} rows that the statement inserted into {each['schema']}.{each['name']} stay"
+            for each in self._manifest.get("grown", ())
+        )
+        left = (*(remark for rows in groups for remark in rows.left), *grown)
         connection.execute("commit")
         counted = {f"{table['schema']}.{table['name']}": table["before"]["rows"] for table in self._gone}
         return Undone(

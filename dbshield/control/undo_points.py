@@ -118,6 +118,7 @@ class UndoPoint:
             table = self._table(change.relation, fate="changed", change=change)
             self._copy(self._beside, table, "before", witness.lost_rows(change))
             self._copy(self._worker, table, "after", witness.new_rows(change.relation))
+        self._content["grown"] = [{**_named(change.relation), "inserted": change.inserted} for change in losses.grown]
         grown = {tuple(self._root(change.relation)) for change in losses.grown}
         for root in {tuple(table["root"]) for table in self._tables if table["root"]}:
             _check_partitions(root, [table for table in self._tables if tuple(table["root"]) == root], grown=root in grown)

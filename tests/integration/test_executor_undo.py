@@ -274,6 +274,13 @@ def test_two_who_undo_at_once_do_not_bring_rows_back_twice(here: Stage) -> None:
     assert here.sql("select count(*) from shop.plain") == [(2,)]
 
 
+def test_what_the_statement_inserted_elsewhere_stays_and_is_told(here: Stage) -> None:
+    here.sql("create table shop.kept (like shop.settings)")
+    done = here.run("with gone as (delete from shop.settings returning *) insert into shop.kept select * from gone")
+    assert here.undo(done).left == ("3 rows that the statement inserted into shop.kept stay",)
+    assert here.sql("select count(*) from shop.settings") == here.sql("select count(*) from shop.kept") == [(3,)]
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_undo_whose_commit_nobody_heard_of_is_not_done_again(here: Stage, *, kept: bool) -> None:
     """Its process ends, or the control database goes away, between the two commits; or before the first one."""
