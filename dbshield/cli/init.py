@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -127,7 +128,7 @@ def _settings(environment: str, upstream: str, password_file: Path | None, passw
 
 def _file(wanted: Path | None, environment: str, given: dict[str, object]) -> tuple[Path, bool]:
     """The file to use, and whether it was written now. Never over another one."""
-    existing = wanted if wanted is not None and wanted.exists() else find_config() if wanted is None else None
+    existing = find_config() if wanted is None else wanted if os.path.exists(wanted) else None
     if existing is not None:
         if environment:
             raise ConfigError(f"{existing} is there and is not written over", hint=f"Add [environments.{environment}] to it.")

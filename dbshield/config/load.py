@@ -6,6 +6,7 @@ error names the file or the variable, the key, and what was probably meant. Valu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tomllib
@@ -60,15 +61,20 @@ class InvalidConfig(ConfigError):
 def find_config(explicit: Path | None = None) -> Path | None:
     """The file that is read: `--config`, `$DBSHIELD_CONFIG`, or the first that exists of the three usual places.
 
-    Nothing where there is none of the usual ones. ConfigError where a file that was asked for is not there.
+    Nothing where there is none of the usual ones. A working folder that may not be entered has none: it is somebody's home, from
+    where `sudo -u` was called. ConfigError where a file that was asked for is not there, or another folder may not be entered.
     """
     if explicit is not None:
         return _must_exist(explicit, "--config")
     if named := os.environ.get(CONFIG_VARIABLE):
         return _must_exist(Path(named).expanduser(), f"${CONFIG_VARIABLE}")
     base = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    for path in (Path(FILE_NAME), base / "dbshield" / FILE_NAME, Path("/etc/dbshield") / FILE_NAME):
-        if path.is_file():
+    here = Path(FILE_NAME)
+    with contextlib.suppress(PermissionError):
+        if here.is_file():
+            return here
+    for path in (base / "dbshield" / FILE_NAME, Path("/etc/dbshield") / FILE_NAME):
+        if _is_file(path):
             return path
     return None
 
@@ -120,8 +126,19 @@ class _Reader(Config, BaseSettings):
         return _Environment(settings_cls), init_settings
 
 
+def _is_file(path: Path) -> bool:
+    """ConfigError where nobody may tell."""
+    try:
+        return path.is_file()
+    except PermissionError as error:
+        raise ConfigError(
+            f"{path} may not be looked at: {error.strerror}",
+            hint="Give the command as the account that dbshield runs as, or name another file with --config.",
+        ) from error
+
+
 def _must_exist(path: Path, who: str) -> Path:
-    if not path.is_file():
+    if not _is_file(path):
         raise ConfigError(f"{who} names {path}, which is no file", hint="`dbshield init --config FILE` writes one.")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from dbshield.config import Config, InvalidConfig, ListenAddress, find_config, l
 from dbshield.config.load import PATH_KEYS
 from dbshield.errors import ConfigError
 
+NOBODY = 65534
 UPSTREAM = 'upstream = "postgresql://app@db.example.com/shop?sslmode=verify-full"'
 
 
@@ -85,6 +87,36 @@ def test_files_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DBSHIELD_CONFIG", str(in_home))
     assert find_config() == in_home
     assert find_config(tmp_path / "dbshield.toml") == tmp_path / "dbshield.toml"
+
+
+@contextlib.contextmanager
+def no_rights_to(folder: Path) -> Iterator[None]:
+    """Within the block nobody's folder but root's: whoever runs the tests may not enter it."""
+    root = os.geteuid() == 0
+    folder.chmod(0)
+    try:
+        if root:
+            os.seteuid(NOBODY)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_entered_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sudo -u dbshield dbshield …` in a home, and a file that only dbshield's own account reads."""
+    write(tmp_path, "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")
+    with no_rights_to(tmp_path):
+        assert find_config() is None
+        with pytest.raises(ConfigError, match=r"dbshield\.toml may not be looked at: Permission denied"):
+            find_config(tmp_path / "dbshield.toml")
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        with pytest.raises(ConfigError, match="may not be looked at") as caught:
+            find_config()
+    assert "the account that dbshield runs as" in caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["option", "variable"])
