@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from dbshield.backup.damage import Absent, Taken
+from dbshield.backup.damage import Absent, Damaged, Taken
 from dbshield.errors import BackupError
 
 HALF = ".half-"
@@ -192,8 +193,12 @@ class Folder:
     @contextmanager
     def open(self, key: str, *, start: int = 0) -> Iterator[Source]:
         with self.told(key):
-            stream = self._path(key).open("rb")
-        with stream:
+            # Without waiting: for a pipe that was put in an object's place nobody may ever come to write.
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise Damaged(f"{self.root / key} is no file", hint="It was put there by somebody else.")
+        with os.fdopen(descriptor, "rb") as stream:
             stream.seek(start)
             yield stream
 

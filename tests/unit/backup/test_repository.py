@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,19 @@ def test_a_missing_object_and_a_strange_one_are_named(repository: Repository, ke
     with pytest.raises(Absent, match="empty of"):
         reader.check(reader.manifest.member("empty"))
     assert reader.unknown() == ("databases/more",)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_named_and_not_waited_for(
+    repository: Repository, key: SigningKey, tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    name = snapshot(repository, key)
+    path = tmp_path / "backups/staging" / name / "databases/5/data"
+    path.unlink()
+    put(path)
+    reader = opened(repository, key, name)
+    with pytest.raises(Damaged, match="data is no file"):
+        reader.check(reader.manifest.member("databases/5/data"))
 
 
 def test_another_identity_does_not_open_it(repository: Repository, key: SigningKey, tmp_path: Path) -> None:
