@@ -27,10 +27,17 @@ class Active:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """`agents` are those who did something lately, the newest first; `living` is how many there are in all."""
+    """`agents` are those who did something lately, the newest first, and no more than `SHOWN`; `living` is how many there are in
+    all."""
 
     agents: tuple[Active, ...]
     living: int
+
+    @property
+    def counted(self) -> str:
+        """How many did something; "50+" where there may be more than are listed."""
+        number = len(self.agents)
+        return f"{number}+" if SHOWN <= number < self.living else str(number)
 
 
 def active_agents(database: Database, *, now: datetime) -> Activity:
