@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dbshield.policy.settings import OWN_SCHEMA
+
 BODY: Final = "b"
 """In place of an OID: the row has the body of a function that somebody wrote."""
 EDGES: Final = "e"
@@ -83,6 +85,8 @@ where p.oid operator(pg_catalog.>=) <first>::pg_catalog.oid
     and l.lanname operator(pg_catalog.<>) all (array['c', 'internal']::pg_catalog.name[])
     and p.prorettype operator(pg_catalog.<>) all (
         array['pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype]::pg_catalog.oid[])
+    -- Nobody calls the guard's own by reading, and no agent makes anything in its schema (DS404).
+    and p.pronamespace is distinct from pg_catalog.to_regnamespace('<guard>')::pg_catalog.oid
 union all
 select '<edges>', '', '', '', '', '', '', '', '', pg_catalog.string_agg(
     edge.from_oid::pg_catalog.text operator(pg_catalog.||) '>' operator(pg_catalog.||) edge.to_oid::pg_catalog.text,
@@ -143,7 +147,11 @@ select '<named>', '', o.oprname::pg_catalog.text, 't', o.oid::pg_catalog.text, '
 where o.oid operator(pg_catalog.>=) <first>::pg_catalog.oid"""
 
 REACHING_QUERY: Final = (
-    _QUERY.replace("<body>", BODY).replace("<edges>", EDGES).replace("<named>", NAMED).replace("<first>", str(FIRST_USER_OID))
+    _QUERY.replace("<body>", BODY)
+    .replace("<edges>", EDGES)
+    .replace("<named>", NAMED)
+    .replace("<first>", str(FIRST_USER_OID))
+    .replace("<guard>", OWN_SCHEMA)
 )
 """What `reach` reads; the columns are those of the query for functions, which it is sent with."""
 

@@ -18,6 +18,7 @@ from dbshield.errors import Refused
 from dbshield.guard.install import Options, dry_run, install, set_limit, uninstall
 from dbshield.guard.steps import VERSION
 from dbshield.guard.verify import AGAIN, verify
+from dbshield.policy.functions import CATALOGUE_QUERY, FunctionCatalogue
 
 Connection = psycopg.Connection[Any]
 
@@ -82,6 +83,12 @@ def test_it_is_installed_again_and_again_and_stands(admin: Connection) -> None:
     again = install(admin, Options(environment="test"))
     assert (again.previous, again.guarded, again.open) == (VERSION, 0, ())
     assert verify(admin) == ()
+
+
+def test_no_reading_is_counted_for_the_guards_own_functions(admin: Connection) -> None:
+    """Every reader of a guarded database would pay for it, and lose its cursors WITH HOLD."""
+    rows = [tuple(None if value is None else str(value) for value in row) for row in admin.execute(CATALOGUE_QUERY)]
+    assert not FunctionCatalogue.from_rows(rows).reaches
 
 
 def test_the_dry_run_is_what_is_run(guarded_server: Server, name: str) -> None:
