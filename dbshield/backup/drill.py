@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dbshield.backup import checks_assertions, checks_programs, checks_sql
+from dbshield.backup import checks_assertions, checks_programs, checks_sql, prepared
 from dbshield.backup.catalogue import Catalogue, Snapshot
 from dbshield.backup.checks import MOMENT, Check, Found, NoVerdict, Outcome, Verdict, checked, failure, verdict_of
 from dbshield.backup.drill_place import cluster_folder, drill_base, drill_place, keep
@@ -289,6 +289,9 @@ class _Run:
             found.extend(measured(source, database.name, jobs=jobs, like=database) for database in record.databases)
             return checks_sql.rows(record, checks_sql.compared(record, found)[0])
 
+        undecided = prepared.waiting(source, record)
+        if undecided:
+            self._check("prepared", lambda: prepared.rolled_back(source, undecided), log=log)
         if self._wish.goal:
             self._check("canary", lambda: checks_sql.canary_past(source, record), log=log)
         else:

@@ -320,3 +320,21 @@ def test_who_locks_a_table_for_long_keeps_no_snapshot_from_being_made(backups: B
                 made = take(config, "nightly", store, clock=lambda: datetime.now(UTC), progress=Silent())
             assert made.record.base is not None
             assert made.record.base.inexact.startswith("a table or a sequence was locked by somebody else")
+
+
+def test_a_transaction_that_nobody_decided_keeps_no_drill_waiting(backups: Backups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared one comes back with a base backup, and its locks with it."""
+    monkeypatch.setattr(still, "SEARCH_TIME", 0.0)
+    monkeypatch.setattr(still, "LOCK_TIMEOUT", "200ms")
+    with backups.server.connect(NAME) as someone, backups.store() as store:
+        for statement in ("begin", "lock table open_ in access exclusive mode", "prepare transaction 'nobody''s'"):
+            someone.execute(statement.encode())
+        try:
+            made = take(load_config(backups.config), "nightly", store, clock=lambda: datetime.now(UTC), progress=Silent())
+        finally:
+            someone.execute("rollback prepared 'nobody''s'")
+    # Nothing was counted while the table was locked, so there is no verdict; but everything else was looked at.
+    drilled = backups.json("restore-drill", "-s", made.manifest.snapshot, "-i", str(backups.identity), status=2)
+    outcomes = {check["name"]: (check["outcome"], check["measure"]) for check in drilled["checks"]}
+    assert outcomes["prepared"] == ("passed", "1 rolled back in the drill's own cluster, as they hold locks: nobody's")
+    assert outcomes["read-back"][0] == outcomes["foreign-keys"][0] == "passed"
