@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One more than cores: a fifth of the time a test waits for a server. On two cores two workers take 15.5 minutes, three take 14.
+# One more than cores: a fifth of the time a test waits for a server. On two cores three workers take 11 minutes.
 JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
