@@ -150,14 +150,14 @@ def test_the_destination_must_survive_the_database(backups: Backups) -> None:
     assert done.returncode == 1
     assert "lies on the file system of the database" in done.stderr
     assert 'same_device = "allowed"' in done.stderr
-    backups.write_config(same_device="allowed", destination=f"file://{backups.state}/backups")
+    backups.write_config(same_device="allowed", same_account=None, destination=f"file://{backups.state}/backups")
     done = backups.run("backup")
     assert done.returncode == 1
     assert "lies in dbshield's own state folder" in done.stderr
     open_ = backups.folder / "open"
     open_.mkdir()
     open_.chmod(0o777)
-    backups.write_config(destination=f"file://{open_}/backups")
+    backups.write_config(same_account=None, destination=f"file://{open_}/backups")
     done = backups.run("backup")
     assert done.returncode == 1
     assert "can be changed by the account of the database server" in done.stderr

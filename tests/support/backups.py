@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from dbshield.backup.catalogue import LOCK_CLASS
+from dbshield.cluster.account import server_account
 from dbshield.store.database import Database
 from support.commands import Command, run_command
 from support.control import tables_database
@@ -56,6 +57,9 @@ class Backups:
             **self.plan,
             **changed,
         }
+        if server_account().uid == os.geteuid():
+            # Who is no root runs the servers too.
+            given = {"same_account": "allowed", **given}
         self.plan = {name: value for name, value in given.items() if value is not None}
         socket = self.server.cluster.socket_folder
         lines = [
