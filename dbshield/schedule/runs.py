@@ -4,7 +4,8 @@ Laws:
 - Who leads a group of schedulers holds an advisory lock on this connection, and everything that a leader writes goes over it:
   who has lost the lock cannot write, and who cannot write has lost it.
 - A run is recorded before it begins. A second one of the same job, time and attempt cannot be.
-- The clock is the control database's, so that schedulers on several machines mean the same time.
+- The clock is the control database's, so that schedulers on several machines mean the same time. What it recorded while it was
+  ahead counts when its time has come: a run in the year 2040 would leave nothing due until then, and nothing overdue.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ LOCK_CLASS: Final = 0x6462_7363
 """The first number of our advisory locks: "dbsc". The second is of the group's name."""
 KEPT: Final = "400 days"
 """For which runs are kept, as the audit's entries are; the newest of each job, and the newest that ended well, for ever."""
+HANGS: Final = 30
+"""Seconds without a question from a scheduler after which the server ends its session, and with it its lead. A stopped process
+keeps its connection, since its kernel answers keepalives for it. More than a scheduler takes to end (`scheduler.STOP`)."""
 CONNECT: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,
     "keepalives": 1,
@@ -32,7 +36,8 @@ CONNECT: Final[Mapping[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 11_000,
     # So the server too gives the lock of a machine that vanished back after eleven seconds.
-    "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c statement_timeout=10s",
+    "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c statement_timeout=10s"
+    f" -c idle_session_timeout={HANGS}s -c idle_in_transaction_session_timeout={HANGS}s",
 }
 OVERDUE: Final = {"snapshot": "backup-overdue", "drill": "drill-overdue", "drill-moment": "drill-overdue"}
 FAILED: Final = {"snapshot": "backup-failed", "drill": "drill-failed", "drill-moment": "drill-failed"}
@@ -78,7 +83,8 @@ class Runs:
         return moment
 
     def register(self, jobs: Sequence[Job]) -> None:
-        """Keep what is scheduled. A job with another expression or zone begins anew: nothing is due from before."""
+        """Keep what is scheduled. A job with another expression or zone begins anew: nothing is due from before. So does one that
+        was kept while the clock was ahead, which would begin only when its time has come."""
         with self._connection.transaction():
             names = [job.name for job in jobs]
             self._connection.execute(
@@ -91,18 +97,19 @@ class Runs:
                     values (%s, %s, %s, %s, %s, %s, %s, clock_timestamp())
                     on conflict (name) do update set environment = excluded.environment, scheduled_by = excluded.scheduled_by,
                         cron = excluded.cron, zone = excluded.zone, since = excluded.since, overdue = null
-                    where (j.cron, j.zone) is distinct from (excluded.cron, excluded.zone)
+                    where (j.cron, j.zone) is distinct from (excluded.cron, excluded.zone) or j.since > excluded.since
                     """,
                     [job.name, job.kind, job.target, job.environment, self.group, job.cron.text, job.zone.key],
                 )
 
     def known(self) -> Mapping[str, Known]:
-        """What is recorded of every job."""
+        """What is recorded of every job, up to now."""
         rows = self._connection.execute("""
             select j.name, j.since, j.overdue, r.due, r.state, r.attempt,
-                (select max(due) from dbshield.schedule_runs where job = j.name and state = 'done')
+                (select max(due) from dbshield.schedule_runs where job = j.name and state = 'done' and due <= clock_timestamp())
             from dbshield.schedule_jobs j left join lateral (
-                select due, state, attempt from dbshield.schedule_runs where job = j.name order by due desc, attempt desc limit 1
+                select due, state, attempt from dbshield.schedule_runs where job = j.name and due <= clock_timestamp()
+                order by due desc, attempt desc limit 1
             ) r on true
         """).fetchall()
         return {

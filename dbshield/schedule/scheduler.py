@@ -1,9 +1,10 @@
 """One scheduler of any number: it waits until it leads, and then starts what is due.
 
 Laws:
-- One leads (see `runs`). Who dies, vanishes with its machine or loses the control database gives the lead back within 11 s;
-  another takes it within 2 s more, and starts what the dead one left after `LET_GO`. Nothing is started by two.
-- Jobs are processes of their own. They end with their scheduler, and with its lead: a job is never under way twice.
+- One leads (see `runs`). Who dies, vanishes with its machine or loses the control database gives the lead back within 11 s, who
+  hangs after `HANGS`; another takes it within 2 s more, and starts what that one left after `LET_GO`. Nothing is started by two.
+- Jobs are processes of their own. They end with their scheduler, and with its lead: a job is never under way twice. What a
+  scheduler that hangs left running goes on until that one does; the plan's lock refuses a second snapshot beside it.
 - However many times passed while nobody led, a job runs once, and it is recorded that it is late.
 - Of the jobs in one lane one runs at a time; the others wait. A time that comes while its own job still runs is skipped, and
   recorded as such.
@@ -92,6 +93,7 @@ class Scheduler:
         self._ended: list[Ended] = []
         self._known: dict[str, Known] = {}
         self._next: dict[str, datetime] = {}
+        self._now: datetime | None = None
         self._lane_from: dict[str, float] = {}
         self._late: dict[str, datetime] = {}
         self._look_at = 0.0
@@ -184,6 +186,13 @@ class Scheduler:
         runs = self._runs
         assert runs is not None, "who leads is connected"
         now = runs.now()
+        if self._now is not None and now < self._now:
+            # The clock went back: what was found for a later time is found again, for this one.
+            runs.register(self._jobs)
+            self._next.clear()
+            self._waiting.clear()
+            self._look_at = 0.0
+        self._now = now
         self._reap()
         self._record(runs)
         if any(now >= self._next.get(job.name, now) for job in self._jobs) or time.monotonic() >= self._look_at:

@@ -90,8 +90,11 @@ def look(config: Config, database: Database) -> View:
         # SQLAlchemy spells DISTINCT ON differently from version to version.
         newest = select(schedule_runs).prefix_with(text("distinct on (schedule_runs.job)"))
         order = (schedule_runs.c.job, schedule_runs.c.due.desc(), schedule_runs.c.attempt.desc())
+        # As the scheduler that leads does: what a clock recorded that was ahead counts when its time has come.
+        newest = newest.where(schedule_runs.c.due <= now)
         runs = {row["job"]: Run(**row) for row in connection.execute(newest.order_by(*order)).mappings()}
-        ended = select(schedule_runs.c.job, func.max(schedule_runs.c.due)).where(schedule_runs.c.state == "done")
+        ended = select(schedule_runs.c.job, func.max(schedule_runs.c.due))
+        ended = ended.where(schedule_runs.c.state == "done", schedule_runs.c.due <= now)
         done: dict[str, datetime] = {row[0]: row[1] for row in connection.execute(ended.group_by(schedule_runs.c.job))}
         found = connection.execute(LEADER, {"lock": LOCK_CLASS, "group": config.schedule.group}).one_or_none()
     leader = Leader(name=found[0].removeprefix(APPLICATION).strip(), address=found[1], since=found[2]) if found else None

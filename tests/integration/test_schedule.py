@@ -76,6 +76,16 @@ class Site:
             job=job, kind=kind, target=target, cron=MONTHLY, days=days,
         )  # fmt: skip
 
+    def clock(self, ahead: str) -> None:
+        """The control database's clock is so far ahead, for every scheduler that connects from now on."""
+        self.sql("create schema if not exists shifted")
+        self.sql(
+            "create or replace function shifted.clock_timestamp() returns timestamptz language sql"
+            f" as $$ select pg_catalog.clock_timestamp() + interval '{ahead}' $$"
+        )
+        name = self.sql("select quote_ident(current_database()) as name")[0].name
+        self.sql(f"alter database {name} set search_path = shifted, pg_catalog")
+
     def runs(self, job: str = "snapshot nightly") -> list[Any]:
         return self.sql("select * from dbshield.schedule_runs where job = :job order by id", job=job)
 
@@ -188,6 +198,44 @@ def test_another_takes_over_from_a_killed_leader_and_nothing_runs_twice(site: Si
     assert len(site.backups.listed()) == 1
     assert site.leader() == second.pid
     assert third.poll() is None
+
+
+@pytest.mark.long
+def test_another_takes_over_from_a_leader_that_hangs(site: Site) -> None:
+    """A stopped process keeps its connection: its kernel answers for it. When it goes on, it leads no more."""
+    site.schedule(snapshot=MONTHLY)
+    first = site.start()
+    assert until(lambda: site.leader() == first.pid), site.log.read_text()
+    second = site.start()
+    first.send_signal(signal.SIGSTOP)
+    try:
+        assert until(lambda: site.leader() == second.pid, deadline=3 * TAKEOVER), site.log.read_text()
+        site.past("snapshot nightly")
+        second.send_signal(signal.SIGHUP)
+        assert until(lambda: site.states() == ["done"], deadline=60), site.log.read_text()
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert until(lambda: "scheduler.control_away" in site.log.read_text())
+    assert site.leader() == second.pid
+    assert first.poll() is None
+    assert site.states() == ["done"]
+
+
+def test_a_clock_that_was_ahead_and_was_put_right_stops_no_job(site: Site) -> None:
+    """What ran by the wrong clock stands in the future: nothing was due until then, and nothing overdue."""
+    site.schedule(snapshot=MONTHLY, guard_verify=MONTHLY)
+    site.clock(ahead="3 years")
+    site.past("snapshot nightly")
+    site.start()
+    assert until(lambda: site.states() == ["done"], deadline=60), site.log.read_text()
+    site.clock(ahead="0")
+    assert until(lambda: site.states() == ["done", "done"], deadline=60), site.log.read_text()
+    wrong, right = site.runs()
+    assert wrong.due > right.due
+    assert right.due <= datetime.now(UTC)
+    assert not site.sql("select from dbshield.schedule_jobs where since > now()"), "what is due would wait for that"
+    (line,) = (job for job in site.backups.json("schedule", "show")["jobs"] if job["job"] == "snapshot nightly")
+    assert datetime.fromisoformat(line["last"]["due"]) == right.due
 
 
 def test_what_a_killed_leader_ran_ends_with_it_and_is_tried_once_more(site: Site) -> None:
