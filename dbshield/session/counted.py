@@ -19,10 +19,10 @@ from dbshield.errors import ProtocolError, Refused
 from dbshield.model import Allow, Judgement, Limit
 from dbshield.policy.counting import commits, forgets_statements, takes_back_settings
 from dbshield.policy.rules import limits
-from dbshield.session import handlers
+from dbshield.session import counted_copy, handlers
 from dbshield.session.counted_state import Counting, Phase
 from dbshield.session.counting import Limits, Wrapped, changed_rows
-from dbshield.session.handlers import CLIENT, COUNTED_QUERY, FAILED, HEADER, IDLE, OWN, QUERY, SERVER, Handler, declared, text_end
+from dbshield.session.handlers import CLIENT, COUNTED_QUERY, FAILED, HEADER, IDLE, OWN, QUERY, SERVER, changed_table, declared
 from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.refusal import refusal
 from dbshield.wire.backend import ErrorResponse
@@ -155,28 +155,25 @@ def resets_at_work(relay: Relay, judgement: Judgement) -> Judgement | None:
 def execute(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting = relay.counting
     assert counting is not None
-    portal = data[pos + HEADER : text_end(data, pos + HEADER, end)][:NAME_BYTES]
+    portal = data[pos + HEADER : handlers.text_end(data, pos + HEADER, end)][:NAME_BYTES]
     judgement = counting.portals.get(portal) or handlers.fetched(relay, portal)
     if judgement is None or portal in relay._statements.bound:
         return None
     assert isinstance(judgement.verdict, Limit)
     copies = judgement.counted[0].inserts
+    relay._unsynced = True
     relay.expect_counted(judgement.verdict.max_rows)
     before = counting.counter.before(inserts=copies)
     if copies:
         counting.copy_waits = judgement
+        relay.choose_client_handlers()
         return before + data[pos:end]
     return before + data[pos:end] + counting.after
 
 
-def _copy_ends(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
-    handlers.copy_ends(relay, data, pos, end)
-    counting = relay.counting
-    assert counting is not None
-    judgement, counting.copy_waits = counting.copy_waits, None
-    if judgement is None or data[pos] == ord("f"):
-        return None
-    return data[pos:end] + counting.after
+def _sync_in_copy(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
+    """The server drops it too (CopyGetData in copyfromparse.c), unless the COPY has failed by then, which is not known yet."""
+    return b"" if relay._copying else _sync(relay, data, pos, end)
 
 
 def _sync(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
@@ -264,6 +261,9 @@ def _error(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting.failed = True
     relay.prepared.failed()
     relay.choose_server_handlers()
+    if relay._copying:
+        counting.copy_waits = None  # what comes of its data is dropped by the server
+        relay.choose_client_handlers()
     frame = data[pos:end]
     overrun = counting.counter.overrun(frame)
     if overrun is not None:
@@ -302,6 +302,7 @@ def _ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     counting.failed = False
     if not (relay._copying or relay._cycles or relay._unsynced):
         counting.copy_waits = None  # it failed before it asked for its data
+        relay.choose_client_handlers()
         counting.land()
     relay.choose_server_handlers()
     return data[pos:end]
@@ -362,15 +363,12 @@ def _own_ready(relay: Relay, data: bytes, pos: int, end: int) -> bytes | None:
     return b""
 
 
-def changed_table(table: tuple[Handler | None, ...], **changes: Handler | None) -> tuple[Handler | None, ...]:
-    """A table that is like another but for some type bytes."""
-    by_byte = {ord(key.removeprefix("_")): handler for key, handler in changes.items()}
-    return tuple(by_byte.get(byte, handler) for byte, handler in enumerate(table))
-
-
-COUNTING_CLIENT: Final = changed_table(CLIENT, E=execute, S=_sync, c=_copy_ends, f=_copy_ends)
+COUNTING_CLIENT: Final = changed_table(CLIENT, E=execute, S=_sync, c=counted_copy.copy_ends, f=counted_copy.copy_ends)
+COPYING_CLIENT: Final = changed_table(COUNTING_CLIENT, **dict.fromkeys("QPBCDEFdcf", counted_copy.only_data), S=_sync_in_copy)
+"""From the Execute of a COPY to the end of its data."""
 COUNTING_SERVER: Final = changed_table(
     SERVER,
+    G=counted_copy.copy_in_response,
     t=_parameter_description,
     T=_row_description,
     n=_no_data,

@@ -290,6 +290,12 @@ def _table(default: Handler | None, **handlers: Handler | None) -> tuple[Handler
     return tuple(by_byte.get(byte, default) for byte in range(256))
 
 
+def changed_table(table: tuple[Handler | None, ...], **changes: Handler | None) -> tuple[Handler | None, ...]:
+    """A table that is like another but for some type bytes."""
+    by_byte = {ord(key.removeprefix("_")): handler for key, handler in changes.items()}
+    return tuple(by_byte.get(byte, handler) for byte, handler in enumerate(table))
+
+
 CLIENT: Final = _table(
     _unknown_from_client,
     Q=_query,

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Final
 from dbshield.errors import ProtocolError
 from dbshield.model import Judgement
 from dbshield.session import handlers
-from dbshield.session.counted import changed_table
-from dbshield.session.handlers import HEADER, IDLE, QUERY, SERVER, declared
+from dbshield.session.handlers import HEADER, IDLE, QUERY, SERVER, changed_table, declared
 from dbshield.session.terms import Terms, question, read
 from dbshield.sqltext.alone import Answer, answer
 from dbshield.wire.frontend import Query

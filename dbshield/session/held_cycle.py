@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from dbshield.model import Judgement
 from dbshield.session import handlers
-from dbshield.session.counted import COUNTING_CLIENT, changed_table
-from dbshield.session.handlers import CLIENT, HEADER, SYNC, Handler, declared
+from dbshield.session.counted import COPYING_CLIENT, COUNTING_CLIENT
+from dbshield.session.handlers import CLIENT, HEADER, SYNC, Handler, changed_table, declared
 from dbshield.session.held import (
     ALONE,
     BINARY,
@@ -219,8 +219,11 @@ DESCRIBING_COUNTING_CLIENT: Final = changed_table(COUNTING_CLIENT, D=_describe_h
 
 
 def client_handlers(relay: Relay) -> tuple[Handler | None, ...]:
-    """The table by whether a held statement is collected, or one has a name, and whether a counted statement was ever bound."""
+    """The table by whether a counted COPY is under way, a held statement is collected, or one has a name, and whether a counted
+    statement was ever bound."""
     holding = relay.holding
+    if relay.counting is not None and relay.counting.copy_waits is not None:
+        return COPYING_CLIENT
     if holding is not None and holding.phase is Phase.COLLECTING:
         return COLLECTING_CLIENT
     if holding is not None and holding.describing:

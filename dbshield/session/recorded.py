@@ -19,8 +19,8 @@ from typing import Any, Final
 from dbshield.errors import ProtocolError
 from dbshield.model import VALUE_BYTES, VALUE_MARGIN, Allow, BoundValue, BoundValues, Judgement, Operation
 from dbshield.session import held_cycle
-from dbshield.session.counted import COUNTING_CLIENT, changed_table
-from dbshield.session.handlers import CLIENT, HEADER, Handler, declared
+from dbshield.session.counted import COUNTING_CLIENT
+from dbshield.session.handlers import CLIENT, HEADER, Handler, changed_table, declared
 from dbshield.session.names import MAX_NAMES, NAME_BYTES
 from dbshield.session.relay import Relay
 from dbshield.session.text_judge import TextJudge

@@ -9,7 +9,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from dbshield.errors import ProtocolError
-from dbshield.session import counted, held_cycle
+from dbshield.session import counted, counted_copy, held_cycle
 from dbshield.session.handlers import HEADER, LENGTH, QUERY
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def from_client(relay: Relay, data: bytes, pos: int, start: int, out: list[bytes
     limit = relay._max_message if kind in _LARGE else SMALL_MESSAGE
     if not LENGTH <= length <= limit:
         raise ProtocolError(f"invalid message length {length} in a message of type {chr(kind)!r}")
+    if kind in _LARGE:
+        counted_copy.check(relay, kind)
     have = len(data) - pos
     streams, drops = kind == _COPY_DATA, False
     if kind in _LARGE and not relay._discarding and relay._client_handlers is held_cycle.COLLECTING_CLIENT:

@@ -6,17 +6,21 @@ the next one goes out.
 
 from __future__ import annotations
 
+import contextlib
+
 import psycopg
 import pytest
 from support.arena import Arena
 from support.raw import raw_session
 
 from dbshield.wire.backend import DataRow, ErrorResponse, ReadyForQuery
+from dbshield.wire.copying import CopyDone
 from dbshield.wire.frontend import Bind, Close, Execute, Parse, Query, Sync, Target
 from dbshield.wire.message import Message
 
 MANY = b"delete from shop.order_items where order_id between 1 and 60 returning 1"
 HALF, OTHER_HALF = (b"delete from shop.order_items where order_id between %d and %d" % part for part in ((1, 45), (46, 90)))
+COPY = b"copy shop.products from stdin"
 ONE = b"delete from shop.order_items where order_id = $1"
 SELECT, BROKEN, TAKES, FAILS = (
     b"select 1",
@@ -50,6 +54,7 @@ IN_SAVEPOINT = [
         parse(MANY),
         parse(SELECT, b"one"),
         parse(FAILS, b"bad"),
+        parse(COPY, b"copy"),
         Sync(),
     ),
 ]
@@ -112,6 +117,15 @@ ATTACKS: dict[str, list[Segment]] = {
         (*run(b"back", b"z"), Sync()),
         (Execute(), Sync()),
         COMMIT,
+    ],
+    "the bind of a copy was skipped": [
+        BEGIN,
+        *IN_SAVEPOINT,
+        (Bind(portal=b"p", statement=b"q"), Sync()),
+        (*run(b"set", b"x"), Sync()),
+        (*run(b"bad", b"y"), Bind(portal=b"p", statement=b"copy"), Sync()),
+        (*run(b"back", b"z"), Sync()),
+        (Execute(portal=b"p"), Sync(), *COMMIT),
     ],
     "a portal in parts": [(*once(MANY, b"p", 10), Sync())],
     "a portal in parts, in a transaction": [
@@ -178,5 +192,24 @@ def test_nor_by_messages(arena: Arena) -> None:
                 assert "DS404" in refusal.detail
             client.send(*once(MANY), Sync())
             client.until_ready()
+
+    assert arena.losses_of(attack) == []
+
+
+def test_a_copy_does_not_hide_that_the_server_is_at_work(arena: Arena) -> None:
+    """The session took an answer for that of the Query behind, and let the count of an open transaction be taken back."""
+    slow = b"begin; " + HALF + b"; select pg_sleep(2)"
+
+    def attack() -> None:
+        with raw_session(arena.shield) as client, contextlib.suppress(OSError):
+            client.send(*once(SELECT), Sync(), *once(COPY), CopyDone(), Sync(), Query(query=slow))
+            client.until_ready()
+            client.until_ready()
+            client.send(Query(query=b"reset all"))
+            client.until_ready()
+            client.until_ready()
+            for text in (OTHER_HALF, b"commit"):
+                client.send(Query(query=text))
+                client.until_ready()
 
     assert arena.losses_of(attack) == []

@@ -302,12 +302,14 @@ class TestCopy:
         talk = Conversation(counts=True)
         talk.client(Query(query=b"select 1"), Parse(query=COPY), Bind(), Execute(), Sync())
         talk.server(SELECTED, IDLE)
+        talk.server(CopyInResponse(format=0, column_formats=(0,)))
         assert len(talk.client(CopyData(data=b"1\n"), CopyDone(), Sync())) == 7
 
     @pytest.mark.parametrize("end", [CopyFail(reason=b"no")])
     def test_data_that_is_given_up_needs_no_count(self, end: Message) -> None:
         talk = Conversation(counts=True)
         talk.client(Parse(query=COPY), Bind(), Execute(), Sync())
+        talk.server(ParseComplete(), BindComplete(), *extended(BEFORE), CopyInResponse(format=0, column_formats=(0,)))
         assert talk.client(end, Sync()) == [end, Sync()]
 
 

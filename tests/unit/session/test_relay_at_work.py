@@ -48,8 +48,10 @@ class TestCopyIn:
 
     def test_a_refusal_behind_it_is_exchanged(self) -> None:
         talk = Conversation(counts=True)
-        talk.client(*COPY, Sync(), DATA, CopyDone(), Sync(), Parse(query=b"drop table shop.orders"), Sync())
-        talk.server(*COPY_BEGINS, CommandComplete(tag="COPY 1"), IDLE)
+        talk.client(*COPY, Sync())
+        talk.server(*COPY_BEGINS)
+        talk.client(DATA, CopyDone(), Sync(), Parse(query=b"drop table shop.orders"), Sync())
+        talk.server(CommandComplete(tag="COPY 1"), IDLE)
         assert refused(talk.server(syntax_error(), IDLE))
         assert talk.relay.idle
 
