@@ -13,8 +13,8 @@ import pytest
 from support.arena import Arena
 from support.raw import raw_session
 
-from dbshield.wire.backend import DataRow, ErrorResponse, ReadyForQuery
-from dbshield.wire.copying import CopyDone
+from dbshield.wire.backend import CopyInResponse, DataRow, ErrorResponse, ReadyForQuery
+from dbshield.wire.copying import CopyData, CopyDone
 from dbshield.wire.frontend import Bind, Close, Execute, Parse, Query, Sync, Target
 from dbshield.wire.message import Message
 
@@ -213,3 +213,15 @@ def test_a_copy_does_not_hide_that_the_server_is_at_work(arena: Arena) -> None:
                 client.until_ready()
 
     assert arena.losses_of(attack) == []
+
+
+@pytest.mark.one_server
+def test_behind_a_copy_of_bad_data_the_session_goes_on(arena: Arena) -> None:
+    with raw_session(arena.shield) as client:
+        client.send(*once(COPY), Sync())
+        while not isinstance(message := client.receive(), CopyInResponse):
+            assert message is not None, "the session ended"
+        client.send(CopyData(data=b"no number\n"), Sync(), CopyData(data=b"1\n"), CopyDone(), Sync())
+        assert [type(message) for message in client.until_ready()] == [ErrorResponse, ReadyForQuery]
+        client.send(*once(SELECT), Sync())
+        assert DataRow(values=(b"1",)) in client.until_ready()
