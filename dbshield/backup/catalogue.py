@@ -178,8 +178,8 @@ class Catalogue:
     # Looking ----------------------------------------------------------------------------------------------------------------
 
     def list(self, *, environment: str | None = None, plan: str | None = None, limit: int = 100) -> tuple[Snapshot, ...]:
-        """The newest first."""
-        query = select(*COLUMNS).order_by(snapshots.c.began.desc(), snapshots.c.id.desc())
+        """The newest first, as they were recorded: a machine's clock may have been ahead."""
+        query = select(*COLUMNS).order_by(snapshots.c.number.desc())
         if environment is not None:
             query = query.where(snapshots.c.environment == environment)
         if plan is not None:

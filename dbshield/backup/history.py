@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, select, tuple_
+from sqlalchemy import RowMapping, select
 
 from dbshield.backup.catalogue import COLUMNS, Snapshot
 from dbshield.backup.drill_store import Kept, kept_of
@@ -91,13 +91,11 @@ def snapshots_made(
     database: Database, *, environment: str | None = None, before: str | None = None, limit: int = PAGE
 ) -> tuple[tuple[Snapshot, ...], str | None]:
     """Snapshots older than the one of this id, the newest first, and where the next page begins; None at the end."""
-    order = (snapshots.c.began.desc(), snapshots.c.id.desc())
-    query = select(*COLUMNS).order_by(*order).limit(limit + 1)
+    query = select(*COLUMNS).order_by(snapshots.c.number.desc()).limit(limit + 1)
     if environment is not None:
         query = query.where(snapshots.c.environment == environment)
     if before is not None:
-        place = select(snapshots.c.began, snapshots.c.id).where(snapshots.c.id == before).scalar_subquery()
-        query = query.where(tuple_(snapshots.c.began, snapshots.c.id) < place)
+        query = query.where(snapshots.c.number < select(snapshots.c.number).where(snapshots.c.id == before).scalar_subquery())
     with database.transaction() as connection:
         found = [Snapshot(**row) for row in connection.execute(query).mappings()]
     return tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None

@@ -90,7 +90,8 @@ def prune(config: Config, name: str, database: Database, *, told: Callable[[str]
     with catalogue.alone(plan.environment or name, name, _now(database)):
         decided = _decide(config, name, database, places)
         going = [fate.snapshot for fate in decided if fate.goes]
-        if going:
+        # WAL goes also where no snapshot does.
+        if going or plan.engine == PHYSICAL:
             _see(database, places, [fate.snapshot for fate in decided])
         for snapshot in _order(going):
             upon = _made_upon(database, snapshot.id)

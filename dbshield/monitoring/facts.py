@@ -28,9 +28,11 @@ FREEZES: Final = text("""
     where lifted_at is null and (until is null or until > clock_timestamp()) group by environment
 """)
 SNAPSHOTS: Final = text("""
-    select distinct on (environment, plan) environment, plan, extract(epoch from began)::float8, stored_bytes::float8
-    from dbshield.snapshots where state = 'complete' and pruned_at is null order by environment, plan, began desc
+    select distinct on (environment, plan) environment, plan, extract(epoch from least(began, recorded_at))::float8,
+        stored_bytes::float8
+    from dbshield.snapshots where state = 'complete' and pruned_at is null order by environment, plan, number desc
 """)
+"""By the order in which they were recorded: the clock of the machine that made one may have been ahead."""
 DRILLS: Final = text("""
     select distinct on (s.environment, s.plan) s.environment, s.plan, extract(epoch from d.ended)::float8, d.verdict,
         d.rpo_seconds, d.rto

@@ -75,6 +75,7 @@ def test_a_clock_that_went_back_makes_no_snapshot_old(backups: Backups) -> None:
     made = [backups.backup()["snapshot"] for _ in range(3)]
     backups.write_config(keep_last=1)
     move(backups, made[2], "began = '2020-01-01'")
+    assert backups.listed()[0]["snapshot"] == made[2]
     assert set(backups.json("backup", "prune")["removed"]) == {made[0], made[1]}
     assert on_disk(backups) == {made[2]}
 

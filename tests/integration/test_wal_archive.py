@@ -355,6 +355,13 @@ def test_a_restored_server_goes_on_and_what_is_lost_is_told(server18: Server, tm
             backups.write_config(keep_last=1, keep_failed_days=0)
             made = backups.backup()["snapshot"]
             backups.cli(*shipped)
+            # Nothing of it goes while the newest is not to be seen, although no snapshot would go.
+            backups.write_config(keep_last=9)
+            lies = backups.destination / "test" / made
+            lies.rename(backups.folder / "unseen")
+            assert "nothing was removed" in backups.run("backup", "prune").stderr
+            (backups.folder / "unseen").rename(lies)
+            backups.write_config(keep_last=1)
             pruned = backups.json("backup", "prune")
             assert (len(pruned["removed"]), pruned["wal"] > 0) == (1, True)
             with second.connect(NAME) as connection:
