@@ -205,6 +205,8 @@ class PgBackRest:
     def restore(self, label: str, data: Path, tablespaces: Path, *, jobs: int) -> None:
         """The files of a backup into an empty folder, each compared with its checksum. Raises Absent, Damaged, BackupError."""
         options = [f"--pg1-path={data}", f"--tablespace-map-all={tablespaces}", f"--process-max={jobs}", "--type=none"]
+        # It empties the stanza's queue of WAL, which may be that of a server at work, or be of another account.
+        options.append(f"--spool-path={tablespaces}/spool")
         with self._started("restore", f"--set={label}", *options, tethered=True) as command:
             self._ended(command, absent=f"pgBackRest's repository has no {label}", bad=f"pgBackRest's backup {label}")
 

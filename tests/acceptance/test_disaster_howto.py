@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from support.backups import ONE_ACCOUNT
 from support.clusters import WITH_WAL, a_cluster
 from support.commands import run_command
 from support.control import empty_database
@@ -80,6 +81,7 @@ class Shop:
             'environment = "production"',
             f'destination = "file://{self.destination}"',
             'same_device = "allowed"',
+            *(['same_account = "allowed"'] if ONE_ACCOUNT else []),
             'databases = ["shop"]',
             f'identity_file = "{self.identity}"',
             *plan,

@@ -219,10 +219,12 @@ def test_a_role_that_does_not_see_every_row_makes_no_snapshot(backups18: Backups
         backups18.write_config(
             source=f"host={cluster.host} port={cluster.port} user=backup_reader dbname={backups18.database}",
             password_env="READER",
+            same_account=None,
         )
         try:
             done = backups18.run("backup")
             assert (done.returncode, "its data_directory is not seen" in done.stderr) == (1, True)
+            backups18.write_config()
             admin.execute("grant pg_read_all_settings to backup_reader")
             done = backups18.run("backup")
             assert (done.returncode, "row-level security" in done.stderr) == (2, True), done.stderr

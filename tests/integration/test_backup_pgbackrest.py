@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.backups import Backups, backups_of
+from support.backups import ONE_ACCOUNT, Backups, backups_of
 from support.clusters import server_with_wal
 from support.servers import SOURCES, Server
 from support.stanzas import PASSPHRASE, Stanza
@@ -127,7 +127,8 @@ def test_what_is_missing_is_named_with_the_next_step(backups: Backups, stanza: S
     assert "Install the package pgbackrest" in said(backups, pgbackrest_program="/nonexistent/pgbackrest")
     assert "pgbackrest --stanza=other stanza-create" in said(backups, stanza="other")
     assert "pgbackrest_config /nonexistent cannot be read" in said(backups, pgbackrest_config="/nonexistent")
-    assert f"{stanza.repository} can be changed by the account of the database server" in said(backups, 1, same_account=None)
+    near = backups.destination if ONE_ACCOUNT else stanza.repository
+    assert f"{near} can be changed by the account of the database server" in said(backups, 1, same_account=None)
     backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = "another"
     assert "Look at the passphrase and credentials" in said(backups)
     backups.variables["PGBACKREST_REPO1_CIPHER_PASS"] = PASSPHRASE

@@ -22,6 +22,8 @@ from support.servers import Server
 from support.waiting import until
 
 TIMEOUT = 120.0
+ONE_ACCOUNT = server_account().uid == os.geteuid()
+"""Who is no root runs the servers too, and so has to say so of the backups."""
 
 
 class Backups:
@@ -57,8 +59,7 @@ class Backups:
             **self.plan,
             **changed,
         }
-        if server_account().uid == os.geteuid():
-            # Who is no root runs the servers too.
+        if ONE_ACCOUNT:
             given = {"same_account": "allowed", **given}
         self.plan = {name: value for name, value in given.items() if value is not None}
         socket = self.server.cluster.socket_folder
