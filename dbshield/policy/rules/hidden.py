@@ -283,7 +283,9 @@ class UnknownFunction(Rule):
     id = "DS606"
     operations = frozenset({Operation.CALL})
     name = "hidden.unknown-function"
-    hint = f"See that the name and its schema are right; if so, write the statements out instead of calling a function, {ASK}."
+    hint = (
+        f"Look whether the name and its schema are right; if so, write the statements out instead of calling a function, {ASK}."
+    )
 
     def judge(self, effect: Effect, context: Context) -> Finding | None:
         if effect.operation is not Operation.CALL:
